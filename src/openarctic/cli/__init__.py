@@ -1,0 +1,84 @@
+"""The command line: one file a command, each with SUMMARY, DESCRIPTION, add_arguments(parser) and run(args).
+
+Data and SQL go to standard output, talk to standard error. Exit codes: 0 ok, 1 internal error, 2 usage or bad input,
+3 refused, 4 abstained, 5 out of capacity or time, 6 corrupt file, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = ("ask", "query", "schema", "generate", "eval", "train", "doctor")
+INTERRUPTED = 130
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The whole parser; with `only`, the other commands get no options (their files are still imported for a summary)."""
+    from openarctic import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="openarctic",
+        description="Ask databases in plain words, and make, run and measure the models that do it. Offline.",
+    )
+    parser.add_argument("--version", action="version", version=f"openarctic {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f"openarctic.cli.{name}")
+        command = commands.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; the only place that turns errors into text."""
+    from openarctic.errors import OpenArcticError
+
+    args = build_parser().parse_args(arguments)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except OpenArcticError as error:
+        if getattr(args, "format", None) == "json":
+            print(failure_json(args, error))
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`| head`): nothing is wrong, but Python must not complain while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def failure_json(args: argparse.Namespace, error: object) -> str:
+    """The JSON object of a command that failed: the fields of its success, with status and error."""
+    import json
+
+    from openarctic.errors import AbstainedError, OpenArcticError, RefusedError
+
+    assert isinstance(error, OpenArcticError)
+    status = "refused" if isinstance(error, RefusedError) else "abstained" if isinstance(error, AbstainedError) else "error"
+    body: dict[str, object] = {"status": status}
+    if args.command == "ask":
+        body = {"question": None if args.question == "-" else args.question, **body}
+    if args.command in ("ask", "query"):
+        body |= {"sql": None, "dialect": None, "columns": None, "rows": None, "truncated": False}
+    if args.command == "ask":
+        body |= {"answer": None, "confidence": 0.0, "model": args.model or "arctic-nano"}
+    if args.command in ("ask", "query"):
+        body["timings_ms"] = {}
+    return json.dumps({**body, "error": error.to_dict()}, ensure_ascii=False)

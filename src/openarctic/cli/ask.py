@@ -1,0 +1,88 @@
+"""`openarctic ask`: a question, answered from a database."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+SUMMARY = "ask a database a question in plain words"
+DESCRIPTION = """\
+Turns the question into SQL, runs it read-only, and prints rows and a sentence. Without --db it asks the bundled sample
+database of a small retail company. Nothing is downloaded, sent or changed.
+
+examples:
+  openarctic ask "How many customers are there?"
+  openarctic ask "Which product has the highest price?" --db shop.duckdb
+  echo "List all suppliers" | openarctic ask - --db shop.sqlite --format json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("question", help="the question; - reads it from standard input")
+    parser.add_argument("--db", metavar="URL_OR_PATH", help="DuckDB or SQLite file (default: the bundled sample)")
+    parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")
+    parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try and vote on (default 4)")
+    parser.add_argument("--no-exec", action="store_true", help="print the SQL, do not run it")
+    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most (default 1000)")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds a query may run (default 10)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled candidates (default 0)")
+    parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer, print, return the exit code."""
+    from openarctic.cli.render import render
+    from openarctic.copilot.ask import AskOptions, ask
+    from openarctic.errors import UserError
+
+    check_limits(args)
+    if not 1 <= args.candidates <= 64:
+        raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
+    question = read_question(args.question)
+    options = AskOptions(
+        candidates=args.candidates,
+        limit=args.limit,
+        timeout_s=args.timeout,
+        execute=not args.no_exec,
+        seed=args.seed,
+    )
+    answer = ask(question, db=args.db, model=args.model, options=options)
+    if args.format == "json":
+        print(json.dumps(answer.to_dict(), ensure_ascii=False, default=str))
+        return 0
+    if args.no_exec:
+        print(answer.sql)
+        return 0
+    if args.format == "table":
+        print(f"{answer.sql}\n")
+    print(render(answer.columns or [], answer.rows or [], args.format), end="")
+    if answer.truncated:
+        print(f"only the first {args.limit} rows are shown; --limit changes that", file=sys.stderr)
+    print(f"{answer.answer} (confidence {answer.confidence:.2f})", file=sys.stderr)
+    return 0
+
+
+def check_limits(args: argparse.Namespace) -> None:
+    """Raises UserError for a row or time limit that makes no sense."""
+    from openarctic.errors import UserError
+
+    for name, low, high in (("limit", 1, 1_000_000), ("timeout", 0.01, 3600)):
+        value = getattr(args, name)
+        if not low <= value <= high:
+            raise UserError(f"--{name} is {value}, it must be {low} to {high}")
+
+
+def read_question(text: str) -> str:
+    """The argument, or standard input for `-`. Raises UserError when that is not UTF-8 text."""
+    from openarctic.errors import UserError
+
+    if text != "-":
+        return text
+    raw = sys.stdin.buffer.read(100_000)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError("the question on standard input is not UTF-8 text") from error
+

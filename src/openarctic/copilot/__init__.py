@@ -1,0 +1,1 @@
+"""Question to SQL to rows to answer."""

@@ -1,0 +1,244 @@
+"""The first journey: a question becomes SQL, rows and a sentence (docs: ARCHITECTURE.md, "A question").
+
+Database -> schema -> value links -> prompt -> candidates under the schema's grammar -> guard -> execution -> vote -> answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlglot.errors import SqlglotError
+
+from openarctic.copilot.answer import answer_sentence
+from openarctic.copilot.databases import Database, read_schema
+from openarctic.copilot.execute import Result, Worker
+from openarctic.copilot.grammar import schema_grammar
+from openarctic.copilot.guard import Checked, check
+from openarctic.copilot.intent import check_question
+from openarctic.copilot.joins import expand, mend_scope
+from openarctic.copilot.link import ValueIndex
+from openarctic.copilot.narrow import narrow
+from openarctic.copilot.prompt import question_text, schema_text
+from openarctic.copilot.sample import database_or_sample
+from openarctic.copilot.schema import Schema
+from openarctic.copilot.vote import Ballot, elect
+from openarctic.errors import AbstainedError, CapacityError, OpenArcticError, RefusedError
+from openarctic.generator import Completion, Generator, Sampling
+
+MAX_SQL_TOKENS = 160
+MAX_PROMPT_TOKENS = 1800
+MIN_CONFIDENCE = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskOptions:
+    """How a question is answered. `seed` makes sampled candidates repeatable."""
+
+    candidates: int = 4
+    temperature: float = 0.6
+    limit: int = 1000
+    timeout_s: float = 10.0
+    execute: bool = True
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the candidates; `first_in_scope` tells whether the greedy one was right without mending."""
+
+    generated: int = 0
+    parsed: int = 0
+    first_in_scope: bool = False
+    refused: int = 0
+    failed: int = 0
+    timeouts: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """What `ask` gives back; `to_dict` is the JSON of the command line and the server."""
+
+    question: str
+    status: str
+    sql: str | None
+    dialect: str
+    columns: list[str] | None
+    rows: list[tuple[Any, ...]] | None
+    truncated: bool
+    answer: str
+    confidence: float
+    model: str
+    timings_ms: dict[str, float]
+    tally: Tally = field(default_factory=Tally)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's fields."""
+        values = {k: v for k, v in asdict(self).items() if k != "tally"}
+        return {**values, "error": None}
+
+
+class Clock:
+    """Milliseconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Everything since the last lap was `stage`."""
+        now = time.perf_counter()
+        self.ms[stage] = round(self.ms.get(stage, 0.0) + (now - self._last) * 1000, 1)
+        self._last = now
+
+
+def ask(
+    question: str,
+    db: str | Path | Database | None = None,
+    model: str | Path | Generator | None = None,
+    options: AskOptions | None = None,
+) -> Answer:
+    """Answer `question` from `db` (default: the bundled sample) with `model` (default: the bundled arctic-nano).
+
+    Raises the errors of `openarctic.errors`; AbstainedError when no candidate is trustworthy.
+    """
+    question = check_question(question)
+    database = db if isinstance(db, Database) else database_or_sample(db)
+    if model is None or isinstance(model, str | Path):
+        from openarctic.engine import load
+
+        model = load(model)
+    with Copilot(database, model) as copilot:
+        return copilot.ask(question, options or AskOptions())
+
+
+class Copilot:
+    """One database and one model, ready for many questions. The execution worker starts while the model thinks."""
+
+    def __init__(self, database: Database, model: Generator, schema: Schema | None = None) -> None:
+        self.database, self.model = database, model
+        self.worker = Worker(database)
+        self.schema = schema or read_schema(database)
+        self.values = ValueIndex(self.schema)
+
+    def __enter__(self) -> Copilot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.worker.close()
+
+    def ask(self, question: str, options: AskOptions) -> Answer:
+        """Answer one (checked) question. Raises AbstainedError, CapacityError or RefusedError."""
+        clock, tally = Clock(), Tally()
+        links = self.values.links(question)
+        shown = narrow(self.schema, question, links, self._fits)
+        prompt = schema_text(shown) + question_text(question, links)
+        clock.lap("link")
+        completions = self._candidates(prompt, schema_grammar(shown), options)
+        clock.lap("generate")
+        tally.generated = len(completions)
+        checked = self._checked(completions, tally)
+        clock.lap("guard")
+        if not checked:
+            raise AbstainedError(
+                "no candidate query was valid for this database", "rephrase the question, naming tables or columns"
+            )
+        if not options.execute:
+            best = max(checked, key=lambda item: item[1])
+            return self._answer(question, best[0].sql, None, min(1.0, _certainty(best[1])), clock, tally)
+        ballots = self._executed(checked, options, tally)
+        clock.lap("execute")
+        winner, share = elect(ballots)
+        confidence = round(share * _certainty(winner.logprob), 4)
+        if confidence < MIN_CONFIDENCE:
+            raise AbstainedError(
+                f"the best query has a confidence of only {confidence:.3f} (at least {MIN_CONFIDENCE} is needed)",
+                "rephrase the question, naming tables or columns",
+            )
+        return self._answer(question, winner.sql, winner.result, confidence, clock, tally)
+
+    def _fits(self, schema: Schema) -> bool:
+        return self.model.count_tokens(schema_text(schema)) <= MAX_PROMPT_TOKENS
+
+    def _candidates(self, prompt: str, grammar: str, options: AskOptions) -> list[Completion]:
+        sampling = [Sampling(temperature=0.0)] + [
+            Sampling(temperature=options.temperature, seed=options.seed + i) for i in range(1, options.candidates)
+        ]
+        return self.model.generate(prompt, sampling=sampling, grammar=grammar, max_tokens=MAX_SQL_TOKENS)
+
+    def _checked(self, completions: Sequence[Completion], tally: Tally) -> list[tuple[Checked, float]]:
+        """Distinct statements that pass the guard, with their log probability (of the most probable spelling)."""
+        found: dict[str, tuple[Checked, float]] = {}
+        for i, completion in enumerate(completions):
+            if completion.finish_reason != "stop":
+                continue
+            tally.parsed += 1
+            checked = self._check(completion.text, lambda sql: sql)
+            if i == 0:
+                tally.first_in_scope = checked is not None
+            checked = self._check(completion.text, lambda sql: mend_scope(sql, self.schema)) or checked
+            if checked is None:
+                tally.refused += 1
+            elif checked.sql not in found or found[checked.sql][1] < completion.logprob:
+                found[checked.sql] = (checked, completion.logprob)
+        return list(found.values())
+
+    def _check(self, short_sql: str, mend: Callable[[str], str]) -> Checked | None:
+        try:
+            sql = expand(mend(short_sql.strip()), self.schema, self.database.dialect)
+            return check(sql, self.database.dialect, self.schema)
+        except (SqlglotError, RefusedError):
+            return None
+
+    def _executed(
+        self, checked: list[tuple[Checked, float]], options: AskOptions, tally: Tally
+    ) -> list[Ballot]:
+        ballots = []
+        error: OpenArcticError | None = None
+        for statement, logprob in checked:
+            try:
+                result = self.worker.execute(statement, limit=options.limit, timeout_s=options.timeout_s)
+            except CapacityError as failure:
+                tally.timeouts += 1
+                error = failure
+            except OpenArcticError as failure:
+                tally.failed += 1
+                error = failure
+            else:
+                ballots.append(Ballot(statement.sql, logprob, result))
+        if not ballots:
+            if isinstance(error, CapacityError):
+                raise error
+            raise AbstainedError(
+                "every candidate query failed to run" + (f": {error.message}" if error else ""),
+                "rephrase the question, naming tables or columns",
+            )
+        return ballots
+
+    def _answer(
+        self, question: str, sql: str, result: Result | None, confidence: float, clock: Clock, tally: Tally
+    ) -> Answer:
+        sentence = "" if result is None else answer_sentence(result.columns, result.rows, result.truncated)
+        clock.lap("answer")
+        return Answer(
+            question=question,
+            status="ok",
+            sql=sql,
+            dialect=self.database.dialect,
+            columns=result.columns if result else None,
+            rows=result.rows if result else None,
+            truncated=bool(result and result.truncated),
+            answer=sentence,
+            confidence=confidence,
+            model=self.model.name,
+            timings_ms=clock.ms,
+            tally=tally,
+        )
+
+
+def _certainty(logprob: float) -> float:
+    """The model's own probability of the statement, softened by a square root: statements are long."""
+    return float(min(1.0, 2.718281828 ** (logprob / 2)))

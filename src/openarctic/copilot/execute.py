@@ -1,0 +1,165 @@
+"""Running checked statements in a child process that can be killed outright (layers two and three of the guard).
+
+The child starts when the `Worker` is made, so that it warms up while a model thinks; it serves many statements, and is
+replaced when one of them got it killed. It is a fresh interpreter, never a fork of this process and its threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openarctic.copilot.databases import Database
+from openarctic.copilot.guard import Checked
+from openarctic.errors import CapacityError, CorruptError, UserError
+
+SANDBOX = Path(__file__).with_name("sandbox.py")
+START_TIMEOUT_S = 20.0
+GRACE_S = 0.5  # the engine may stop by itself before the process is killed
+MEMORY_BYTES = 1 << 30
+RESULT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Rows of a statement; `truncated` says that there were more than the limit."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    truncated: bool
+    seconds: float
+
+
+class Worker:
+    """Runs statements on one database, one after the other."""
+
+    def __init__(self, database: Database, memory_bytes: int = MEMORY_BYTES) -> None:
+        self.database, self.memory_bytes = database, memory_bytes
+        self._buffer = b""
+        self._process: subprocess.Popen[bytes] | None = self._start()
+        self._is_ready = False
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # -I and an empty environment: nothing from outside changes what the child imports.
+        keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")}
+        command = [sys.executable, "-I", str(SANDBOX), self.database.dialect, str(self.database.path), str(self.memory_bytes)]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**keep, "PYTHONIOENCODING": "utf-8"},
+            start_new_session=True,  # Ctrl-C reaches us, and we end the child
+        )
+
+    def execute(self, checked: Checked, limit: int = 1000, timeout_s: float = 10.0) -> Result:
+        """Run one statement. Raises CapacityError at a limit, UserError when the engine refuses it."""
+        if self._process is None:
+            self._process, self._is_ready = self._start(), False
+        self._wait_ready()
+        request = {
+            "sql": checked.sql,
+            "tables": list(checked.tables),
+            "limit": limit,
+            "timeout": timeout_s,
+            "max_bytes": RESULT_BYTES,
+        }
+        try:
+            reply = self._exchange(json.dumps(request), time.monotonic() + timeout_s + GRACE_S)
+        except TimeoutError as error:
+            self.close()
+            raise CapacityError(f"the query took longer than {timeout_s:g} s and was stopped", "raise --timeout") from error
+        except (EOFError, BrokenPipeError) as error:
+            self.close()
+            raise CapacityError("the query used more memory than it may and was stopped", "ask for less at once") from error
+        except BaseException:
+            self.close()
+            raise
+        return _result(reply)
+
+    def _wait_ready(self) -> None:
+        if self._is_ready:
+            return
+        try:
+            reply = self._read(time.monotonic() + START_TIMEOUT_S)
+        except (TimeoutError, EOFError) as error:
+            self.close()
+            raise CapacityError("the process that runs queries did not start") from error
+        if not reply.get("ready"):
+            self.close()
+            text = reply.get("error", "")
+            if "lock" in text.lower():
+                raise CapacityError(f"{self.database.path} is locked by another process", "try again in a moment")
+            raise CorruptError(f"cannot open {self.database.path}: {text}")
+        self._is_ready = True
+
+    def _exchange(self, request: str, deadline: float) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(request.encode() + b"\n")
+        self._process.stdin.flush()
+        return self._read(deadline)
+
+    def _read(self, deadline: float) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        chunks = [self._buffer]
+        while b"\n" not in chunks[-1]:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                raise TimeoutError
+            chunk = os.read(descriptor, 1 << 20)
+            if not chunk:
+                raise EOFError
+            chunks.append(chunk)
+        line, _, self._buffer = b"".join(chunks).partition(b"\n")
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        process, self._process, self._buffer = self._process, None, b""
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+
+
+def _result(reply: dict[str, Any]) -> Result:
+    kind, message = reply.get("error"), reply.get("message", "")
+    if kind == "timeout":
+        raise CapacityError(f"{message} and was stopped", "raise --timeout or ask for less")
+    if kind == "capacity":
+        raise CapacityError(message, "ask for less at once")
+    if kind is not None:
+        raise UserError(f"the database says: {message}", "check the SQL")
+    return Result(reply["columns"], [tuple(r) for r in reply["rows"]], reply["truncated"], reply["seconds"])
+
+
+def execute(
+    database: Database,
+    checked: Checked,
+    limit: int = 1000,
+    timeout_s: float = 10.0,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Result:
+    """Run one statement in a process of its own."""
+    with Worker(database, memory_bytes) as worker:
+        return worker.execute(checked, limit=limit, timeout_s=timeout_s)

@@ -1,0 +1,324 @@
+"""The first layer that guards data: an allow-list on the parsed tree.
+
+A statement passes when it is exactly one read; when every part of its tree is on the list; when every table is known
+and allowed in its own scope (a CTE counts only where it is visible); when every function is on the list; and when every
+column belongs to a table in scope. Whatever the list does not name is refused, so what nobody thought of is refused too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import OptimizeError, SqlglotError
+from sqlglot.optimizer.qualify import qualify
+
+from openarctic.copilot.schema import Schema
+from openarctic.errors import RefusedError, UserError
+
+DIALECTS = ("duckdb", "sqlite", "postgres", "snowflake")
+MAX_SQL_CHARS = 100_000
+MAX_SERIES = 100_000
+MAX_LIMIT = 10_000_000
+
+# sqlglot tells of unsupported syntax by logging; here that is a refusal, not news.
+logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
+
+_QUERY = (exp.Select, exp.SetOperation, exp.Subquery)
+
+_NODES: tuple[type[exp.Expression], ...] = tuple(
+    getattr(exp, name)
+    for name in (
+        "Select Union Except Intersect Subquery With CTE From Join Where Group Having Qualify Order Ordered Limit Offset "
+        "Fetch Distinct Table TableAlias TableSample Alias Column Identifier Star Literal Boolean Null Paren Tuple "
+        "And Or Not EQ NEQ GT GTE LT LTE Is In Between Like ILike SimilarTo Escape NullSafeEQ NullSafeNEQ "
+        "Add Sub Mul Div Mod IntDiv Neg DPipe BitwiseAnd BitwiseOr BitwiseXor BitwiseNot Case If Cast TryCast DataType "
+        "DataTypeParam Interval IntervalSpan Var Window WindowSpec Filter WithinGroup Exists Any All Values Lateral "
+        "Unnest Pivot PivotAlias Collate Bracket Slice Rollup Cube GroupingSets IgnoreNulls RespectNulls AtTimeZone "
+        "Array Struct PropertyEQ Kwarg TableColumn"
+    ).split()
+    if hasattr(exp, name)
+)
+
+_FUNCTIONS = frozenset(
+    """
+    abs acos and any_value approx_count_distinct approx_distinct approx_quantile arg_max arg_min array array_agg
+    array_concat_agg array_length array_size array_to_string ascii asin atan atan2 avg bool_and bool_or case cast cbrt
+    ceil ceiling char_length chr coalesce concat concat_ws contains corr cos cot count count_if covar_pop covar_samp
+    cume_dist current_date current_time current_timestamp date date_add date_diff date_part date_sub date_trunc datediff
+    dateadd datetime datetrunc day day_of_month day_of_week day_of_week_iso day_of_year dayname degrees dense_rank
+    ends_with epoch exists exp extract first first_value floor format_date greatest group_concat hour if ifnull
+    initcap instr is_nan iso_week isnull julianday last last_day last_value lag lead least left length list ln log
+    log10 log2 logical_and logical_or lower ltrim make_date mad max max_by median min min_by minute mod mode month
+    monthname ntile nth_value nullif nvl now or percent_rank percentile_cont percentile_disc pi position pow power
+    quantile quantile_cont quantile_disc quarter radians rank regexp_extract regexp_full_match regexp_like
+    regexp_matches replace reverse right round row_number rtrim second sign sin sqrt starts_with stddev stddev_pop
+    stddev_samp str_position str_to_date str_to_time strftime string_agg strip strpos strptime struct substr substring
+    sum tan time time_to_str timestamp timestamp_trunc to_char to_date to_days to_number total trim trunc try_cast
+    ts_or_ds_to_date typeof unicode unix_epoch unixepoch unnest upper var_pop var_samp variance week week_of_year
+    weekday year year_of_week xor approx_top_k hex sha md5 date_str_to_date time_str_to_time ts_or_ds_to_timestamp
+    ts_or_ds_add ts_or_ds_diff cast_to_str_type sample_stddev time_to_unix dpipe like ilike explode
+    """.split()
+)
+_SERIES = ("generate_series", "range", "generateseries", "exploding_generate_series")
+_MANY_ROWS = ("GenerateSeries", "ExplodingGenerateSeries")
+_CONSTRUCTS = (exp.Connector, exp.Case, exp.Cast, exp.If, exp.Any, exp.Exists, exp.Array, exp.Struct, exp.Unnest)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A statement that may run: its SQL (written anew from the tree), the real tables and the columns it reads."""
+
+    sql: str
+    tables: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+def check(
+    sql: str,
+    dialect: str,
+    schema: Schema | None,
+    allowed_tables: Iterable[str] | None = None,
+    principal: str | None = None,
+) -> Checked:
+    """Pass one read over known tables, columns and functions.
+
+    `schema` None checks tables against `allowed_tables` alone. `principal` is who asks: without a policy everybody may
+    read everything that `allowed_tables` leaves. Raises RefusedError with one of `RefusedError.REFUSALS`, UserError for
+    an unknown dialect.
+    """
+    if dialect not in DIALECTS:
+        raise UserError(f"dialect {dialect!r} is not supported", f"known: {', '.join(DIALECTS)}")
+    tree = _parse(sql, dialect)
+    try:
+        known = _known_tables(schema, allowed_tables)
+        tables = _Tables(known, schema).check(tree)
+        for node in tree.walk():
+            _check_node(node)
+        columns = _check_columns(tree, dialect, schema, tables)
+        return Checked(tree.sql(dialect=dialect), tuple(sorted(tables)), columns)
+    except RecursionError as error:
+        raise RefusedError("too_expensive", "the statement is nested too deeply") from error
+
+
+def _known_tables(schema: Schema | None, allowed: Iterable[str] | None) -> frozenset[str]:
+    every = None if schema is None else frozenset(t.name.lower() for t in schema.tables)
+    if allowed is None:
+        if every is None:
+            raise UserError("a schema or a list of allowed tables is needed")
+        return every
+    wanted = frozenset(name.lower() for name in allowed)
+    return wanted if every is None else wanted & every
+
+
+def _parse(sql: str, dialect: str) -> exp.Expression:
+    if len(sql) > MAX_SQL_CHARS:
+        raise RefusedError("too_expensive", f"the statement has {len(sql)} characters, the limit is {MAX_SQL_CHARS}")
+    if "\x00" in sql:
+        raise RefusedError("unparsable", "the statement holds a NUL character")
+    try:
+        statements = [s for s in sqlglot.parse(sql, read=dialect) if s is not None]
+    except (SqlglotError, RecursionError) as error:
+        detail = str(error).splitlines()[0] if str(error) else "too deeply nested"
+        raise RefusedError("unparsable", f"this is not {dialect} SQL that can be understood: {detail}") from error
+    if not statements:
+        raise RefusedError("unparsable", "there is no statement")
+    if len(statements) > 1:
+        raise RefusedError("not_a_read", f"{len(statements)} statements were given", "run one SELECT at a time")
+    tree = statements[0]
+    is_pivot = dialect == "duckdb" and isinstance(tree, exp.Pivot)
+    if not isinstance(tree, _QUERY) and not is_pivot:
+        raise RefusedError("not_a_read", f"{_label(tree)} is not a read", "only SELECT statements may run")
+    return tree
+
+
+def _label(node: exp.Expression) -> str:
+    if isinstance(node, exp.Command):
+        return str(node.this).upper()
+    return type(node).__name__.upper()
+
+
+class _Tables:
+    """Finds the real tables of a tree, each name in its own scope."""
+
+    def __init__(self, known: frozenset[str], schema: Schema | None) -> None:
+        self.known, self.schema = known, schema
+        self.found: set[str] = set()
+
+    def check(self, tree: exp.Expression) -> set[str]:
+        self._visit(tree, frozenset())
+        return self.found
+
+    def _visit(self, node: exp.Expression, ctes: frozenset[str]) -> None:
+        clause = node.args.get("with_") or node.args.get("with")
+        if isinstance(clause, exp.With):
+            for cte in clause.expressions:
+                name = cte.alias.lower()
+                if clause.args.get("recursive"):
+                    _check_recursion(cte.this, name)
+                own = ctes | {name} if clause.args.get("recursive") else ctes
+                self._visit(cte.this, own)
+                ctes = ctes | {name}
+        if isinstance(node, exp.Table):
+            self._table(node, ctes)
+        for child in node.iter_expressions():
+            if child is not clause:
+                self._visit(child, ctes)
+
+    def _table(self, node: exp.Table, ctes: frozenset[str]) -> None:
+        if not isinstance(node.this, exp.Identifier):
+            self._series(node)
+            return
+        name = node.name.lower()
+        if node.args.get("db") or node.args.get("catalog"):
+            raise RefusedError("unknown_table", f"table {node.sql()} is qualified by a schema", f"write {node.name}")
+        if name in ctes:
+            return
+        if name not in self.known:
+            exists = self.schema is not None and self.schema.table(name) is not None
+            near = difflib.get_close_matches(name, self.known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"tables: {', '.join(sorted(self.known)[:10])}"
+            if exists:
+                raise RefusedError("not_permitted", f"table {node.name} may not be read here", hint)
+            raise RefusedError("unknown_table", f"there is no table {node.name}", hint)
+        self.found.add(name)
+
+    def _series(self, node: exp.Table) -> None:
+        function = node.this
+        if not _is_small_series(function):
+            name = function.sql_name() if isinstance(function, exp.Func) else type(function).__name__
+            if isinstance(function, exp.Anonymous):
+                name = function.name
+            raise RefusedError("forbidden_function", f"{name} may not be read as a table", "read the tables by name")
+
+
+def _check_recursion(query: exp.Expression, name: str) -> None:
+    """A recursive branch needs a condition: without one nothing but the clock ends it."""
+    for table in query.find_all(exp.Table):
+        select = table.find_ancestor(exp.Select)
+        if table.name.lower() == name and select is not None and not select.args.get("where"):
+            raise RefusedError("too_expensive", f"the recursion of {name} has no end", "add a WHERE to its recursive part")
+
+
+def _is_small_series(node: exp.Expression) -> bool:
+    """A series of literal numbers with a small number of steps."""
+    if type(node).__name__ in _MANY_ROWS:
+        parts = [node.args.get(k) for k in ("start", "end", "step")]
+    elif isinstance(node, exp.Anonymous) and node.name.lower() in _SERIES:
+        parts = list(node.expressions)
+    else:
+        return False
+    try:
+        numbers = [float(p.sql()) for p in parts if p is not None]
+    except ValueError:
+        return False
+    if len(numbers) == 1:
+        numbers.insert(0, 0)
+    step = abs(numbers[2]) if len(numbers) > 2 else 1
+    return len(numbers) >= 2 and step > 0 and abs(numbers[1] - numbers[0]) / step <= MAX_SERIES
+
+
+def _check_node(node: exp.Expression) -> None:
+    if isinstance(node, _CONSTRUCTS):
+        pass
+    elif type(node).__name__ in _MANY_ROWS:
+        if not _is_small_series(node):
+            raise RefusedError("too_expensive", f"a series may have {MAX_SERIES} steps at most")
+        return
+    elif isinstance(node, exp.Func) and not isinstance(node, _NODES):
+        _check_function(node)
+        return
+    if not isinstance(node, (*_NODES, *_CONSTRUCTS)):
+        raise RefusedError("not_a_read", f"{_label(node)} may not be used", "write a plain SELECT")
+    if isinstance(node, exp.Select) and (node.args.get("into") or node.args.get("locks") or node.args.get("hint")):
+        raise RefusedError("not_a_read", "INTO, FOR UPDATE and hints may not be used")
+    if isinstance(node, exp.Select) and node.args.get("kind"):
+        raise RefusedError("not_a_read", f"SELECT AS {node.args['kind']} may not be used")
+    if isinstance(node, exp.Limit):
+        _check_limit(node)
+
+
+def _check_limit(node: exp.Limit) -> None:
+    value = node.expression
+    if isinstance(value, exp.Literal) and not value.is_string and float(value.this) > MAX_LIMIT:
+        raise RefusedError("too_expensive", f"LIMIT {value.this} is more than {MAX_LIMIT}")
+
+
+def _check_function(node: exp.Func) -> None:
+    if isinstance(node, exp.Anonymous | exp.AnonymousAggFunc):
+        names = [node.name.lower()]
+    else:
+        names = [name.lower() for name in node.sql_names()]
+    if isinstance(node.parent, exp.Dot) or not any(name in _FUNCTIONS for name in names):
+        near = difflib.get_close_matches(names[0], _FUNCTIONS, 1)
+        hint = f"did you mean {near[0]}?" if near else "only functions that compute on values may be used"
+        raise RefusedError("forbidden_function", f"function {names[0]} may not be used", hint)
+
+
+def _check_columns(
+    tree: exp.Expression, dialect: str, schema: Schema | None, tables: set[str]
+) -> tuple[str, ...]:
+    names = {c.name.lower() for c in tree.find_all(exp.Column) if not isinstance(c.this, exp.Star)}
+    if schema is None or isinstance(tree, exp.Pivot) or tree.find(exp.Pivot, exp.Lateral, exp.Unnest):
+        _check_names(names, tree, schema)
+        return tuple(sorted(names))
+    mapping = {t.name: {c.name: _type_of(c.type) for c in t.columns} for t in schema.tables if t.name.lower() in tables}
+    copy = tree.copy()
+    try:
+        qualify(
+            copy,
+            schema=_quoted_mapping(mapping),
+            dialect=dialect,
+            expand_stars=False,
+            validate_qualify_columns=True,
+            identify=False,
+        )
+    except OptimizeError as error:
+        raise _unknown_column(str(error), schema, tables) from error
+    except SqlglotError as error:
+        raise RefusedError("unparsable", f"the statement does not make sense: {error}") from error
+    return tuple(sorted(names))
+
+
+def _quoted_mapping(mapping: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Lower-case names: all supported embedded engines ignore case."""
+    return {table.lower(): {column.lower(): kind for column, kind in columns.items()} for table, columns in mapping.items()}
+
+
+def _type_of(declared: str) -> str:
+    return "text"  # only names matter here
+
+
+def _check_names(names: set[str], tree: exp.Expression, schema: Schema | None) -> None:
+    """Where scopes cannot be followed: every name is a column of some table, or defined by the statement itself."""
+    if schema is None:
+        return
+    made = set(_defined_names(tree))
+    known = {name for t in schema.tables for name in t.column_names}
+    for name in sorted(names - made - known):
+        raise _unknown_column(name, schema, {t.name.lower() for t in schema.tables})
+
+
+def _defined_names(tree: exp.Expression) -> Iterator[str]:
+    for node in tree.find_all(exp.Alias, exp.TableAlias, exp.CTE, exp.Table, exp.Literal):
+        if isinstance(node, exp.Literal):
+            yield node.name.lower()  # pivoted values become columns
+        elif isinstance(node, exp.TableAlias):
+            yield node.name.lower()
+            yield from (c.name.lower() for c in node.args.get("columns") or [])
+        else:
+            yield node.alias_or_name.lower()
+
+
+def _unknown_column(detail: Any, schema: Schema, tables: set[str]) -> RefusedError:
+    text = str(detail).splitlines()[0]
+    name = text.split("'")[1] if text.count("'") >= 2 else text
+    columns = sorted({c for t in schema.tables if t.name.lower() in tables for c in t.column_names})
+    near = difflib.get_close_matches(name.split(".")[-1].strip('"').lower(), columns, 1)
+    hint = f"did you mean {near[0]}?" if near else f"columns: {', '.join(columns[:12])}"
+    return RefusedError("unknown_column", f"column {name} is not in scope", hint)

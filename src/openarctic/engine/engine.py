@@ -1,0 +1,331 @@
+"""The embedded engine: one GGUF file, one native model, and the loop that turns prompts into completions."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openarctic.engine.sampler import Sampler
+from openarctic.errors import CapacityError, CorruptError, UserError
+from openarctic.formats import GGUFFile, config_from_gguf, read_gguf
+from openarctic.formats.names import is_moe_layer
+from openarctic.formats.quants import TYPES
+from openarctic.generator import GREEDY, Completion, OnText, Sampling
+from openarctic.native._native import Model
+from openarctic.tokenizer import Tokenizer
+
+MAX_SEQUENCES = 65  # sequence 0 holds the prompt, the others its candidates
+MAX_CONTEXT = 4096
+PREFILL_CHUNK = 512
+
+
+class Engine:
+    """Runs one model. Not for several threads at once: a call at a time."""
+
+    def __init__(
+        self, file: GGUFFile, *, threads: int | None = None, name: str = "", f16_cache: bool = True, plain: bool = False
+    ) -> None:
+        self.config = config_from_gguf(file)
+        self.tokenizer = Tokenizer.from_gguf_metadata(file.metadata) if "tokenizer.ggml.model" in file.metadata else None
+        self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
+        self.context = min(self.config["max_position_embeddings"], MAX_CONTEXT)
+        self._model = _native_model(file, self.config, self.context, threads or default_threads(), f16_cache, plain)
+        self._cached: list[int] = []  # tokens whose keys and values stand in sequence 0
+
+    @classmethod
+    def load(cls, path: str | Path, threads: int | None = None, **options: Any) -> Engine:
+        """From a GGUF file. Raises MissingError, UserError (unsupported) or CorruptError."""
+        return cls(read_gguf(path), threads=threads, **options)
+
+    @property
+    def kernels(self) -> str:
+        """Which instruction set runs: avx2 or plain."""
+        return str(self._model.kernels)
+
+    @cached_property
+    def _constraints(self) -> Any:
+        from openarctic.engine.constraint import Constraints
+
+        return Constraints(self._text())
+
+    def _text(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise UserError("this model has no tokenizer", "give token ids instead of text")
+        return self.tokenizer
+
+    def count_tokens(self, text: str) -> int:
+        """Length of `text` in tokens."""
+        return len(self._text().encode(text))
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits [len(ids), vocab] of every position of one sequence."""
+        self._cached = []
+        parts = []
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            chunk = list(ids[start : start + PREFILL_CHUNK])
+            parts.append(self._step(chunk, [0] * len(chunk), range(start, start + len(chunk)), range(len(chunk))))
+        return np.concatenate(parts)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        sampling: Sequence[Sampling] | Sampling = (GREEDY,),
+        max_tokens: int = 256,
+        grammar: str | None = None,
+        stop: Iterable[str] = (),
+        on_text: OnText | None = None,
+    ) -> list[Completion]:
+        """One completion for each of `sampling`; the prompt is computed once and all candidates advance in one batch.
+
+        What the prompt shares with the last one is not computed again. Raises CapacityError when it is too long.
+        """
+        settings = [sampling] if isinstance(sampling, Sampling) else list(sampling)
+        if not 1 <= len(settings) < MAX_SEQUENCES:
+            raise UserError(f"{len(settings)} candidates were asked for, it must be 1 to {MAX_SEQUENCES - 1}")
+        ids = self._prompt_ids(prompt)
+        if not ids:
+            raise UserError("the prompt is empty")
+        room = self.context - len(ids)
+        if room < 1:
+            raise CapacityError(f"the prompt has {len(ids)} tokens, the context {self.context}", "shorten the prompt")
+        candidates = [
+            _Candidate(i + 1, Sampler(s), self._constraints.start(grammar) if grammar else None)
+            for i, s in enumerate(settings)
+        ]
+        first = self._prefill(ids)
+        for candidate in candidates:
+            self._model.copy(0, candidate.sequence, len(ids))
+        run = _Run(self, candidates, min(max_tokens, room), tuple(stop), on_text)
+        run.choose(candidates, [first] * len(candidates))
+        while active := [c for c in candidates if c.finish_reason is None]:
+            rows = self._step(
+                [c.ids[-1] for c in active],
+                [c.sequence for c in active],
+                [len(ids) + len(c.ids) - 1 for c in active],
+                range(len(active)),
+            )
+            run.choose(active, list(rows))
+        return [Completion(run.text(c), c.ids, c.logprob, c.finish_reason or "stop") for c in candidates]
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        text = self._text()
+        ids = text.encode(prompt)
+        begins = text.bos_id is not None and self.begins_with_bos
+        return [text.bos_id, *ids] if begins and text.bos_id is not None else ids
+
+    @cached_property
+    def begins_with_bos(self) -> bool:
+        """Whether text prompts start with the begin token: as the file says, and always for the bundled SQL models."""
+        return self._text().adds_bos or self.name.startswith("arctic-nano")
+
+    def _prefill(self, ids: list[int]) -> NDArray[np.float32]:
+        """Logits after the prompt; only what follows the prefix shared with the cached tokens is computed."""
+        shared = 0
+        for mine, cached in zip(ids[:-1], self._cached, strict=False):
+            if mine != cached:
+                break
+            shared += 1
+        self._cached = self._cached[:shared]
+        rows = np.empty((1, 0), np.float32)
+        for start in range(shared, len(ids), PREFILL_CHUNK):
+            chunk = ids[start : start + PREFILL_CHUNK]
+            is_last = start + len(chunk) == len(ids)
+            positions = range(start, start + len(chunk))
+            rows = self._step(chunk, [0] * len(chunk), positions, [len(chunk) - 1] if is_last else [])
+            self._cached += chunk
+        return rows[0]
+
+    def _step(
+        self, tokens: Sequence[int], sequences: Sequence[int], positions: Iterable[int], wanted: Iterable[int]
+    ) -> NDArray[np.float32]:
+        rows = list(wanted)
+        out = np.empty((max(len(rows), 1), self._model.padded_vocab), np.float32)
+        arrays = (np.asarray(list(a), np.int32) for a in (tokens, sequences, positions))
+        self._model.step(*arrays, rows, out)
+        return out[: len(rows), : self.config["vocab_size"]]
+
+
+@dataclass(slots=True)
+class _Candidate:
+    sequence: int
+    sampler: Sampler
+    constraint: Any
+    ids: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    finish_reason: str | None = None
+    shown: int = 0
+
+
+@dataclass(slots=True)
+class _Run:
+    """The choices of one `generate` call."""
+
+    engine: Engine
+    candidates: list[_Candidate]
+    max_tokens: int
+    stop: tuple[str, ...]
+    on_text: OnText | None
+
+    def choose(self, candidates: list[_Candidate], rows: list[NDArray[np.float32]]) -> None:
+        """The next token of each candidate, from its row of logits."""
+        for candidate, logits in zip(candidates, rows, strict=True):
+            self._choose(candidate, logits)
+
+    def _choose(self, candidate: _Candidate, logits: NDArray[np.float32]) -> None:
+        allowed = candidate.constraint.mask(logits) if candidate.constraint else logits
+        token, logprob = candidate.sampler.choose(allowed)
+        assert math.isfinite(logprob), "the grammar allows no token"
+        candidate.logprob += logprob
+        tokenizer = self.engine.tokenizer
+        if tokenizer is not None and token == tokenizer.eos_id:
+            candidate.finish_reason = "stop"
+        else:
+            candidate.ids.append(token)
+            if candidate.constraint:
+                candidate.constraint.advance(token)
+                if candidate.constraint.is_complete:
+                    candidate.finish_reason = "stop"
+            if self.stop and any(s in self.text(candidate, cut=False) for s in self.stop):
+                candidate.finish_reason = "stop"
+            elif candidate.finish_reason is None and len(candidate.ids) >= self.max_tokens:
+                candidate.finish_reason = "length"
+        self._show(candidate)
+
+    def text(self, candidate: _Candidate, cut: bool = True) -> str:
+        """The candidate's text, up to the first stop string."""
+        tokenizer = self.engine.tokenizer
+        if tokenizer is None:
+            return ""
+        text = tokenizer.decode(candidate.ids)
+        ends = [at for s in self.stop if (at := text.find(s)) >= 0] if cut else []
+        return text[: min(ends)] if ends else text
+
+    def _show(self, candidate: _Candidate) -> None:
+        if self.on_text is None:
+            return
+        text = self.text(candidate)
+        if candidate.finish_reason is None and text.endswith("\ufffd"):
+            return  # half a character: the rest comes with the next token
+        self.on_text(candidate.sequence - 1, text[candidate.shown :])
+        candidate.shown = len(text)
+
+
+def default_threads() -> int:
+    """The processors this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _native_model(
+    file: GGUFFile, config: dict[str, Any], context: int, threads: int, f16_cache: bool, plain: bool
+) -> Model:
+    heads = config["num_attention_heads"]
+    if config["hidden_size"] % heads or heads % config["num_key_value_heads"]:
+        raise CorruptError(f"{file.paths[0]}: hidden size and heads do not divide")
+    model = Model(
+        hidden=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config["num_key_value_heads"],
+        head_dim=config["hidden_size"] // heads,
+        vocab=config["vocab_size"],
+        experts=config["num_local_experts"],
+        top_k=config["num_experts_per_tok"],
+        eps=config["rms_norm_eps"],
+        theta=config["rope_theta"],
+        max_sequences=MAX_SEQUENCES,
+        max_context=context,
+        threads=threads,
+        f16_cache=f16_cache,
+        plain=plain,
+    )
+    loader = _Loader(file, config, model)
+    for layer in range(config["num_hidden_layers"]):
+        loader.layer(layer)
+    loader.ends()
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Loader:
+    """Hands a file's tensors to the native model, checking every shape."""
+
+    file: GGUFFile
+    config: dict[str, Any]
+    model: Model
+
+    def layer(self, index: int) -> None:
+        """Everything of one layer."""
+        config, prefix = self.config, f"blk.{index}."
+        hidden = config["hidden_size"]
+        kv = config["num_key_value_heads"] * hidden // config["num_attention_heads"]
+        is_moe = is_moe_layer(config, index)
+        for name, rows in (("q", hidden), ("k", kv), ("v", kv)):
+            self._set(index, name, [self._matrix(f"{prefix}attn_{name}", rows, hidden)])
+        self._set(index, "o", [self._matrix(f"{prefix}attn_output", hidden, hidden)])
+        self._vector(index, "attn_norm", f"{prefix}attn_norm", hidden)
+        self._vector(index, "ffn_norm", f"{prefix}ffn_norm", hidden)
+        residual = config.get("residual_intermediate_size", hidden)
+        width = residual if is_moe else config.get("dense_intermediate_size", config["intermediate_size"])
+        pair = [self._matrix(f"{prefix}ffn_{name}", width, hidden) for name in ("gate", "up")]
+        self._set(index, "gate_up", pair, interleave=True)
+        self._set(index, "down", [self._matrix(f"{prefix}ffn_down", hidden, width)])
+        if is_moe:
+            self._experts(index, prefix, hidden)
+
+    def _experts(self, index: int, prefix: str, hidden: int) -> None:
+        count, width = self.config["num_local_experts"], self.config["intermediate_size"]
+        self._vector(index, "moe_norm", f"{prefix}ffn_norm_exps", hidden)
+        self._vector(index, "router", f"{prefix}ffn_gate_inp", count * hidden)
+        gate, up = (self._stacked(f"{prefix}ffn_{name}_exps", count, width, hidden) for name in ("gate", "up"))
+        down = self._stacked(f"{prefix}ffn_down_exps", count, hidden, width)
+        for e in range(count):
+            self._set(index, "expert_gate_up", [gate[e], up[e]], interleave=True)
+            self._set(index, "expert_down", [down[e]])
+
+    def ends(self) -> None:
+        """Embedding, final norm and head."""
+        hidden, vocab = self.config["hidden_size"], self.config["vocab_size"]
+        embedding = self._matrix("token_embd", vocab, hidden)
+        self.model.set_embedding(embedding)
+        tied = self.config["tie_word_embeddings"]
+        self._set(-1, "head", [embedding if tied else self._matrix("output", vocab, hidden)])
+        self._vector(-1, "output_norm", "output_norm", hidden)
+
+    def _set(self, layer: int, name: str, matrices: list[tuple[int, int, int, Any]], interleave: bool = False) -> None:
+        if interleave and matrices[0][1] % 8:
+            raise UserError(f"an MLP of width {matrices[0][1]} is not supported", "it must be a multiple of 8")
+        self.model.set_matrix(layer, name, matrices, interleave)
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> Any:
+        tensor = self.file.tensors.get(name + ".weight")
+        if tensor is None:
+            raise CorruptError(f"{self.file.paths[0]} has no tensor {name}.weight")
+        if math.prod(tensor.shape) != math.prod(shape) or (len(shape) > 1 and tensor.shape != shape):
+            raise CorruptError(f"tensor {name}.weight has shape {tensor.shape}, the config says {shape}")
+        return tensor
+
+    def _matrix(self, name: str, rows: int, cols: int) -> tuple[int, int, int, Any]:
+        tensor = self._tensor(name, (rows, cols))
+        return TYPES[tensor.type].code, rows, cols, tensor.data
+
+    def _stacked(self, name: str, count: int, rows: int, cols: int) -> list[tuple[int, int, int, Any]]:
+        tensor = self._tensor(name, (count, rows, cols))
+        data = tensor.data.reshape(count, -1)
+        return [(TYPES[tensor.type].code, rows, cols, data[e]) for e in range(count)]
+
+    def _vector(self, layer: int, name: str, tensor: str, size: int) -> None:
+        values = self._tensor(tensor, (size,)).dequantize().reshape(-1)
+        if not np.isfinite(values).all():
+            raise CorruptError(f"tensor {tensor}.weight holds values that are not finite")
+        self.model.set_vector(layer, name, np.ascontiguousarray(values, np.float32))

@@ -1,0 +1,1 @@
+"""Evaluation: tasks, metrics, reports. Models are seen only as Generators, SQL only through the copilot's door."""

@@ -1,0 +1,246 @@
+"""Execution accuracy on Spider-form questions (`question`, `query`, `db_id`) over SQLite databases.
+
+Gold is scored as a prediction first: a gold query that does not run, or whose result is not stable, bounds what any
+model can reach. Results are equal as multisets of rows; order counts only where gold orders.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlglot
+from sqlglot import exp
+
+from openarctic.copilot.ask import Answer, AskOptions, Copilot
+from openarctic.copilot.databases import Database, open_database
+from openarctic.errors import AbstainedError, CapacityError, MissingError, OpenArcticError, RefusedError, UserError
+from openarctic.generator import Generator
+
+GOLD_TIMEOUT_S = 20.0
+GOLD_ROWS = 100_000
+CHECK_EVERY_OPCODES = 20_000
+HARDNESS = ("easy", "medium", "hard", "extra")
+
+Rows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One line of a question file."""
+
+    text: str
+    gold: str
+    database: str
+
+    @property
+    def hardness(self) -> str:
+        """Spider's four classes, by the parts of the gold query's tree."""
+        return hardness(self.gold)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one question: `kind` is correct, wrong, abstained, invalid, timeout or refused."""
+
+    question: Question
+    kind: str
+    sql: str | None
+    confidence: float
+    first_in_scope: bool
+    generated: int
+    parsed: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Report:
+    """The counts of a run; `to_dict` is the contract's JSON object."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    gold_correct: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers only."""
+        kinds = Counter(o.kind for o in self.outcomes)
+        total = len(self.outcomes)
+        by_hardness = {}
+        for level in HARDNESS:
+            own = [o for o in self.outcomes if o.question.hardness == level]
+            right = sum(o.kind == "correct" for o in own)
+            by_hardness[level] = {"total": len(own), "correct": right}
+        generated = sum(o.generated for o in self.outcomes)
+        return {
+            "total": total,
+            "executed": kinds["correct"] + kinds["wrong"],
+            "correct": kinds["correct"],
+            "accuracy": round(kinds["correct"] / total, 4) if total else 0.0,
+            "gold_ceiling": round(self.gold_correct / total, 4) if total else 0.0,
+            "abstained": kinds["abstained"],
+            "invalid": kinds["invalid"],
+            "timeouts": kinds["timeout"],
+            "refused": kinds["refused"],
+            "by_hardness": by_hardness,
+            "candidates": generated,
+            "candidates_parsed": sum(o.parsed for o in self.outcomes),
+            "first_in_scope": sum(o.first_in_scope for o in self.outcomes),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def read_questions(path: Path, limit: int | None = None) -> list[Question]:
+    """Questions of a JSONL file. Raises MissingError or UserError naming the line."""
+    if not path.exists():
+        raise MissingError(f"no question file at {path}")
+    questions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            questions.append(Question(record["question"], record["query"], record["db_id"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} line {number} is not a question: {error!r}", 'wanted: {"question", "query", "db_id"}'
+            ) from error
+    if not questions:
+        raise UserError(f"{path} has no questions")
+    return questions[:limit]
+
+
+def evaluate(
+    questions: Sequence[Question],
+    databases: Path,
+    model: Generator,
+    options: AskOptions,
+    progress: Callable[[Outcome], None] = lambda outcome: None,
+) -> Report:
+    """Ask every question (database by database) and compare with gold. Raises MissingError for an absent database."""
+    by_database: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        by_database[question.database].append(question)
+    opened = {name: _open(databases, name) for name in by_database}
+    report = Report()
+    started = time.monotonic()
+    for name, own in by_database.items():
+        with Copilot(opened[name], model) as copilot:
+            for outcome, gold_runs in _outcomes(own, copilot, opened[name], options):
+                report.outcomes.append(outcome)
+                report.gold_correct += gold_runs
+                progress(outcome)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _open(folder: Path, name: str) -> Database:
+    return open_database(folder / name / f"{name}.sqlite")
+
+
+def _outcomes(
+    questions: Sequence[Question], copilot: Copilot, database: Database, options: AskOptions
+) -> Iterator[tuple[Outcome, bool]]:
+    for question in questions:
+        started = time.monotonic()
+        gold, again = run_gold(database, question.gold), run_gold(database, question.gold)
+        gold_runs = gold is not None and again is not None and same_result(question.gold, gold, again)
+        kind, answer = _ask(copilot, question, options)
+        if kind == "answered":
+            assert answer is not None and answer.rows is not None
+            kind = "correct" if gold is not None and same_result(question.gold, gold, answer.rows) else "wrong"
+        yield (
+            Outcome(
+                question=question,
+                kind=kind,
+                sql=answer.sql if answer else None,
+                confidence=answer.confidence if answer else 0.0,
+                first_in_scope=bool(answer and answer.tally.first_in_scope),
+                generated=answer.tally.generated if answer else 0,
+                parsed=answer.tally.parsed if answer else 0,
+                seconds=round(time.monotonic() - started, 3),
+            ),
+            gold_runs,
+        )
+
+
+def _ask(copilot: Copilot, question: Question, options: AskOptions) -> tuple[str, Answer | None]:
+    try:
+        return "answered", copilot.ask(question.text, options)
+    except AbstainedError:
+        return "abstained", None
+    except CapacityError:
+        return "timeout", None
+    except RefusedError:
+        return "refused", None
+    except OpenArcticError:
+        return "invalid", None
+
+
+def run_gold(database: Database, sql: str) -> Rows | None:
+    """The rows of a trusted query, or None when it fails or takes longer than GOLD_TIMEOUT_S."""
+    deadline = time.monotonic() + GOLD_TIMEOUT_S
+    with closing(sqlite3.connect(f"{database.path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        connection.set_progress_handler(lambda: int(time.monotonic() > deadline), CHECK_EVERY_OPCODES)
+        try:
+            return connection.execute(sql).fetchmany(GOLD_ROWS)
+        except sqlite3.Error:
+            return None
+
+
+def same_result(gold_sql: str, gold: Sequence[Sequence[Any]], rows: Sequence[Sequence[Any]]) -> bool:
+    """Equal rows: in order where gold orders, else as multisets; numbers to 4 decimals; NULL equals NULL."""
+    left, right = [_row(r) for r in gold], [_row(r) for r in rows]
+    if is_ordered(gold_sql):
+        return left == right
+    return Counter(left) == Counter(right)
+
+
+def _row(row: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(round(float(v), 4) if isinstance(v, int | float) else v for v in row)
+
+
+def is_ordered(sql: str) -> bool:
+    """Whether the outermost query has an ORDER BY."""
+    return bool(_parse(sql).args.get("order"))
+
+
+def _parse(sql: str) -> exp.Expression:
+    return sqlglot.parse_one(sql, read="sqlite")
+
+
+def hardness(sql: str) -> str:
+    """easy, medium, hard or extra: Spider's counting of clauses, extras and nesting, on the tree."""
+    tree = _parse(sql)
+    select = tree if isinstance(tree, exp.Select) else tree.find(exp.Select)
+    assert select is not None
+    where = select.args.get("where")
+    conditions = list(where.find_all(exp.Predicate)) if where else []
+    ors = len(list(where.find_all(exp.Or))) if where else 0
+    likes = len(list(where.find_all(exp.Like))) if where else 0
+    clauses = sum(bool(select.args.get(k) or tree.args.get(k)) for k in ("where", "group", "order", "limit"))
+    first = clauses + len(select.args.get("joins") or []) + ors + likes
+    nested = len(list(tree.find_all(exp.Select))) - 1
+    group = select.args.get("group")
+    others = (
+        (len(list(select.find_all(exp.AggFunc))) > 1)
+        + (len(select.expressions) > 1)
+        + (len(conditions) > 1)
+        + (len(group.expressions) > 1 if group else 0)
+    )
+    if nested == 0:
+        if first <= 1 and others == 0:
+            return "easy"
+        if (others <= 2 and first <= 1) or (first <= 2 and others < 2):
+            return "medium"
+        if (others > 2 and first <= 2) or (2 < first <= 3 and others <= 2):
+            return "hard"
+        return "extra"
+    return "hard" if nested == 1 and first <= 1 and others == 0 else "extra"

@@ -1,0 +1,341 @@
+"""Reading and writing GGUF files (version 3, little-endian), whole or as splits.
+
+A reader trusts nothing: every count, length and offset is checked against the file's size before it is used, and any
+damage is a CorruptError that names it. A writer goes through temporary files, the first split renamed last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openarctic.errors import CorruptError, MissingError, UserError
+from openarctic.formats.quants import TYPE_OF_CODE, TYPES, F32Array, Raw, byte_size, dequantize
+
+MAGIC = b"GGUF"
+VERSION = 3
+ALIGNMENT = 32
+MAX_COUNT = 1 << 20  # keys or tensors; the real 480B has 493 tensors
+MAX_DIMENSIONS = 4
+CHECKSUM_KEY = "openarctic.tensors.sha256"
+SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$")
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+
+Shape = tuple[int, ...]
+# (type, shape, raw bytes) of one tensor to write.
+TensorData = tuple[str, Shape, Raw]
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFTensor:
+    """A tensor in a file: `shape` is row-major (the file's order reversed), `data` its raw bytes, mapped."""
+
+    name: str
+    type: str
+    shape: Shape
+    data: Raw
+
+    def dequantize(self) -> F32Array:
+        """Its values as float32."""
+        return dequantize(self.data, self.type, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFFile:
+    """Everything in a GGUF file; splits are joined."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, GGUFTensor]
+    paths: tuple[Path, ...]
+
+    def dequantize(self, name: str) -> F32Array:
+        """Values of one tensor. Raises CorruptError when it is not there."""
+        if name not in self.tensors:
+            raise CorruptError(f"{self.paths[0]} has no tensor {name}")
+        return self.tensors[name].dequantize()
+
+    def verify(self) -> None:
+        """Compare the tensors with the checksum written beside them. Raises CorruptError; silent without one."""
+        expected = self.metadata.get(CHECKSUM_KEY)
+        if expected is not None and tensors_sha256(self.tensors) != expected:
+            raise CorruptError(f"{self.paths[0]}: tensor data does not match its checksum", "get the file again")
+
+
+def tensors_sha256(tensors: Mapping[str, GGUFTensor]) -> str:
+    """sha256 over name, type and bytes of all tensors in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}\0{tensors[name].type}\0".encode())
+        digest.update(np.ascontiguousarray(tensors[name].data))
+    return digest.hexdigest()
+
+
+def read_gguf(path: str | Path, *, verify: bool = False) -> GGUFFile:
+    """Open a file, or all splits when `path` is the first of them (`x-00001-of-0000N.gguf`).
+
+    Raises MissingError (no such file), UserError (not a file), CorruptError (damaged, foreign, of an unknown type).
+    """
+    first = Path(path)
+    metadata, tensors = _read_one(first)
+    paths = [first]
+    count = metadata.get("split.count", 1)
+    if count != 1:
+        for other in _other_splits(first, count):
+            _, more = _read_one(other)
+            doubled = sorted(set(more) & set(tensors))
+            if doubled:
+                raise CorruptError(f"{other}: tensor {doubled[0]} stands in two splits")
+            tensors.update(more)
+            paths.append(other)
+        wanted = metadata.get("split.tensors.count", len(tensors))
+        if wanted != len(tensors):
+            raise CorruptError(f"{first}: {len(tensors)} tensors in all splits, {wanted} expected")
+    file = GGUFFile({k: v for k, v in metadata.items() if not k.startswith("split.")}, tensors, tuple(paths))
+    if verify:
+        file.verify()
+    return file
+
+
+def _other_splits(first: Path, count: Any) -> list[Path]:
+    match = SPLIT_NAME.match(first.name)
+    if match is None or not isinstance(count, int) or int(match["count"]) != count or int(match["no"]) != 1:
+        raise CorruptError(f"{first} is a split, but not named like the first of {count}")
+    others = [first.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}.gguf") for i in range(2, count + 1)]
+    for other in others:
+        if not other.exists():
+            raise MissingError(f"split {other} is missing", f"{first.name} needs all {count} files beside it")
+    return others
+
+
+class _Cursor:
+    """Reads values from a file's bytes, never past the end."""
+
+    def __init__(self, data: Raw, path: Path) -> None:
+        self.data, self.path, self.at = data, path, 0
+
+    def fail(self, what: str) -> CorruptError:
+        return CorruptError(f"{self.path}: {what} (at byte {self.at})", "the file is damaged or not GGUF")
+
+    def take(self, count: int, what: str) -> bytes:
+        if count > len(self.data) - self.at:
+            raise self.fail(f"the file ends inside {what}")
+        piece = self.data[self.at : self.at + count].tobytes()
+        self.at += count
+        return piece
+
+    def scalar(self, code: int, what: str) -> Any:
+        form = _SCALARS[code]
+        return struct.unpack(form, self.take(struct.calcsize(form), what))[0]
+
+    def count(self, what: str, limit: int) -> int:
+        value: int = self.scalar(10, what)
+        if value > limit:
+            raise self.fail(f"{what} is {value}, more than {limit}")
+        return value
+
+    def string(self, what: str) -> str:
+        length = self.count(f"length of {what}", len(self.data))
+        return self.take(length, what).decode("utf-8", "surrogateescape")
+
+    def value(self, what: str) -> Any:
+        code = self.scalar(4, f"type of {what}")
+        if code == _STRING:
+            return self.string(what)
+        if code == _ARRAY:
+            return self.array(what)
+        if code not in _SCALARS:
+            raise self.fail(f"{what} has the unknown type {code}")
+        return self.scalar(code, what)
+
+    def array(self, what: str) -> list[Any]:
+        code = self.scalar(4, f"type of {what}")
+        count = self.count(f"length of {what}", len(self.data))
+        if code == _STRING:
+            return [self.string(what) for _ in range(count)]
+        if code not in _SCALARS:
+            raise self.fail(f"{what} holds items of the unknown type {code}")
+        form = _SCALARS[code]
+        raw = self.take(count * struct.calcsize(form), what)
+        return list(np.frombuffer(raw, dtype="?" if code == 7 else form).tolist())
+
+
+def _read_one(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
+    cursor = _Cursor(_map(path), path)
+    if cursor.take(4, "the magic number") != MAGIC:
+        raise CorruptError(f"{path} is not a GGUF file", "its first bytes are not GGUF")
+    version = cursor.scalar(4, "the version")
+    if version not in (2, VERSION):
+        raise CorruptError(f"{path}: GGUF version {version} is not supported", "versions 2 and 3 are")
+    tensor_count = cursor.count("the number of tensors", MAX_COUNT)
+    key_count = cursor.count("the number of keys", MAX_COUNT)
+    metadata: dict[str, Any] = {}
+    for _ in range(key_count):
+        key = cursor.string("a key")
+        if key in metadata:
+            raise cursor.fail(f"key {key!r} stands twice")
+        metadata[key] = cursor.value(f"key {key!r}")
+    headers = [_read_header(cursor) for _ in range(tensor_count)]
+    alignment = metadata.pop("general.alignment", ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise cursor.fail(f"general.alignment is {alignment!r}, not a power of two")
+    start = -(-cursor.at // alignment) * alignment
+    tensors: dict[str, GGUFTensor] = {}
+    for name, type_, shape, offset in headers:
+        size = byte_size(type_, shape)
+        if offset % alignment or start + offset + size > len(cursor.data):
+            raise CorruptError(f"{path}: tensor {name} lies outside the file", "the file is cut short or damaged")
+        if name in tensors:
+            raise CorruptError(f"{path}: tensor {name} stands twice")
+        tensors[name] = GGUFTensor(name, type_, shape, cursor.data[start + offset : start + offset + size])
+    return metadata, tensors
+
+
+def _map(path: Path) -> Raw:
+    if not path.exists():
+        raise MissingError(f"no model file at {path}")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file", "give the path of a .gguf file")
+    if path.stat().st_size == 0:
+        raise CorruptError(f"{path} is empty")
+    try:
+        return np.memmap(path, dtype=np.uint8, mode="r")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _read_header(cursor: _Cursor) -> tuple[str, str, Shape, int]:
+    name = cursor.string("a tensor's name")
+    dimensions = cursor.scalar(4, f"dimensions of {name}")
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise cursor.fail(f"tensor {name!r} has {dimensions} dimensions")
+    shape = tuple(cursor.count(f"shape of {name}", 1 << 40) for _ in range(dimensions))[::-1]
+    code = cursor.scalar(4, f"type of {name}")
+    if code not in TYPE_OF_CODE:
+        raise cursor.fail(f"tensor {name!r} has the unknown type {code} (known: {', '.join(TYPES)})")
+    type_ = TYPE_OF_CODE[code]
+    if math.prod(shape) == 0 or shape[-1] % TYPES[type_].block_values:
+        raise cursor.fail(f"tensor {name!r} of shape {shape} cannot be {type_}")
+    return name, type_, shape, cursor.scalar(10, f"offset of {name}")
+
+
+def write_gguf(
+    path: str | Path,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, TensorData],
+    max_file_bytes: int | None = None,
+) -> tuple[Path, ...]:
+    """Write a file, or splits of at most `max_file_bytes` named `x-00001-of-0000N.gguf`; returns their paths.
+
+    Python ints become uint32 (uint64 when larger, int32 when negative), floats float32. A checksum is added.
+    Raises UserError when a tensor does not fit its type or a split.
+    """
+    path = Path(path)
+    for name, (type_, shape, raw) in tensors.items():
+        if byte_size(type_, shape) != raw.size:
+            raise UserError(f"tensor {name} of shape {shape} as {type_} needs {byte_size(type_, shape)} bytes, not {raw.size}")
+    checksum = tensors_sha256({n: GGUFTensor(n, t, s, r) for n, (t, s, r) in tensors.items()})
+    full = {**metadata, CHECKSUM_KEY: checksum}
+    groups = _split(full, tensors, max_file_bytes)
+    if len(groups) == 1:
+        _write_one(path, full, tensors)
+        return (path,)
+    paths = [path.with_name(f"{path.stem}-{i:05d}-of-{len(groups):05d}.gguf") for i in range(1, len(groups) + 1)]
+    common = {"split.count": len(groups), "split.tensors.count": len(tensors)}
+    for i in reversed(range(len(groups))):
+        own = {"split.no": i, **common, **(full if i == 0 else {})}
+        _write_one(paths[i], own, groups[i])
+    return tuple(paths)
+
+
+def _split(
+    metadata: Mapping[str, Any], tensors: Mapping[str, TensorData], limit: int | None
+) -> list[dict[str, TensorData]]:
+    if limit is None:
+        return [dict(tensors)]
+    header = len(_encode_metadata(metadata)) + 200 * len(tensors) + 4096
+    groups: list[dict[str, TensorData]] = [{}]
+    used = header
+    for name, tensor in tensors.items():
+        size = tensor[2].size + ALIGNMENT
+        if used + size > limit and groups[-1]:
+            groups.append({})
+            used = 200 * len(tensors) + 4096
+        if used + size > limit:
+            raise UserError(f"tensor {name} of {size} bytes does not fit a file of {limit} bytes")
+        groups[-1][name] = tensor
+        used += size
+    return groups
+
+
+def _write_one(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, TensorData]) -> None:
+    header = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(metadata)))
+    header += _encode_metadata(metadata)
+    offset = 0
+    for name, (type_, shape, raw) in tensors.items():
+        header += _encode_string(name) + struct.pack("<I", len(shape))
+        header += struct.pack(f"<{len(shape)}QIQ", *shape[::-1], TYPES[type_].code, offset)
+        offset += -(-raw.size // ALIGNMENT) * ALIGNMENT
+    header += bytes(-len(header) % ALIGNMENT)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(header)
+            for _, _, raw in tensors.values():
+                file.write(np.ascontiguousarray(raw).data)
+                file.write(bytes(-raw.size % ALIGNMENT))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encode_string(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _encode_metadata(metadata: Mapping[str, Any]) -> bytes:
+    out = bytearray()
+    for key, value in metadata.items():
+        code = _code_of(value, key)
+        out += _encode_string(key) + struct.pack("<I", code) + _encode_value(value, code, key)
+    return bytes(out)
+
+
+def _code_of(value: Any, key: str) -> int:
+    if isinstance(value, bool):
+        return 7
+    if isinstance(value, int):
+        return (5 if value >= -(1 << 31) else 11) if value < 0 else (4 if value < 1 << 32 else 10)
+    if isinstance(value, float):
+        return 6
+    if isinstance(value, str):
+        return _STRING
+    if isinstance(value, Sequence) and value:
+        return _ARRAY
+    raise UserError(f"metadata key {key} has a value that GGUF cannot hold: {value!r}")
+
+
+def _encode_value(value: Any, code: int, key: str) -> bytes:
+    if code == _STRING:
+        return _encode_string(value)
+    if code != _ARRAY:
+        return struct.pack(_SCALARS[code], value)
+    codes = {_code_of(item, key) for item in value}
+    item = 5 if codes == {4, 5} else codes.pop()
+    if item == 4 and all(v < 1 << 31 for v in value):
+        item = 5  # the field writes small integer arrays (token types) as int32
+    head = struct.pack("<IQ", item, len(value))
+    return head + b"".join(_encode_value(v, item, key) for v in value)

@@ -1,0 +1,1 @@
+"""The compiled kernels; import `openarctic.engine` instead."""

@@ -1,0 +1,429 @@
+// AVX2, FMA and F16C. This file alone is compiled with those flags; nothing here runs before the processor was asked.
+#include "kernels.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+// Keeps an accumulator in its register: compilers otherwise reassociate the integer adds and spill.
+#if defined(__GNUC__)
+#define PIN(r) __asm__("" : "+x"(r));
+#else
+#define PIN(r)
+#endif
+
+namespace openarctic {
+namespace {
+
+constexpr int kTile = 128;  // tokens of a block whose activations stay in L2
+
+inline float hmax(__m256 v) {
+  __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
+}
+
+inline float hsum(__m256 v) {
+  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
+}
+
+inline __m256 halves(const uint8_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline __m256i pair(const int16_t* p) {
+  int32_t v;
+  std::memcpy(&v, p, 4);
+  return _mm256_set1_epi32(v);
+}
+inline __m256i four(const int8_t* p) {
+  int32_t v;
+  std::memcpy(&v, p, 4);
+  return _mm256_set1_epi32(v);
+}
+
+// ---- few tokens: weights are read once and used at once
+template <int T>
+inline void direct_q8(const uint8_t* p, int groups, const Row* x, __m256* acc) {
+  for (int g = 0; g < groups; g++, p += kQ8Block) {
+    __m256 scale = halves(p);
+    __m256i a[T], b[T];
+    for (int t = 0; t < T; t++) a[t] = b[t] = _mm256_setzero_si256();
+#pragma GCC unroll 16
+    for (int c = 0; c < 16; c += 2) {
+      __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 + c * 16)));
+      __m256i w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 32 + c * 16)));
+#pragma GCC unroll 4
+      for (int t = 0; t < T; t++) {
+        const int16_t* q = x[t].q16 + g * kGroup + c * 2;
+        a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(w0, pair(q)));
+        PIN(a[t])
+        b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w1, pair(q + 2)));
+        PIN(b[t])
+      }
+    }
+    for (int t = 0; t < T; t++) {
+      __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale16[g]));
+      acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a[t], b[t])), factor, acc[t]);
+    }
+  }
+}
+
+template <int T>
+inline void direct_q4(const uint8_t* p, int groups, const Row* x, __m256* acc) {
+  const __m256i mask = _mm256_set1_epi8(15), one = _mm256_set1_epi16(1);
+  for (int g = 0; g < groups; g++, p += kQ4Block) {
+    __m256 scale = halves(p), minimum = halves(p + 16);
+    __m256i a[T];
+    for (int t = 0; t < T; t++) a[t] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+      __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32 + j * 32));
+      __m256i low = _mm256_and_si256(v, mask), high = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; t++) {
+        const int8_t* q = x[t].q8 + g * kGroup + j * 8;
+        // At most 8 * 2 * 15 * 127 = 30480 before it is widened: no overflow.
+        a[t] = _mm256_add_epi16(a[t], _mm256_add_epi16(_mm256_maddubs_epi16(low, four(q)), _mm256_maddubs_epi16(high, four(q + 4))));
+        PIN(a[t])
+      }
+    }
+    for (int t = 0; t < T; t++) {
+      __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(a[t], one));
+      acc[t] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale8[g])), acc[t]);
+      acc[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x[t].sum8[g]), acc[t]);
+    }
+  }
+}
+
+template <int T>
+inline void direct_f32(const uint8_t* p, int cols, const Row* x, __m256* acc) {
+  const float* w = reinterpret_cast<const float*>(p);
+  __m256 second[T];
+  for (int t = 0; t < T; t++) second[t] = _mm256_setzero_ps();
+  int c = 0;
+  for (; c + 2 <= cols; c += 2) {
+    __m256 w0 = _mm256_loadu_ps(w + c * 8), w1 = _mm256_loadu_ps(w + c * 8 + 8);
+    for (int t = 0; t < T; t++) {
+      acc[t] = _mm256_fmadd_ps(w0, _mm256_set1_ps(x[t].f32[c]), acc[t]);
+      second[t] = _mm256_fmadd_ps(w1, _mm256_set1_ps(x[t].f32[c + 1]), second[t]);
+    }
+  }
+  for (; c < cols; c++)
+    for (int t = 0; t < T; t++) acc[t] = _mm256_fmadd_ps(_mm256_loadu_ps(w + c * 8), _mm256_set1_ps(x[t].f32[c]), acc[t]);
+  for (int t = 0; t < T; t++) acc[t] = _mm256_add_ps(acc[t], second[t]);
+}
+
+template <int T>
+void direct(const Matrix& w, int p0, int p1, const Row* x, float* const* out) {
+  for (int p = p0; p < p1; p++) {
+    __m256 acc[T];
+    for (int t = 0; t < T; t++) acc[t] = _mm256_setzero_ps();
+    const uint8_t* panel = w.data + size_t(p) * w.panel_bytes;
+    if (w.form == Form::Q8) direct_q8<T>(panel, w.cols / kGroup, x, acc);
+    else if (w.form == Form::Q4) direct_q4<T>(panel, w.cols / kGroup, x, acc);
+    else direct_f32<T>(panel, w.cols, x, acc);
+    for (int t = 0; t < T; t++) _mm256_storeu_ps(out[t] + p * 8, acc[t]);
+  }
+}
+
+// ---- many tokens: two panels of a group are unpacked once and used by a whole tile of tokens
+struct Tile {
+  std::vector<int16_t> q;                 // [group][token][32], int8 inside for Q4
+  std::vector<float> scale, sum;          // [group][token]
+  alignas(32) float out[kTile * 16];
+  void gather(const Matrix& w, const Row* x, int count) {
+    int groups = w.cols / kGroup;
+    q.resize(size_t(groups) * count * kGroup);
+    scale.resize(size_t(groups) * count);
+    sum.resize(size_t(groups) * count);
+    int8_t* q8 = reinterpret_cast<int8_t*>(q.data());
+    for (int t = 0; t < count; t++)
+      for (int g = 0; g < groups; g++) {
+        size_t at = size_t(g) * count + t;
+        if (w.form == Form::Q8) {
+          std::memcpy(q.data() + at * kGroup, x[t].q16 + g * kGroup, 2 * kGroup);
+          scale[at] = x[t].scale16[g];
+        } else {
+          std::memcpy(q8 + at * kGroup, x[t].q8 + g * kGroup, kGroup);
+          scale[at] = x[t].scale8[g];
+          sum[at] = x[t].sum8[g];
+        }
+      }
+  }
+};
+
+inline void accumulate(float* c, __m256i a, __m256 w, float s) {
+  _mm256_store_ps(c, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(w, _mm256_set1_ps(s)), _mm256_load_ps(c)));
+}
+
+template <int T>
+inline void tile_q8(const __m256i* b, const int16_t* x, const float* s, float* c, __m256 w0, __m256 w1) {
+  __m256i a0[T], a1[T];
+  for (int t = 0; t < T; t++) a0[t] = a1[t] = _mm256_setzero_si256();
+#pragma GCC unroll 16
+  for (int k = 0; k < 16; k++) {
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) {
+      __m256i v = pair(x + t * kGroup + 2 * k);
+      a0[t] = _mm256_add_epi32(a0[t], _mm256_madd_epi16(b[2 * k], v));
+      a1[t] = _mm256_add_epi32(a1[t], _mm256_madd_epi16(b[2 * k + 1], v));
+      PIN(a0[t]) PIN(a1[t])
+    }
+  }
+  for (int t = 0; t < T; t++) {
+    accumulate(c + t * 16, a0[t], w0, s[t]);
+    accumulate(c + t * 16 + 8, a1[t], w1, s[t]);
+  }
+}
+
+template <int T>
+inline void tile_q4(const __m256i* b, const int8_t* x, const float* s, const float* z, float* c, const __m256* w, const __m256* m) {
+  const __m256i one = _mm256_set1_epi16(1);
+  __m256i a0[T], a1[T];
+  for (int t = 0; t < T; t++) a0[t] = a1[t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (int k = 0; k < 8; k++) {
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) {
+      __m256i v = four(x + t * kGroup + 4 * k);
+      a0[t] = _mm256_add_epi16(a0[t], _mm256_maddubs_epi16(b[2 * k], v));
+      a1[t] = _mm256_add_epi16(a1[t], _mm256_maddubs_epi16(b[2 * k + 1], v));
+      PIN(a0[t]) PIN(a1[t])
+    }
+  }
+  for (int t = 0; t < T; t++) {
+    float* o = c + t * 16;
+    __m256 zero = _mm256_set1_ps(z[t]);
+    accumulate(o, _mm256_madd_epi16(a0[t], one), w[0], s[t]);
+    _mm256_store_ps(o, _mm256_fmadd_ps(m[0], zero, _mm256_load_ps(o)));
+    accumulate(o + 8, _mm256_madd_epi16(a1[t], one), w[1], s[t]);
+    _mm256_store_ps(o + 8, _mm256_fmadd_ps(m[1], zero, _mm256_load_ps(o + 8)));
+  }
+}
+
+template <class Fn4, class Fn1>
+inline void over_tokens(int count, Fn4 by_four, Fn1 by_one) {
+  int t = 0;
+  for (; t + 4 <= count; t += 4) by_four(t);
+  for (; t < count; t++) by_one(t);
+}
+
+void group_q8(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* c) {
+  __m256i b[32];
+  for (int k = 0; k < 16; k++) {
+    b[2 * k] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p0 + 16 + k * 16)));
+    b[2 * k + 1] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p1 + 16 + k * 16)));
+  }
+  __m256 w0 = halves(p0), w1 = halves(p1);
+  const int16_t* x = tile.q.data() + at * kGroup;
+  const float* s = tile.scale.data() + at;
+  over_tokens(count, [&](int t) { tile_q8<4>(b, x + t * kGroup, s + t, c + t * 16, w0, w1); },
+              [&](int t) { tile_q8<1>(b, x + t * kGroup, s + t, c + t * 16, w0, w1); });
+}
+
+void group_q4(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* c) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  __m256i b[16];
+  for (int j = 0; j < 4; j++) {
+    __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p0 + 32 + j * 32));
+    __m256i u = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p1 + 32 + j * 32));
+    b[4 * j] = _mm256_and_si256(v, mask);
+    b[4 * j + 1] = _mm256_and_si256(u, mask);
+    b[4 * j + 2] = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
+    b[4 * j + 3] = _mm256_and_si256(_mm256_srli_epi16(u, 4), mask);
+  }
+  const __m256 w[2] = {halves(p0), halves(p1)}, m[2] = {halves(p0 + 16), halves(p1 + 16)};
+  const int8_t* x = reinterpret_cast<const int8_t*>(tile.q.data()) + at * kGroup;
+  const float *s = tile.scale.data() + at, *z = tile.sum.data() + at;
+  over_tokens(count, [&](int t) { tile_q4<4>(b, x + t * kGroup, s + t, z + t, c + t * 16, w, m); },
+              [&](int t) { tile_q4<1>(b, x + t * kGroup, s + t, z + t, c + t * 16, w, m); });
+}
+
+void tiled(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
+  static thread_local Tile tile;
+  const size_t block = w.form == Form::Q8 ? kQ8Block : kQ4Block;
+  for (int m = 0; m < count; m += kTile) {
+    int n = std::min(kTile, count - m);
+    tile.gather(w, x + m, n);
+    for (int p = p0; p < p1; p += 2) {
+      bool both = p + 1 < p1;
+      const uint8_t* d0 = w.data + size_t(p) * w.panel_bytes;
+      const uint8_t* d1 = both ? d0 + w.panel_bytes : d0;
+      std::memset(tile.out, 0, sizeof(float) * 16 * n);
+      for (int g = 0; g < w.cols / kGroup; g++) {
+        auto step = w.form == Form::Q8 ? group_q8 : group_q4;
+        step(d0 + g * block, d1 + g * block, tile, size_t(g) * n, n, tile.out);
+      }
+      for (int t = 0; t < n; t++) std::memcpy(out[m + t] + p * 8, tile.out + t * 16, both ? 64 : 32);
+    }
+  }
+}
+
+void matmul(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
+  if (count > 4 && w.form != Form::F32) return tiled(w, p0, p1, x, out, count);
+  for (; count >= 4; count -= 4, x += 4, out += 4) direct<4>(w, p0, p1, x, out);
+  if (count == 3) direct<3>(w, p0, p1, x, out);
+  if (count == 2) direct<2>(w, p0, p1, x, out);
+  if (count == 1) direct<1>(w, p0, p1, x, out);
+}
+
+struct Group {
+  __m256 v[4];
+  float top;
+};
+
+inline Group load_group(const float* x) {
+  const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  Group g;
+  __m256 top = _mm256_setzero_ps();
+  for (int i = 0; i < 4; i++) {
+    g.v[i] = _mm256_loadu_ps(x + 8 * i);
+    top = _mm256_max_ps(top, _mm256_and_ps(g.v[i], magnitude));
+  }
+  g.top = hmax(top);
+  return g;
+}
+
+inline void rounded(const Group& g, float limit, __m256i* q) {
+  __m256 inverse = _mm256_set1_ps(g.top > 0 ? limit / g.top : 0);
+  for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(g.v[i], inverse));
+}
+
+inline __m256i pack16(__m256i a, __m256i b) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8); }
+
+void quantize16(const float* x, int cols, int16_t* q, float* scale) {
+  for (int i = 0; i < cols / kGroup; i++) {
+    Group g = load_group(x + i * kGroup);
+    __m256i r[4];
+    rounded(g, 32767.f, r);
+    scale[i] = g.top / 32767.f;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + i * kGroup), pack16(r[0], r[1]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + i * kGroup + 16), pack16(r[2], r[3]));
+  }
+}
+
+void quantize8(const float* x, int cols, int8_t* q, float* scale, float* sum) {
+  for (int i = 0; i < cols / kGroup; i++) {
+    Group g = load_group(x + i * kGroup);
+    __m256i r[4];
+    rounded(g, 127.f, r);
+    scale[i] = g.top / 127.f;
+    __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(pack16(r[0], r[1]), pack16(r[2], r[3])), 0xD8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + i * kGroup), bytes);
+    __m256i total = _mm256_add_epi32(_mm256_add_epi32(r[0], r[1]), _mm256_add_epi32(r[2], r[3]));
+    sum[i] = scale[i] * hsum(_mm256_cvtepi32_ps(total));
+  }
+}
+
+float dot(const float* a, const float* b, int n) {
+  __m256 s = _mm256_setzero_ps(), t = s;
+  int i = 0;
+  for (; i + 16 <= n; i += 16) {
+    s = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s);
+    t = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), t);
+  }
+  float sum = hsum(_mm256_add_ps(s, t));
+  for (; i < n; i++) sum += a[i] * b[i];
+  return sum;
+}
+
+void rms_norm(const float* x, const float* weight, float eps, float* out, int n) {
+  float scale = 1.f / std::sqrt(dot(x, x, n) / float(n) + eps);
+  for (int i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
+}
+
+inline __m256 exp8(__m256 x) {  // Cephes polynomial, about 1 ulp
+  x = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(88.f)), _mm256_set1_ps(-87.f));
+  __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+  __m256 p = _mm256_set1_ps(1.9875691500e-4f);
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 0.5f}) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+  p = _mm256_fmadd_ps(_mm256_mul_ps(p, r), r, _mm256_add_ps(r, _mm256_set1_ps(1.f)));
+  return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+}
+
+void silu_pairs(const float* pairs, float* out, int p0, int p1) {
+  for (int p = p0; p < p1; p++) {
+    __m256 gate = _mm256_loadu_ps(pairs + p * 16), up = _mm256_loadu_ps(pairs + p * 16 + 8);
+    __m256 denominator = _mm256_add_ps(_mm256_set1_ps(1.f), exp8(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
+    _mm256_storeu_ps(out + p * 8, _mm256_mul_ps(_mm256_div_ps(gate, denominator), up));
+  }
+}
+
+void add(float* x, const float* y, float weight, int n) {
+  __m256 w = _mm256_set1_ps(weight);
+  int i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(x + i, _mm256_fmadd_ps(w, _mm256_loadu_ps(y + i), _mm256_loadu_ps(x + i)));
+  for (; i < n; i++) x[i] += weight * y[i];
+}
+
+inline __m256 load8(const float* p) { return _mm256_loadu_ps(p); }
+inline __m256 load8(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+
+float softmax(float* score, int count, float scale) {
+  float top = -INFINITY;
+  for (int j = 0; j < count; j++) top = std::max(top, score[j]);
+  __m256 total = _mm256_setzero_ps(), s = _mm256_set1_ps(scale), shift = _mm256_set1_ps(-top * scale);
+  int j = 0;
+  for (; j + 8 <= count; j += 8) {
+    __m256 e = exp8(_mm256_fmadd_ps(_mm256_loadu_ps(score + j), s, shift));
+    _mm256_storeu_ps(score + j, e);
+    total = _mm256_add_ps(total, e);
+  }
+  float sum = hsum(total);
+  for (; j < count; j++) sum += score[j] = std::exp((score[j] - top) * scale);
+  return sum;
+}
+
+// Query rows of a group share each key and value row while it is in a register.
+template <class T, int A>
+void attend_rows(const float* q, const T* k, const T* v, int count, int dim, float* out, float* scratch) {
+  for (int j = 0; j < count; j++) {
+    __m256 sum[A];
+    for (int a = 0; a < A; a++) sum[a] = _mm256_setzero_ps();
+    for (int d = 0; d < dim; d += 8) {
+      __m256 key = load8(k + size_t(j) * dim + d);
+      for (int a = 0; a < A; a++) sum[a] = _mm256_fmadd_ps(key, _mm256_loadu_ps(q + a * dim + d), sum[a]);
+    }
+    for (int a = 0; a < A; a++) scratch[size_t(a) * count + j] = hsum(sum[a]);
+  }
+  float inverse[A];
+  for (int a = 0; a < A; a++) inverse[a] = 1.f / softmax(scratch + size_t(a) * count, count, 1.f / std::sqrt(float(dim)));
+  for (int d = 0; d < dim; d += 16) {
+    const int wide = std::min(16, dim - d) / 8;
+    __m256 acc[A][2];
+    for (int a = 0; a < A; a++) acc[a][0] = acc[a][1] = _mm256_setzero_ps();
+    for (int j = 0; j < count; j++)
+      for (int w = 0; w < wide; w++) {
+        __m256 value = load8(v + size_t(j) * dim + d + 8 * w);
+        for (int a = 0; a < A; a++) acc[a][w] = _mm256_fmadd_ps(value, _mm256_set1_ps(scratch[size_t(a) * count + j]), acc[a][w]);
+      }
+    for (int a = 0; a < A; a++)
+      for (int w = 0; w < wide; w++) _mm256_storeu_ps(out + a * dim + d + 8 * w, _mm256_mul_ps(acc[a][w], _mm256_set1_ps(inverse[a])));
+  }
+}
+
+template <class T>
+void attend(const float* q, const T* k, const T* v, int count, int dim, int group, float* out, float* scratch) {
+  for (; group >= 4; group -= 4, q += 4 * dim, out += 4 * dim) attend_rows<T, 4>(q, k, v, count, dim, out, scratch);
+  if (group == 3) attend_rows<T, 3>(q, k, v, count, dim, out, scratch);
+  if (group == 2) attend_rows<T, 2>(q, k, v, count, dim, out, scratch);
+  if (group == 1) attend_rows<T, 1>(q, k, v, count, dim, out, scratch);
+}
+
+void to_f16(const float* x, uint16_t* out, int n) {
+  for (int i = 0; i < n; i += 8) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+}
+
+}  // namespace
+
+const Kernels& avx2_kernels() {
+  static const Kernels table{"avx2", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend<float>, attend<uint16_t>, to_f16};
+  return table;
+}
+
+}  // namespace openarctic

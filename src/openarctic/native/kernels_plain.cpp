@@ -1,0 +1,172 @@
+// The reference in plain C++: every other table of kernels must agree with this one.
+#include "kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace openarctic {
+
+float half_to_float(uint16_t h) {
+  uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 0x3ff, bits;
+  if (exponent == 31) {
+    bits = sign | 0x7f800000 | (mantissa << 13);
+  } else if (exponent) {
+    bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
+  } else {
+    float value = std::ldexp(float(mantissa), -24);
+    return sign ? -value : value;
+  }
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+uint16_t float_to_half(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  uint16_t sign = uint16_t((bits >> 16) & 0x8000);
+  uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude >= 0x7f800000) return uint16_t(sign | 0x7c00 | (magnitude > 0x7f800000 ? 0x200 : 0));
+  if (magnitude >= 0x477ff000) return uint16_t(sign | 0x7c00);  // rounds beyond 65504
+  if (magnitude < 0x38800000) {                                  // subnormal: units of 2^-24, ties to even
+    float value;
+    std::memcpy(&value, &magnitude, 4);
+    return uint16_t(sign | uint16_t(std::nearbyint(std::ldexp(value, 24))));
+  }
+  uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
+  return uint16_t(sign | ((rounded - 0x38000000) >> 13));
+}
+
+namespace {
+
+float load_half(const uint8_t* p) {
+  uint16_t h;
+  std::memcpy(&h, p, 2);
+  return half_to_float(h);
+}
+
+void panel_f32(const uint8_t* panel, int cols, const Row& x, float* acc) {
+  const float* w = reinterpret_cast<const float*>(panel);
+  for (int c = 0; c < cols; c++)
+    for (int r = 0; r < kPanelRows; r++) acc[r] += w[c * kPanelRows + r] * x.f32[c];
+}
+
+void panel_q8(const uint8_t* block, int cols, const Row& x, float* acc) {
+  for (int g = 0; g < cols / kGroup; g++, block += kQ8Block)
+    for (int r = 0; r < kPanelRows; r++) {
+      int32_t sum = 0;
+      for (int c = 0; c < kGroup; c++)
+        sum += int32_t(int8_t(block[16 + (c / 2) * 16 + r * 2 + c % 2])) * x.q16[g * kGroup + c];
+      acc[r] += float(sum) * (load_half(block + 2 * r) * x.scale16[g]);
+    }
+}
+
+void panel_q4(const uint8_t* block, int cols, const Row& x, float* acc) {
+  for (int g = 0; g < cols / kGroup; g++, block += kQ4Block)
+    for (int r = 0; r < kPanelRows; r++) {
+      int32_t sum = 0;
+      for (int c = 0; c < kGroup; c++) {
+        uint8_t byte = block[32 + (c / 8) * 32 + r * 4 + c % 4];
+        sum += int32_t(c % 8 < 4 ? byte & 15 : byte >> 4) * x.q8[g * kGroup + c];
+      }
+      acc[r] += float(sum) * (load_half(block + 2 * r) * x.scale8[g]) + load_half(block + 16 + 2 * r) * x.sum8[g];
+    }
+}
+
+void matmul(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
+  for (int p = p0; p < p1; p++)
+    for (int t = 0; t < count; t++) {
+      float acc[kPanelRows] = {};
+      const uint8_t* panel = w.data + size_t(p) * w.panel_bytes;
+      if (w.form == Form::F32) panel_f32(panel, w.cols, x[t], acc);
+      if (w.form == Form::Q8) panel_q8(panel, w.cols, x[t], acc);
+      if (w.form == Form::Q4) panel_q4(panel, w.cols, x[t], acc);
+      std::memcpy(out[t] + p * kPanelRows, acc, sizeof acc);
+    }
+}
+
+float largest(const float* x) {
+  float value = 0;
+  for (int i = 0; i < kGroup; i++) value = std::max(value, std::fabs(x[i]));
+  return value;
+}
+
+void quantize16(const float* x, int cols, int16_t* q, float* scale) {
+  for (int g = 0; g < cols / kGroup; g++) {
+    float top = largest(x + g * kGroup), inverse = top > 0 ? 32767.f / top : 0;
+    scale[g] = top / 32767.f;
+    for (int i = 0; i < kGroup; i++) q[g * kGroup + i] = int16_t(std::nearbyint(x[g * kGroup + i] * inverse));
+  }
+}
+
+void quantize8(const float* x, int cols, int8_t* q, float* scale, float* sum) {
+  for (int g = 0; g < cols / kGroup; g++) {
+    float top = largest(x + g * kGroup), inverse = top > 0 ? 127.f / top : 0;
+    scale[g] = top / 127.f;
+    int total = 0;
+    for (int i = 0; i < kGroup; i++) {
+      q[g * kGroup + i] = int8_t(std::nearbyint(x[g * kGroup + i] * inverse));
+      total += q[g * kGroup + i];
+    }
+    sum[g] = scale[g] * float(total);
+  }
+}
+
+float dot(const float* a, const float* b, int n) {
+  float sum = 0;
+  for (int i = 0; i < n; i++) sum += a[i] * b[i];
+  return sum;
+}
+
+void rms_norm(const float* x, const float* weight, float eps, float* out, int n) {
+  float scale = 1.f / std::sqrt(dot(x, x, n) / float(n) + eps);
+  for (int i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
+}
+
+void silu_pairs(const float* pairs, float* out, int p0, int p1) {
+  for (int p = p0; p < p1; p++)
+    for (int r = 0; r < kPanelRows; r++) {
+      float gate = pairs[p * 16 + r];
+      out[p * 8 + r] = gate / (1.f + std::exp(-gate)) * pairs[p * 16 + 8 + r];
+    }
+}
+
+void add(float* x, const float* y, float weight, int n) {
+  for (int i = 0; i < n; i++) x[i] += weight * y[i];
+}
+
+inline float value(float x) { return x; }
+inline float value(uint16_t x) { return half_to_float(x); }
+
+template <class T>
+void attend(const float* q, const T* k, const T* v, int count, int dim, int group, float* out, float* scratch) {
+  const float scale = 1.f / std::sqrt(float(dim));
+  for (int a = 0; a < group; a++) {
+    float* score = scratch + size_t(a) * count;
+    float top = -INFINITY, total = 0;
+    for (int j = 0; j < count; j++) {
+      float sum = 0;
+      for (int d = 0; d < dim; d++) sum += q[a * dim + d] * value(k[size_t(j) * dim + d]);
+      score[j] = sum * scale;
+      top = std::max(top, score[j]);
+    }
+    for (int j = 0; j < count; j++) total += score[j] = std::exp(score[j] - top);
+    for (int d = 0; d < dim; d++) out[a * dim + d] = 0;
+    for (int j = 0; j < count; j++)
+      for (int d = 0; d < dim; d++) out[a * dim + d] += score[j] / total * value(v[size_t(j) * dim + d]);
+  }
+}
+
+void to_f16(const float* x, uint16_t* out, int n) {
+  for (int i = 0; i < n; i++) out[i] = float_to_half(x[i]);
+}
+
+}  // namespace
+
+const Kernels& plain_kernels() {
+  static const Kernels table{"plain", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend<float>, attend<uint16_t>, to_f16};
+  return table;
+}
+
+}  // namespace openarctic

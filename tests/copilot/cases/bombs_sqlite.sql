@@ -1,0 +1,6 @@
+-- Harmless to secrets but endless or huge: the guard may pass them, the executor must end them.
+WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM t) SELECT count(*) FROM t;
+SELECT count(*) FROM orders a, orders b, orders c, orders d, orders e, orders f, orders g, orders h;
+WITH RECURSIVE t(x) AS (SELECT 'xxxxxxxxxxxxxxxx' UNION ALL SELECT x || x FROM t) SELECT count(*), max(length(x)) FROM t;
+SELECT group_concat(a.note || b.note || c.note || d.note, '') FROM orders a, orders b, orders c, orders d;
+SELECT replace(replace(replace(replace(replace(replace(replace(note, 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'), 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'), 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'), 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'), 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'), 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'), 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa') FROM orders;

@@ -1,0 +1,1 @@
+SELECT strftime('%Y', d), count(*) FROM orders GROUP BY 1

@@ -1,0 +1,18 @@
+SELECT SYSTEM$CANCEL_ALL_QUERIES(1) FROM orders
+SELECT * FROM IDENTIFIER('salaries')
+CALL drop_all()
+EXECUTE IMMEDIATE 'drop table orders'
+SELECT * FROM TABLE(RESULT_SCAN(LAST_QUERY_ID()))
+SELECT * FROM @stage/file.csv
+SELECT $1 FROM @~/x
+PUT file://x @stage
+GET @stage file://x
+USE ROLE accountadmin
+SELECT SYSTEM$WAIT(100) FROM orders
+SELECT * FROM SNOWFLAKE.ACCOUNT_USAGE.USERS
+SELECT * FROM db.public.orders
+ALTER SESSION SET QUERY_TAG = 'x'
+UNDROP TABLE orders
+COPY INTO @stage FROM orders
+SHOW TABLES
+SELECT GET_DDL('table', 'orders') FROM orders

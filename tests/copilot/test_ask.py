@@ -1,0 +1,97 @@
+"""The whole journey with a scripted model, on the sample database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+from openarctic.copilot.ask import AskOptions, ask
+from openarctic.copilot.databases import read_schema
+from openarctic.copilot.grammar import schema_grammar
+from openarctic.copilot.sample import create_sample, sample_database, sample_rows
+from openarctic.errors import AbstainedError, RefusedError
+from openarctic.generator import ScriptedGenerator
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("OPENARCTIC_CACHE", str(folder))
+
+
+def test_votes_go_to_the_result_most_candidates_agree_on() -> None:
+    model = ScriptedGenerator([[" SELECT name FROM customers LIMIT 1", " SELECT COUNT(*) FROM orders", " SELECT COUNT(order_id) FROM orders"]])
+    answer = ask("How many orders?", model=model, options=AskOptions(candidates=3))
+    assert answer.status == "ok" and answer.sql is not None
+    assert "orders: order_id, customer_id > customers" in model.prompts[0]
+
+
+def test_the_answer_states_the_value() -> None:
+    answer = ask("How many customers?", model=ScriptedGenerator([[" SELECT COUNT(*) FROM customers"]]))
+    assert answer.rows == [(300,)] and answer.answer == "The answer is 300."
+    assert set(answer.to_dict()) == {
+        "question", "status", "sql", "dialect", "columns", "rows", "truncated", "answer", "confidence", "model",
+        "timings_ms", "error",
+    }  # fmt: skip
+
+
+def test_a_missing_table_is_mended() -> None:
+    answer = ask("Names of stores in region North", model=ScriptedGenerator([[" SELECT stores.name FROM stores WHERE region_id = 1"]]))
+    assert answer.tally.first_in_scope
+    answer = ask("Orders of Ada", model=ScriptedGenerator([[" SELECT order_date FROM customers WHERE customers.name = 'x'"]]))
+    assert not answer.tally.first_in_scope and "JOIN orders" in (answer.sql or "")
+
+
+def test_no_valid_candidate_abstains() -> None:
+    with pytest.raises(AbstainedError):
+        ask("How many?", model=ScriptedGenerator([[" SELECT nothing FROM nowhere", " garbage ("]]))
+
+
+def test_a_change_is_refused_before_any_model_runs() -> None:
+    before = sample_database().path.read_bytes()
+    with pytest.raises(RefusedError):
+        ask("delete all orders", model=ScriptedGenerator([]))
+    assert sample_database().path.read_bytes() == before
+
+
+def test_no_exec_runs_nothing() -> None:
+    answer = ask("x", model=ScriptedGenerator([[" SELECT COUNT(*) FROM customers"]]), options=AskOptions(execute=False))
+    assert answer.rows is None and answer.sql == "SELECT COUNT(*) FROM customers"
+
+
+def test_the_sample_is_the_same_everywhere_and_consistent(tmp_path: Path) -> None:
+    rows = sample_rows()
+    assert rows == sample_rows() and len(rows) == 10
+    create_sample(tmp_path / "s.duckdb")
+    customers = {r[0] for r in rows["customers"]}
+    assert all(o[1] in customers for o in rows["orders"])
+    assert sum(len(r) for r in rows.values()) > 3000
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        (" SELECT COUNT(*) FROM customers", True),
+        (" SELECT name FROM customers WHERE country = 'France' ORDER BY joined DESC LIMIT 3", True),
+        (" SELECT orders.status FROM orders, customers GROUP BY orders.status HAVING COUNT(*) > 2", True),
+        (" SELECT name FROM people", False),
+        (" SELECT salary2 FROM employees", False),
+        (" SELECT orders.name FROM orders", False),
+        (" DROP TABLE orders", False),
+    ],
+)
+def test_the_grammar_names_only_what_exists(text: str, valid: bool) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate([*alphabet, "<eos>"])}, []))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    backend.add_special_tokens(["<eos>"])
+    tokenizer = LLTokenizer(backend.to_str(), n_vocab=257, eos_token=256)
+    grammar = schema_grammar(read_schema(sample_database()))
+    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar))
+    assert not matcher.is_error(), matcher.get_error()
+    ids = backend.encode(text, add_special_tokens=False).ids
+    assert (matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()) == valid

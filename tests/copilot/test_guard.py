@@ -1,0 +1,159 @@
+"""The guard against a corpus of hostile statements, on trees and on real databases."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openarctic.copilot.databases import Database, open_database, read_schema
+from openarctic.copilot.execute import Worker
+from openarctic.copilot.guard import DIALECTS, check
+from openarctic.errors import OpenArcticError, RefusedError
+
+CASES = Path(__file__).parent / "cases"
+ALLOWED = ("orders", "customers")
+SETUP = """
+CREATE TABLE orders (id INTEGER PRIMARY KEY, cid INTEGER, region VARCHAR, x DOUBLE, d DATE, note VARCHAR);
+CREATE TABLE customers (id INTEGER PRIMARY KEY, name VARCHAR);
+CREATE TABLE salaries (id INTEGER, amount INTEGER);
+INSERT INTO orders VALUES (1, 1, 'north', 2.5, '2024-01-02', 'a'), (2, 1, 'south', 4.0, '2024-02-03', 'drop table; delete');
+INSERT INTO customers VALUES (1, 'Ann'), (2, 'Bo');
+INSERT INTO salaries VALUES (1, 987654);
+"""
+
+
+def statements(kind: str) -> Iterator[tuple[str, str]]:
+    for dialect in DIALECTS:
+        for line in (CASES / f"{kind}_{dialect}.sql").read_text().splitlines():
+            yield dialect, line
+
+
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Database]:
+    folder = tmp_path_factory.mktemp("guard")
+    with sqlite3.connect(folder / "a.sqlite") as connection:
+        connection.executescript(SETUP)
+    connection.close()
+    other = duckdb.connect(str(folder / "a.duckdb"))
+    other.execute(SETUP)
+    other.close()
+    return {"sqlite": open_database(folder / "a.sqlite"), "duckdb": open_database(folder / "a.duckdb")}
+
+
+@pytest.mark.parametrize(("dialect", "sql"), list(statements("hostile")))
+def test_hostile_statements_are_refused(dialect: str, sql: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        check(sql, dialect, None, ALLOWED)
+    assert caught.value.type in RefusedError.REFUSALS
+
+
+@pytest.mark.parametrize(("dialect", "sql"), list(statements("good")))
+def test_good_statements_pass(dialect: str, sql: str) -> None:
+    checked = check(sql, dialect, None, ALLOWED)
+    assert set(checked.tables) <= set(ALLOWED)
+    check(checked.sql, dialect, None, ALLOWED)
+
+
+def test_nothing_hostile_reaches_a_database(databases: dict[str, Database]) -> None:
+    before = {name: hashlib.sha256(db.path.read_bytes()).digest() for name, db in databases.items()}
+    for name, database in databases.items():
+        schema = read_schema(database)
+        for dialect, sql in statements("hostile"):
+            if dialect == name:
+                with pytest.raises(RefusedError):
+                    check(sql, dialect, schema, ALLOWED)
+    assert before == {name: hashlib.sha256(db.path.read_bytes()).digest() for name, db in databases.items()}
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
+@pytest.mark.parametrize(
+    ("sql", "type"),
+    [
+        ("SELECT nam FROM customers", "unknown_column"),
+        ("SELECT c.x FROM customers c", "unknown_column"),
+        ("SELECT x FROM customers WHERE id IN (SELECT cid FROM orders)", "unknown_column"),
+        ("SELECT name FROM custmers", "unknown_table"),
+        ("SELECT amount FROM salaries", "not_permitted"),
+        ("SELEC 1", "unparsable"),
+        ("", "unparsable"),
+        ("DELETE FROM orders", "not_a_read"),
+        ("SELECT load_extension('x') FROM orders", "forbidden_function"),
+    ],
+)
+def test_refusals_say_which(databases: dict[str, Database], dialect: str, sql: str, type: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        check(sql, dialect, read_schema(databases[dialect]), ALLOWED)
+    assert caught.value.type == type
+
+
+def test_hints_name_the_nearest(databases: dict[str, Database]) -> None:
+    with pytest.raises(RefusedError) as caught:
+        check("SELECT nam FROM customers", "sqlite", read_schema(databases["sqlite"]))
+    assert caught.value.hint == "did you mean name?"
+
+
+def test_scopes_are_followed(databases: dict[str, Database]) -> None:
+    schema = read_schema(databases["sqlite"])
+    sql = "SELECT name FROM customers c WHERE EXISTS (SELECT 1 FROM orders o WHERE o.cid = c.id)"
+    assert check(sql, "sqlite", schema).tables == ("customers", "orders")
+
+
+def test_deep_nesting_is_refused_not_a_crash() -> None:
+    with pytest.raises(RefusedError):
+        check("SELECT " + "(" * 5000 + "1" + ")" * 5000 + " FROM orders", "sqlite", None, ALLOWED)
+
+
+FRAGMENTS = [
+    "SELECT", "*", "id", "name", "FROM", "orders", "customers", "salaries", "sqlite_master", "WHERE", "IN", "(", ")",
+    "UNION", "JOIN", "ON", "WITH", "AS", ",", "=", "1", "count(*)", "DELETE", "INSERT INTO", "UPDATE", "SET", "DROP TABLE",
+    ";", "'a'", "load_extension('x')", "zeroblob(9)", "EXISTS", "main.", "t", "PRAGMA", "ATTACH", "--", "/*", "*/", "VALUES",
+    "SELECT id FROM salaries", "(SELECT amount FROM salaries)", "WITH orders AS (SELECT * FROM salaries)",
+]  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(FRAGMENTS), min_size=2, max_size=14))
+def test_whatever_passes_reads_only_what_is_allowed(parts: list[str]) -> None:
+    sql = " ".join(parts)
+    try:
+        checked = check(sql, "sqlite", None, ALLOWED)
+    except OpenArcticError:
+        return
+    read: set[str] = set()
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(SETUP)
+
+    def authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
+        if action == sqlite3.SQLITE_READ:
+            read.add(str(first).lower())
+        allowed = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
+        assert action in allowed, f"{checked.sql} does more than read"
+        return sqlite3.SQLITE_OK
+
+    connection.set_authorizer(authorize)
+    try:
+        connection.execute(checked.sql).fetchmany(5)
+    except sqlite3.Error:
+        pass
+    finally:
+        connection.set_authorizer(None)
+        connection.close()
+    assert not read & {"salaries", "sqlite_master"}
+
+
+def test_the_engines_refuse_by_themselves(databases: dict[str, Database]) -> None:
+    from openarctic.copilot.guard import Checked
+
+    for sql in ("SELECT amount FROM salaries", "DELETE FROM orders", "SELECT load_extension('x')"):
+        with Worker(databases["sqlite"]) as worker, pytest.raises(OpenArcticError):
+            worker.execute(Checked(sql, ("orders",), ()))
+    for sql in ("SELECT * FROM read_text('/etc/hostname')", "DELETE FROM orders", "SET threads = 4"):
+        with Worker(databases["duckdb"]) as worker, pytest.raises(OpenArcticError):
+            worker.execute(Checked(sql, ("orders",), ()))

@@ -1,0 +1,159 @@
+"""The engine against plain numpy on the same dequantised weights, and against itself in other ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openarctic.engine import Engine
+from openarctic.engine.reference import reference_logits
+from openarctic.engine.sampler import probabilities
+from openarctic.errors import CapacityError, CorruptError, MissingError, UserError
+from openarctic.formats import read_gguf, to_gguf, write_gguf
+from openarctic.generator import Sampling
+
+IDS = [1, 5, 9, 60, 33, 2, 17, 48, 5, 63, 21, 8]
+
+
+def tiny_config(**changes: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_layer_frequency": 1,
+        "parallel_attn_mlp_res": True,
+        "rope_theta": 1e4,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": False,
+        **changes,
+    }
+
+
+LAYOUTS = {
+    "every layer": tiny_config(),
+    "dense": tiny_config(num_local_experts=0, num_experts_per_tok=0, intermediate_size=96),
+    "every second, top-1, tied": tiny_config(moe_layer_frequency=2, num_experts_per_tok=1, tie_word_embeddings=True, dense_intermediate_size=96),
+    "top-3, wide residual": tiny_config(num_experts_per_tok=3, residual_intermediate_size=160),
+}  # fmt: skip
+
+
+def write_model(path: Path, config: dict[str, Any], type_: str, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+
+    def matrix(rows: int, cols: int) -> np.ndarray:
+        return (rng.standard_normal((rows, cols)) * 1.2 / np.sqrt(cols)).astype(np.float32)
+
+    hidden, kv = config["hidden_size"], config["num_key_value_heads"] * config["hidden_size"] // config["num_attention_heads"]
+    state = {"model.embed_tokens.weight": rng.standard_normal((config["vocab_size"], hidden)).astype(np.float32)}
+
+    def norm(name: str) -> None:
+        state[f"{name}.weight"] = (1 + 0.2 * rng.standard_normal(hidden)).astype(np.float32)
+
+    def mlp(name: str, width: int) -> None:
+        state[f"{name}.w1.weight"], state[f"{name}.w3.weight"] = matrix(width, hidden), matrix(width, hidden)
+        state[f"{name}.w2.weight"] = matrix(hidden, width)
+
+    for i in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{i}."
+        for name, rows in (("q_proj", hidden), ("k_proj", kv), ("v_proj", kv), ("o_proj", hidden)):
+            state[f"{prefix}self_attn.{name}.weight"] = matrix(rows, hidden)
+        norm(prefix + "input_layernorm")
+        norm(prefix + "post_attention_layernorm")
+        if config["num_local_experts"] and (i + 1) % config["moe_layer_frequency"] == 0:
+            norm(prefix + "residual_layernorm")
+            mlp(prefix + "residual_mlp", config.get("residual_intermediate_size", hidden))
+            state[f"{prefix}block_sparse_moe.gate.weight"] = matrix(config["num_local_experts"], hidden)
+            for e in range(config["num_local_experts"]):
+                mlp(f"{prefix}block_sparse_moe.experts.{e}", config["intermediate_size"])
+        else:
+            mlp(f"{prefix}block_sparse_moe.mlp", config.get("dense_intermediate_size", config["intermediate_size"]))
+    norm("model.norm")
+    state["lm_head.weight"] = matrix(config["vocab_size"], hidden)
+    metadata, tensors = to_gguf(config, state, lambda name, shape: type_, {})
+    return write_gguf(path, metadata, tensors)[0]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("type_", "tolerance"), [("F32", 1e-3), ("F16", 1e-3), ("Q8_0", 5e-3), ("Q4_0", 0.6), ("Q4_1", 0.6)])
+def test_logits_are_those_of_the_reference(tmp_path: Path, layout: str, type_: str, tolerance: float, plain: bool) -> None:
+    path = write_model(tmp_path / "m.gguf", LAYOUTS[layout], type_)
+    engine = Engine.load(path, threads=2, plain=plain, f16_cache=False)
+    wanted = reference_logits(read_gguf(path), IDS)
+    got = engine.logits(IDS)
+    if type_.startswith("Q4"):  # 8-bit activations: routing may flip, so the bulk is compared
+        assert np.median(np.abs(got - wanted)) < tolerance / 4
+    else:
+        assert np.abs(got - wanted).max() < tolerance
+
+
+def test_the_torch_model_agrees(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from openarctic.formats import from_gguf
+    from openarctic.model import ArcticConfig, ArcticForCausalLM
+
+    for layout in LAYOUTS.values():
+        path = write_model(tmp_path / "m.gguf", layout, "F32")
+        config, state = from_gguf(read_gguf(path))
+        model = ArcticForCausalLM(ArcticConfig.from_dict(config))
+        model.load_state_dict({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()})
+        with torch.no_grad():
+            wanted = model(torch.tensor([IDS])).logits[0].numpy()
+        assert np.abs(Engine.load(path, f16_cache=False).logits(IDS) - wanted).max() < 1e-3
+
+
+@pytest.mark.parametrize("type_", ["F32", "Q8_0", "Q4_1"])
+def test_step_by_step_is_all_at_once(tmp_path: Path, type_: str) -> None:
+    path = write_model(tmp_path / "m.gguf", tiny_config(), type_)
+    one, two = Engine.load(path, threads=1), Engine.load(path, threads=2)
+    whole = one.logits(IDS)
+    steps = np.concatenate([two._step([t], [0], [i], [0]) for i, t in enumerate(IDS)])
+    assert np.abs(whole - steps).max() < 1e-3
+
+
+def test_candidates_together_are_candidates_alone(tmp_path: Path) -> None:
+    engine = Engine.load(write_model(tmp_path / "m.gguf", tiny_config(), "F32"))
+    settings = [Sampling(), *(Sampling(temperature=0.8, seed=s) for s in range(1, 6))]
+    together = engine.generate(IDS, sampling=settings, max_tokens=12)
+    alone = [engine.generate(IDS, sampling=s, max_tokens=12)[0] for s in settings]
+    assert [c.ids for c in together] == [c.ids for c in alone]
+    assert [c.logprob for c in together] == pytest.approx([c.logprob for c in alone], abs=1e-3)
+
+
+def test_a_kept_prefix_changes_nothing(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", tiny_config(), "F32")
+    fresh, used = Engine.load(path), Engine.load(path)
+    used.generate([*IDS, 7, 7, 7], max_tokens=5)
+    assert used.generate([*IDS, 9], max_tokens=8)[0].ids == fresh.generate([*IDS, 9], max_tokens=8)[0].ids
+
+
+def test_sampling_follows_its_distribution() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    assert probabilities(logits, Sampling(temperature=1)) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=1e-6)
+    assert probabilities(logits, Sampling(temperature=1, top_k=2)) == pytest.approx([0.625, 0.375, 0, 0], abs=1e-6)
+    assert probabilities(logits, Sampling(temperature=1, top_p=0.6)) == pytest.approx([0.625, 0.375, 0, 0], abs=1e-6)
+
+
+def test_limits_and_bad_files(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", tiny_config(), "F32")
+    engine = Engine.load(path)
+    with pytest.raises(CapacityError, match="128"):
+        engine.generate(list(range(60)) * 3)
+    with pytest.raises(UserError, match="tokenizer"):
+        engine.generate("text")
+    with pytest.raises(IndexError):
+        engine.logits([64])
+    with pytest.raises(MissingError):
+        Engine.load(tmp_path / "none.gguf")
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(CorruptError):
+        Engine.load(path)

@@ -1,0 +1,39 @@
+"""Overrides of frozen configs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from openarctic.config import override
+from openarctic.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    lr: float = 0.1
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str = "a"
+    flag: bool = False
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_nested_fields_are_set_and_nothing_else() -> None:
+    changed = override(Outer(), ["inner.lr=0.5", "inner.steps=3", "flag=true"])
+    assert changed == Outer(flag=True, inner=Inner(lr=0.5, steps=3))
+    assert override(changed, ["inner.steps=none"]).inner.steps is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "message", "hint"),
+    [("inner.lrr=1", "inner.lrr", "lr"), ("inner.lr=fast", "not of type float", None), ("name", "no value", "=")],
+)  # fmt: skip
+def test_bad_overrides_say_why(setting: str, message: str, hint: str | None) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        override(Outer(), [setting])
+    assert hint is None or hint in (caught.value.hint or "")

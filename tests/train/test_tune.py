@@ -1,0 +1,58 @@
+"""The tuning loop: it learns, it saves, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from openarctic.train.packing import Pack  # noqa: E402
+from openarctic.train.tune import Epochs, TuneConfig, latest_checkpoint, tune  # noqa: E402
+
+from .test_packing import tiny_model, tiny_pack  # noqa: E402
+
+
+def run(steps: int, out: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
+    model = tiny_model()
+    config = TuneConfig(steps=steps, warmup_steps=2, lr=3e-3)
+
+    def epochs(epoch: int) -> list[Pack]:
+        return [tiny_pack()] * 2
+
+    if stop_at is not None:
+        with pytest.raises(KeyboardInterrupt):
+            tune(model, stopping(epochs, stop_at), config, out)
+        model = tiny_model()
+    tune(model, epochs, config, out)
+    return model.state_dict()
+
+
+def stopping(epochs: Epochs, epoch_to_stop: int) -> Epochs:
+    def wrapped(epoch: int) -> Sequence[Pack]:
+        if epoch == epoch_to_stop:
+            raise KeyboardInterrupt
+        return epochs(epoch)
+
+    return wrapped
+
+
+def test_loss_falls(tmp_path: Path) -> None:
+    run(8, tmp_path)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == list(range(1, 9))
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    whole = run(8, tmp_path / "whole")
+    resumed = run(8, tmp_path / "resumed", stop_at=2)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_checkpoint_without_manifest_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-9").mkdir(parents=True)
+    assert latest_checkpoint(tmp_path) is None
