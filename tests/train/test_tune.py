@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from openarctic.errors import UserError  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
 from openarctic.train.tune import Epochs, TuneConfig, latest_checkpoint, tune  # noqa: E402
 
@@ -34,7 +36,7 @@ def run(steps: int, out: Path, stop_at: int | None = None) -> dict[str, torch.Te
 def stopping(epochs: Epochs, epoch_to_stop: int) -> Epochs:
     def wrapped(epoch: int) -> Sequence[Pack]:
         if epoch == epoch_to_stop:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return epochs(epoch)
 
     return wrapped
@@ -56,3 +58,9 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 def test_a_checkpoint_without_manifest_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-9").mkdir(parents=True)
     assert latest_checkpoint(tmp_path) is None
+
+
+def test_a_schedule_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no end"):
+        tune(tiny_model(), lambda epoch: [tiny_pack()], TuneConfig(), tmp_path)
+    assert not (tmp_path / "log.jsonl").exists()

@@ -13,7 +13,7 @@ it on the text-to-SQL pairs under --data and on synthetic ones, and writes a GGU
 A stopped run goes on where it was saved (--resume auto).
 
 example:
-  openarctic train nano --data text2sql/spider --out runs/nano --set tune.minutes=60
+  openarctic train nano --data text2sql/spider --out runs/nano --set tune.steps=1200
 """
 
 

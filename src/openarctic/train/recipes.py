@@ -38,7 +38,7 @@ class NanoRecipe:
     max_prefix_tokens: int = 1400
     max_pack_tokens: int = 900
     max_file_bytes: int = 45_000_000
-    tune: TuneConfig = field(default_factory=lambda: TuneConfig(minutes=45.0, lr=5e-4, expert_lr=1e-3))
+    tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=1200, lr=5e-4, expert_lr=1e-3))
 
     def is_trained(self, name: str) -> bool:
         """Whether the parameter of that Hugging Face name learns."""

@@ -7,6 +7,8 @@ import math
 import os
 import random
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,18 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from openarctic.errors import CorruptError
+from openarctic.errors import CorruptError, UserError
 from openarctic.model import ArcticForCausalLM
 from openarctic.train.packing import Pack, Segment, pack_loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TuneConfig:
-    """How long and how fast. The schedule ends at `minutes` of training time (summed over resumed runs) or `steps`."""
+    """How long and how fast. The schedule ends at `steps`, or at `minutes` of training time summed over resumed runs.
 
-    minutes: float = 60.0
+    A run that ends by its steps can be repeated exactly; one that ends by its minutes depends on the machine.
+    """
+
     steps: int | None = None
+    minutes: float | None = None
     lr: float = 6e-4
     expert_lr: float = 1e-3
     weight_decay: float = 0.01
@@ -55,10 +62,13 @@ Epochs = Callable[[int], Sequence[Pack]]
 def tune(
     model: ArcticForCausalLM, epochs: Epochs, config: TuneConfig, out: Path, resume: bool = True
 ) -> Progress:
-    """Train the parameters that require a gradient on `epochs(0)`, `epochs(1)`, ... until the time is used up.
+    """Train the parameters that require a gradient on `epochs(0)`, `epochs(1)`, ... until the schedule ends.
 
-    Writes `log.jsonl` (one object a step) and `checkpoints/step-N/` under `out`. Ctrl-C saves before it stops.
+    Writes `log.jsonl` (one object a step) and `checkpoints/step-N/` under `out`. Ctrl-C finishes the step and saves before
+    it stops. Raises UserError where the schedule has no end, CorruptError for an unreadable checkpoint.
     """
+    if not config.steps and not config.minutes:
+        raise UserError("the training has no end", "set tune.steps or tune.minutes")
     out.mkdir(parents=True, exist_ok=True)
     optimizer = _optimizer(model, config)
     progress = Progress()
@@ -67,42 +77,63 @@ def tune(
         progress = _load(latest, model, optimizer)
     saved = progress.seconds
     last = time.monotonic()
-    try:
-        with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-            for pack in _packs(epochs, progress):
-                share = _share_done(progress, config)
-                if share >= 1:
-                    break
-                record = _step(model, optimizer, pack, _rate(progress.step, share, config), config)
-                now = time.monotonic()
-                progress.seconds += now - last
-                last = now
-                progress.step += 1
-                progress.examples += len(pack.segments)
-                progress.tokens += len(pack)
-                log.write(json.dumps({**asdict(progress), **record}) + "\n")
-                log.flush()
-                if progress.seconds - saved > 60 * config.checkpoint_minutes:
-                    _save(out, model, optimizer, progress)
-                    saved = progress.seconds
-    finally:
+    with (out / "log.jsonl").open("a", encoding="utf-8") as log, _PatientInterrupt() as interrupt:
+        for pack in _packs(epochs, progress):
+            share = _share_done(progress, config)
+            if share >= 1 or interrupt.asked:
+                break
+            record = _step(model, optimizer, pack, _rate(progress.step, share, config), config)
+            now = time.monotonic()
+            progress.seconds += now - last
+            last = now
+            progress.step += 1
+            progress.position += 1
+            progress.examples += len(pack.segments)
+            progress.tokens += len(pack)
+            log.write(json.dumps({**asdict(progress), **record}) + "\n")
+            log.flush()
+            if progress.seconds - saved > 60 * config.checkpoint_minutes:
+                _save(out, model, optimizer, progress)
+                saved = progress.seconds
         _save(out, model, optimizer, progress)
+    if interrupt.asked:
+        raise KeyboardInterrupt
     return progress
 
 
+class _PatientInterrupt:
+    """Remembers the first Ctrl-C, so that the step under way ends whole; a second one stops at once, saving nothing."""
+
+    def __enter__(self) -> _PatientInterrupt:
+        self.asked = False
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _packs(epochs: Epochs, progress: Progress) -> Iterator[Pack]:
+    """The packs from where `progress` stands; the caller moves `progress.position` on when one is done."""
     while True:
         packs = epochs(progress.epoch)
         while progress.position < len(packs):
-            progress.position += 1
-            yield packs[progress.position - 1]
+            yield packs[progress.position]
         progress.epoch += 1
         progress.position = 0
 
 
 def _share_done(progress: Progress, config: TuneConfig) -> float:
-    by_time = progress.seconds / (60 * config.minutes)
-    return max(by_time, progress.step / config.steps) if config.steps else by_time
+    by_time = progress.seconds / (60 * config.minutes) if config.minutes else 0.0
+    by_steps = progress.step / config.steps if config.steps else 0.0
+    return max(by_time, by_steps)
 
 
 def _rate(step: int, share: float, config: TuneConfig) -> float:
@@ -166,7 +197,12 @@ def _save(out: Path, model: ArcticForCausalLM, optimizer: torch.optim.Optimizer,
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     trained = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
-    torch.save({"model": trained, "optimizer": optimizer.state_dict()}, temporary / "state.pt")
+    moments = {
+        f"optimizer.{index}.{key}": tensor
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, tensor in state.items()
+    }
+    save_file({**{f"model.{n}": t for n, t in trained.items()}, **moments}, temporary / "state.safetensors")
     (temporary / "manifest.json").write_text(json.dumps({"format": 1, **asdict(progress)}))
     os.replace(temporary, folder)
     others = sorted((out / "checkpoints").glob("step-*"), key=lambda p: p.stat().st_mtime)
@@ -176,13 +212,18 @@ def _save(out: Path, model: ArcticForCausalLM, optimizer: torch.optim.Optimizer,
 
 def _load(folder: Path, model: ArcticForCausalLM, optimizer: torch.optim.Optimizer) -> Progress:
     try:
-        state = torch.load(folder / "state.pt", weights_only=True)
+        tensors = load_file(folder / "state.safetensors")
         manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CorruptError(f"cannot read checkpoint {folder}: {error}") from error
     manifest.pop("format")
-    model.load_state_dict(state["model"], strict=False)
-    optimizer.load_state_dict(state["optimizer"])
+    model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")}, strict=False)
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return Progress(**manifest)
 
 
