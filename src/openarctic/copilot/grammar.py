@@ -1,73 +1,145 @@
-"""A grammar for one schema: every text it accepts parses, and names only tables and columns that exist.
+"""A grammar for one schema: every text it accepts parses, names only what exists, and takes columns from tables in FROM.
 
 Written in llguidance's Lark dialect for the short SQL of `joins`, letter for letter as sqlglot prints it, so that the model
-never has to choose between spellings. What a context-free grammar cannot hold (is the column's table in FROM?) is
-checked on the tree afterwards.
+never has to choose between spellings. A context-free grammar cannot ask whether a column's table is in FROM, but a
+finite list of FROM clauses can be unrolled: each table, and each group of tables that keys connect, has rules of its own over
+just its columns. The parser follows all of them at once, and what SELECT has named leaves only the FROM clauses that hold it.
+Queries over aliases (a table joined with itself), over subqueries in FROM and over longer joins are outside that list; their
+scope is checked on the tree afterwards.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, islice, permutations
 
-from openarctic.copilot.joins import identifier
-from openarctic.copilot.schema import Schema, Table
+from openarctic.copilot.joins import find_join, identifier
+from openarctic.copilot.schema import Schema
 
-_RULES = r"""
+MAX_SCOPES = 160
+MAX_TABLES = 4
+
+_SHARED = r"""
+%llguidance {"no_forcing": true}
 start: " " query
-query: core (set_operator core)* order? limit?
 set_operator: " UNION " | " UNION ALL " | " INTERSECT " | " EXCEPT "
-core: "SELECT " "DISTINCT "? item (", " item)* " FROM " from where? (group having?)?
-item: "*" | TABLE ".*" | expression (" AS " ALIAS)?
-from: source ((", " source) | join)*
-join: (" JOIN " | " LEFT JOIN ") source (" ON " condition)?
-source: TABLE (" AS " ALIAS)? | "(" query ")" (" AS " ALIAS)?
-where: " WHERE " condition
-group: " GROUP BY " expression (", " expression)*
-having: " HAVING " condition
-order: " ORDER BY " key (", " key)*
-key: expression (" DESC" | " ASC")?
 limit: " LIMIT " /[1-9][0-9]{0,5}/ (" OFFSET " /[0-9]{1,6}/)?
-condition: predicate ((" AND " | " OR ") predicate)*
-predicate: "NOT "? (comparison | membership | "EXISTS(" query ")" | "(" condition ")")
-comparison: expression (operator expression | " BETWEEN " expression " AND " expression | " LIKE " STRING
-          | " IS NULL" | " IS NOT NULL")
-membership: expression " IN (" (query | literal (", " literal)*) ")"
-operator: " = " | " != " | " > " | " < " | " >= " | " <= "
-expression: term ((" + " | " - " | " * " | " / ") term)*
-term: function | column | literal | "(" query ")" | "(" expression ")"
-function: ("COUNT" | "SUM" | "AVG" | "MIN" | "MAX") "(" ("*" | "DISTINCT "? expression) ")"
-        | ("ABS" | "LENGTH" | "LOWER" | "UPPER" | "ROUND") "(" expression ")"
-        | "SUBSTRING(" expression (", " /[0-9]{1,3}/)~1..2 ")"
-        | "CAST(" expression " AS " ("INTEGER" | "REAL" | "TEXT") ")"
 literal: STRING | /-?[0-9]{1,12}(\.[0-9]{1,6})?/ | "NULL"
+list: query | literal (", " literal)*
 STRING: /'([^'\\\x00-\x1f]|''){0,80}'/
 ALIAS: /t[1-9]|[a-d]/
+JOIN: ", " | " JOIN " | " LEFT JOIN "
+COMPARE: " = " | " != " | " > " | " < " | " >= " | " <= "
+ARITHMETIC: " + " | " - " | " * " | " / "
+AGGREGATE: ("COUNT" | "SUM" | "AVG" | "MIN" | "MAX") "("
+SCALAR: ("ABS" | "LENGTH" | "LOWER" | "UPPER" | "ROUND") "("
+TYPE: " AS " ("INTEGER" | "REAL" | "TEXT") ")"
+"""
+
+# The rules of one scope: `@` is its name. COLUMN_@ and from_@ follow; STAR_@ is what may stand for all columns of a table.
+_SCOPED = r"""
+query_@: core_@ (" ORDER BY " key_@ (", " key_@)*)? limit?
+core_@: "SELECT " "DISTINCT "? item_@ (", " item_@)* " FROM " from_@ (" WHERE " condition_@)? group_@?
+item_@: "*" | STAR_@ | expression_@ (" AS " ALIAS)?
+group_@: " GROUP BY " expression_@ (", " expression_@)* (" HAVING " condition_@)?
+key_@: expression_@ (" DESC" | " ASC")?
+condition_@: predicate_@ ((" AND " | " OR ") predicate_@)*
+predicate_@: "NOT "? (comparison_@ | "EXISTS(" query ")" | "(" condition_@ ")")
+comparison_@: expression_@ (COMPARE expression_@ | " BETWEEN " expression_@ " AND " expression_@
+     | (" LIKE " | " NOT LIKE ") STRING | " IS NULL" | " IS NOT NULL" | " IN (" list ")")
+expression_@: term_@ (ARITHMETIC term_@)*
+term_@: COLUMN_@ | literal | call_@ | "(" (query | expression_@) ")"
+call_@: AGGREGATE ("*" | "DISTINCT "? expression_@) ")" | SCALAR expression_@ ")"
+     | "SUBSTRING(" expression_@ (", " /[0-9]{1,3}/)~1..2 ")" | "CAST(" expression_@ TYPE
 """
 
 
 def schema_grammar(schema: Schema) -> str:
     """The grammar of every query over `schema`, as text for `Engine.generate(grammar=...)`."""
-    tables = [_name(t.name) for t in schema.tables]
-    columns = sorted({_name(c.name) for t in schema.tables for c in t.columns})
-    qualified = [f"{json.dumps(_name(t.name) + '.')} {_choice(_own(t))}" for t in schema.tables]
+    scopes = _Scopes(schema)
+    listed = list(islice(scopes.groups(), MAX_SCOPES))
+    aliased, derived, long = range(len(listed), len(listed) + 3)  # scopes without a list of columns
+    names = [str(n) for n in range(long + 1)]
+    columns = _choice(_name(c.name) for t in schema.tables for c in t.columns)
+    tables = _choice(_name(t.name) for t in schema.tables)
+    shortest = MAX_TABLES + 1 if len(listed) < MAX_SCOPES else MAX_TABLES  # tables in a join that may not be listed
     return "\n".join(
         [
-            _RULES.strip(),
-            f"TABLE: {_choice(tables)}",
-            f"COLUMN: {_choice(columns)}",
-            f"column: COLUMN | ALIAS \".\" COLUMN | {' | '.join(f'q{i}' for i in range(len(qualified)))}",
-            *(f"q{i}: {rule}" for i, rule in enumerate(qualified)),
+            _SHARED,
+            f"TABLE: {tables}",
+            f"query: {' | '.join(f'query_{n}' for n in names)} | core (set_operator core)+ limit?",
+            f"core: {' | '.join(f'core_{n}' for n in names)}",
+            *(_SCOPED.replace("@", n) for n in names),
+            *(scopes.rules(n, group) for n, group in enumerate(listed)),
+            f'from_{aliased}: TABLE " AS " ALIAS (JOIN TABLE " AS " ALIAS (" ON " condition_{aliased})?)*',
+            f'STAR_{aliased}: ALIAS ".*"\nCOLUMN_{aliased}: ALIAS "." {columns}',
+            f'from_{derived}: "(" query ")" (" AS " ALIAS)?',
+            f'STAR_{derived}: ALIAS ".*"\nCOLUMN_{derived}: {columns} | ALIAS ("." {columns})?',
+            f'from_{long}: TABLE (JOIN TABLE (" ON " condition_{long})?)~{shortest - 1}..9',
+            f'STAR_{long}: {tables} ".*"\nCOLUMN_{long}: ({tables} ".")? {columns}',
             "",
         ]
     )
 
 
-def _own(table: Table) -> list[str]:
-    return [_name(c.name) for c in table.columns]
+class _Scopes:
+    """The groups of tables that one FROM may list. Names are lower case, in the schema's order."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.names = [t.name.lower() for t in schema.tables]
+        self.near = {a: {b for b in self.names if b != a and find_join(schema, [a], b)} for a in self.names}
+
+    def groups(self) -> Iterator[tuple[str, ...]]:
+        """Single tables, connected pairs and triples, pairs that only an ON can join, then larger connected groups."""
+        groups: list[tuple[str, ...]] = [(name,) for name in self.names]
+        for size in range(1, MAX_TABLES + 1):
+            if size == MAX_TABLES:
+                yield from (pair for pair in combinations(self.names, 2) if pair[1] not in self.near[pair[0]])
+            yield from groups
+            groups = self._grown(groups)
+
+    def _grown(self, groups: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        grown = {frozenset((*g, new)) for g in groups for member in g for new in self.near[member].difference(g)}
+        return sorted(tuple(sorted(group, key=self.names.index)) for group in grown)
+
+    def rules(self, number: int, group: Sequence[str]) -> str:
+        """The rules over the columns of `group`: a name that two of its tables hold is written with its table."""
+        tables = [t for name in group if (t := self.schema.table(name))]
+        holders = Counter(name for t in tables for name in t.column_names)
+        columns = [
+            _name(c.name) if holders[c.name.lower()] == 1 else f"{_name(t.name)}.{_name(c.name)}"
+            for t in tables
+            for c in t.columns
+        ]
+        return "\n".join(
+            [
+                f"from_{number}: {' | '.join(_from(order, number) for order in self._orders(group))}",
+                f"STAR_{number}: {_choice(_name(name) + '.*' for name in group)}",
+                f"COLUMN_{number}: {_choice(columns)}",
+            ]
+        )
+
+    def _orders(self, group: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """The orders in which each table joins an earlier one; both orders of a pair."""
+        for order in permutations(group):
+            if len(order) == 2 or all(self.near[t].intersection(order[:i]) for i, t in enumerate(order) if i):
+                yield order
 
 
-def _choice(names: list[str]) -> str:
-    return "(" + " | ".join(json.dumps(n, ensure_ascii=False) for n in names) + ")"
+def _from(tables: Sequence[str], number: int) -> str:
+    first, *others = (_text(_name(name)) for name in tables)
+    return " ".join([first, *(f'JOIN {other} (" ON " condition_{number})?' for other in others)])
+
+
+def _choice(names: Iterable[str]) -> str:
+    return f"({' | '.join(sorted(set(map(_text, names))))})"
+
+
+def _text(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 def _name(name: str) -> str:

@@ -6,7 +6,7 @@ import json
 from functools import lru_cache
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
 from openarctic.errors import UserError
@@ -29,7 +29,7 @@ class Constraints:
         return Constraint(self._compiled(grammar).deep_copy(), self._tokenizer.vocab_size)
 
     def _compile(self, grammar: str) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, as_llguidance(grammar))
+        matcher = LLMatcher(self._tokenizer, as_llguidance(grammar), limits=_limits())
         if matcher.is_error():
             raise UserError(f"the grammar is not valid: {matcher.get_error().splitlines()[0]}")
         matcher.deep_copy().compute_bitmask()  # warms the tables that copies share
@@ -45,6 +45,13 @@ def as_llguidance(grammar: str) -> str:
             raise UserError(f"the JSON schema is not valid JSON: {error}") from error
         return str(LLMatcher.grammar_from_json_schema(grammar))
     return str(LLMatcher.grammar_from_lark(grammar))
+
+
+def _limits() -> LLParserLimits:
+    """Room for grammars that unroll a large schema: about ten times the defaults, still milliseconds a token."""
+    return LLParserLimits(
+        max_items_in_row=20_000, initial_lexer_fuel=10_000_000, step_lexer_fuel=2_000_000, step_max_items=500_000
+    )
 
 
 class Constraint:
