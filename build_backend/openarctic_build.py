@@ -28,11 +28,11 @@ def _requirements(base: list[str]) -> list[str]:
     return base if has_compiler() else [*base, "ziglang>=0.13"]
 
 
-def get_requires_for_build_wheel(config_settings=None):  # noqa: D103
+def get_requires_for_build_wheel(config_settings=None):
     return _requirements(_backend.get_requires_for_build_wheel(config_settings))
 
 
-def get_requires_for_build_editable(config_settings=None):  # noqa: D103
+def get_requires_for_build_editable(config_settings=None):
     return _requirements(_backend.get_requires_for_build_editable(config_settings))
 
 
@@ -50,11 +50,11 @@ def _use_zig() -> None:
     os.environ["CMAKE_ARGS"] = f"{os.environ.get('CMAKE_ARGS', '')} {extra}".strip()
 
 
-def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):  # noqa: D103
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     _use_zig()
     return _backend.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 
-def build_editable(wheel_directory, config_settings=None, metadata_directory=None):  # noqa: D103
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
     _use_zig()
     return _backend.build_editable(wheel_directory, config_settings, metadata_directory)

@@ -1,7 +1,7 @@
 """OpenArctic: make, run and apply dense-MoE hybrid language models of the Arctic family.
 
-    from openarctic import ask, load
-    ask("How many customers are there?").rows
+from openarctic import ask, load
+ask("How many customers are there?").rows
 """
 
 from __future__ import annotations

@@ -35,7 +35,10 @@ GREEDY = Sampling()
 
 @dataclass(slots=True)
 class Completion:
-    """One candidate: `logprob` sums the model's log probabilities of its tokens; finish_reason is stop or length."""
+    """One candidate: `logprob` sums the model's log probabilities of its tokens.
+
+    `finish_reason` is stop, length, or grammar (parsing it took more than the limits allow).
+    """
 
     text: str
     ids: list[int]

@@ -22,7 +22,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def test_votes_go_to_the_result_most_candidates_agree_on() -> None:
-    model = ScriptedGenerator([[" SELECT name FROM customers LIMIT 1", " SELECT COUNT(*) FROM orders", " SELECT COUNT(order_id) FROM orders"]])
+    model = ScriptedGenerator(
+        [[" SELECT name FROM customers LIMIT 1", " SELECT COUNT(*) FROM orders", " SELECT COUNT(order_id) FROM orders"]]
+    )
     answer = ask("How many orders?", model=model, options=AskOptions(candidates=3))
     assert answer.status == "ok" and answer.sql is not None
     assert "orders: order_id, customer_id > customers" in model.prompts[0]
@@ -38,7 +40,9 @@ def test_the_answer_states_the_value() -> None:
 
 
 def test_a_missing_table_is_mended() -> None:
-    answer = ask("Names of stores in region North", model=ScriptedGenerator([[" SELECT stores.name FROM stores WHERE region_id = 1"]]))
+    answer = ask(
+        "Names of stores in region North", model=ScriptedGenerator([[" SELECT stores.name FROM stores WHERE region_id = 1"]])
+    )
     assert answer.tally.first_in_scope
     answer = ask("Orders of Ada", model=ScriptedGenerator([[" SELECT order_date FROM customers WHERE customers.name = 'x'"]]))
     assert not answer.tally.first_in_scope and "JOIN orders" in (answer.sql or "")

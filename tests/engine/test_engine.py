@@ -41,9 +41,11 @@ def tiny_config(**changes: Any) -> dict[str, Any]:
 LAYOUTS = {
     "every layer": tiny_config(),
     "dense": tiny_config(num_local_experts=0, num_experts_per_tok=0, intermediate_size=96),
-    "every second, top-1, tied": tiny_config(moe_layer_frequency=2, num_experts_per_tok=1, tie_word_embeddings=True, dense_intermediate_size=96),
+    "every second, top-1, tied": tiny_config(
+        moe_layer_frequency=2, num_experts_per_tok=1, tie_word_embeddings=True, dense_intermediate_size=96
+    ),
     "top-3, wide residual": tiny_config(num_experts_per_tok=3, residual_intermediate_size=160),
-}  # fmt: skip
+}
 
 
 def write_model(path: Path, config: dict[str, Any], type_: str, seed: int = 0) -> Path:

@@ -14,7 +14,14 @@ from openarctic.errors import CorruptError, MissingError, OpenArcticError, UserE
 from openarctic.formats import read_gguf, write_gguf
 from openarctic.formats.quants import TYPES, dequantize, quantize
 
-METADATA = {"general.architecture": "arctic", "a.count": 7, "a.scale": 0.5, "a.flag": True, "a.names": ["x", "\u00e9"], "a.ids": [1, 2, -3]}
+METADATA = {
+    "general.architecture": "arctic",
+    "a.count": 7,
+    "a.scale": 0.5,
+    "a.flag": True,
+    "a.names": ["x", "\u00e9"],
+    "a.ids": [1, 2, -3],
+}
 
 
 def tensors(seed: int = 0) -> dict[str, tuple[str, tuple[int, ...], np.ndarray]]:

@@ -85,4 +85,3 @@ def read_question(text: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError("the question on standard input is not UTF-8 text") from error
-

@@ -193,9 +193,7 @@ class Copilot:
         except (SqlglotError, RefusedError):
             return None
 
-    def _executed(
-        self, checked: list[tuple[Checked, float]], options: AskOptions, tally: Tally
-    ) -> list[Ballot]:
+    def _executed(self, checked: list[tuple[Checked, float]], options: AskOptions, tally: Tally) -> list[Ballot]:
         ballots = []
         error: OpenArcticError | None = None
         for statement, logprob in checked:
@@ -218,9 +216,7 @@ class Copilot:
             )
         return ballots
 
-    def _answer(
-        self, question: str, sql: str, result: Result | None, confidence: float, clock: Clock, tally: Tally
-    ) -> Answer:
+    def _answer(self, question: str, sql: str, result: Result | None, confidence: float, clock: Clock, tally: Tally) -> Answer:
         sentence = "" if result is None else answer_sentence(result.columns, result.rows, result.truncated)
         clock.lap("answer")
         return Answer(

@@ -106,9 +106,7 @@ def _reading(database: Database) -> Iterator[Query]:
 @contextlib.contextmanager
 def _sqlite_reader(path: Path) -> Iterator[Query]:
     try:
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S
-        )
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
     except sqlite3.Error as error:
         raise UserError(f"cannot open {path}: {error}", "check its permissions") from error
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
@@ -227,8 +225,7 @@ def _duckdb_tables(query: Query, values: bool) -> Iterator[Table]:
             primary[table] = tuple(names)
         elif kind == "FOREIGN KEY":
             foreign.setdefault(table, []).extend(
-                ForeignKey(column=mine, table=other, to_column=its)
-                for mine, its in zip(names, other_names, strict=True)
+                ForeignKey(column=mine, table=other, to_column=its) for mine, its in zip(names, other_names, strict=True)
             )
     for table, kind in listing:
         is_view = kind == "VIEW"

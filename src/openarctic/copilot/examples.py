@@ -88,6 +88,4 @@ def read_pairs(path: Path, databases: Databases, skip: Iterable[str] = ()) -> It
 
 def single_quoted(sql: str) -> str:
     """Spider writes strings in double quotes, which SQL reads as names."""
-    return re.sub(
-        r'"([^"]*)"', lambda m: "'" + m.group(1).replace("'", "''") + "'", sql.strip().rstrip(";").strip()
-    )
+    return re.sub(r'"([^"]*)"', lambda m: "'" + m.group(1).replace("'", "''") + "'", sql.strip().rstrip(";").strip())

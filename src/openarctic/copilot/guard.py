@@ -31,7 +31,7 @@ logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
 
 _QUERY = (exp.Select, exp.SetOperation, exp.Subquery)
 
-_NODES: tuple[type[exp.Expression], ...] = tuple(
+_NODES: tuple[type[exp.Expr], ...] = tuple(
     getattr(exp, name)
     for name in (
         "Select Union Except Intersect Subquery With CTE From Join Where Group Having Qualify Order Ordered Limit Offset "
@@ -116,7 +116,7 @@ def _known_tables(schema: Schema | None, allowed: Iterable[str] | None) -> froze
     return wanted if every is None else wanted & every
 
 
-def _parse(sql: str, dialect: str) -> exp.Expression:
+def _parse(sql: str, dialect: str) -> exp.Expr:
     if len(sql) > MAX_SQL_CHARS:
         raise RefusedError("too_expensive", f"the statement has {len(sql)} characters, the limit is {MAX_SQL_CHARS}")
     if "\x00" in sql:
@@ -137,7 +137,7 @@ def _parse(sql: str, dialect: str) -> exp.Expression:
     return tree
 
 
-def _label(node: exp.Expression) -> str:
+def _label(node: exp.Expr) -> str:
     if isinstance(node, exp.Command):
         return str(node.this).upper()
     return type(node).__name__.upper()
@@ -150,11 +150,11 @@ class _Tables:
         self.known, self.schema = known, schema
         self.found: set[str] = set()
 
-    def check(self, tree: exp.Expression) -> set[str]:
+    def check(self, tree: exp.Expr) -> set[str]:
         self._visit(tree, frozenset())
         return self.found
 
-    def _visit(self, node: exp.Expression, ctes: frozenset[str]) -> None:
+    def _visit(self, node: exp.Expr, ctes: frozenset[str]) -> None:
         clause = node.args.get("with_") or node.args.get("with")
         if isinstance(clause, exp.With):
             for cte in clause.expressions:
@@ -197,7 +197,7 @@ class _Tables:
             raise RefusedError("forbidden_function", f"{name} may not be read as a table", "read the tables by name")
 
 
-def _check_recursion(query: exp.Expression, name: str) -> None:
+def _check_recursion(query: exp.Expr, name: str) -> None:
     """A recursive branch needs a condition: without one nothing but the clock ends it."""
     for table in query.find_all(exp.Table):
         select = table.find_ancestor(exp.Select)
@@ -205,7 +205,7 @@ def _check_recursion(query: exp.Expression, name: str) -> None:
             raise RefusedError("too_expensive", f"the recursion of {name} has no end", "add a WHERE to its recursive part")
 
 
-def _is_small_series(node: exp.Expression) -> bool:
+def _is_small_series(node: exp.Expr) -> bool:
     """A series of literal numbers with a small number of steps."""
     if type(node).__name__ in _MANY_ROWS:
         parts = [node.args.get(k) for k in ("start", "end", "step")]
@@ -223,7 +223,7 @@ def _is_small_series(node: exp.Expression) -> bool:
     return len(numbers) >= 2 and step > 0 and abs(numbers[1] - numbers[0]) / step <= MAX_SERIES
 
 
-def _check_node(node: exp.Expression) -> None:
+def _check_node(node: exp.Expr) -> None:
     if isinstance(node, _CONSTRUCTS):
         pass
     elif type(node).__name__ in _MANY_ROWS:
@@ -260,9 +260,7 @@ def _check_function(node: exp.Func) -> None:
         raise RefusedError("forbidden_function", f"function {names[0]} may not be used", hint)
 
 
-def _check_columns(
-    tree: exp.Expression, dialect: str, schema: Schema | None, tables: set[str]
-) -> tuple[str, ...]:
+def _check_columns(tree: exp.Expr, dialect: str, schema: Schema | None, tables: set[str]) -> tuple[str, ...]:
     names = {c.name.lower() for c in tree.find_all(exp.Column) if not isinstance(c.this, exp.Star)}
     if schema is None or isinstance(tree, exp.Pivot) or tree.find(exp.Pivot, exp.Lateral, exp.Unnest):
         _check_names(names, tree, schema)
@@ -285,7 +283,7 @@ def _check_columns(
     return tuple(sorted(names))
 
 
-def _quoted_mapping(mapping: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+def _quoted_mapping(mapping: dict[str, dict[str, str]]) -> dict[str, object]:
     """Lower-case names: all supported embedded engines ignore case."""
     return {table.lower(): {column.lower(): kind for column, kind in columns.items()} for table, columns in mapping.items()}
 
@@ -294,7 +292,7 @@ def _type_of(declared: str) -> str:
     return "text"  # only names matter here
 
 
-def _check_names(names: set[str], tree: exp.Expression, schema: Schema | None) -> None:
+def _check_names(names: set[str], tree: exp.Expr, schema: Schema | None) -> None:
     """Where scopes cannot be followed: every name is a column of some table, or defined by the statement itself."""
     if schema is None:
         return
@@ -304,7 +302,7 @@ def _check_names(names: set[str], tree: exp.Expression, schema: Schema | None) -
         raise _unknown_column(name, schema, {t.name.lower() for t in schema.tables})
 
 
-def _defined_names(tree: exp.Expression) -> Iterator[str]:
+def _defined_names(tree: exp.Expr) -> Iterator[str]:
     for node in tree.find_all(exp.Alias, exp.TableAlias, exp.CTE, exp.Table, exp.Literal):
         if isinstance(node, exp.Literal):
             yield node.name.lower()  # pivoted values become columns

@@ -9,7 +9,10 @@ from openarctic.errors import RefusedError, UserError
 
 MAX_QUESTION_CHARS = 2000
 
-_POLITE = r"(?:(?:please|kindly|now|just|hey|ok|okay|could you|can you|would you|will you|i want you to|go ahead and|you must|let us|let's)[\s,]+)*"
+_POLITE = (
+    r"(?:(?:please|kindly|now|just|hey|ok|okay|could you|can you|would you|will you|i want you to|go ahead and|you must|"
+    r"let us|let's)[\s,]+)*"
+)
 _WRITE = re.compile(
     rf"^\W*{_POLITE}(?P<verb>delete|drop|truncate|remove|erase|wipe|purge|destroy|insert|update|modify|alter|rename|"
     r"overwrite|replace|grant|revoke|attach|detach|vacuum|merge|upsert)\b",

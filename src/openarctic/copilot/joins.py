@@ -47,9 +47,7 @@ def find_join(schema: Schema, present: Sequence[str], new: str) -> Join | None:
         there = schema.table(table)
         if added is None or there is None:
             continue
-        shared = sorted(
-            name for name in added.column_names & there.column_names if name.endswith(("id", "code"))
-        )
+        shared = sorted(name for name in added.column_names & there.column_names if name.endswith(("id", "code")))
         if shared:
             return Join(table, shared[0], shared[0])
     return None
@@ -70,7 +68,7 @@ def find_bridge(schema: Schema, present: Sequence[str], new: str) -> list[str]:
     return []
 
 
-def _sources(select: exp.Select) -> tuple[list[exp.Expression], list[exp.Join]]:
+def _sources(select: exp.Select) -> tuple[list[exp.Expr], list[exp.Join]]:
     clause = select.args.get("from_") or select.args.get("from")
     joins = select.args.get("joins") or []
     return ([clause.this] if clause is not None else []) + [j.this for j in joins], joins
@@ -84,7 +82,7 @@ def _column_name(column: exp.Column) -> str:
     return column.name.lower()
 
 
-def _single_equality(on: exp.Expression | None) -> tuple[exp.Column, exp.Column] | None:
+def _single_equality(on: exp.Expr | None) -> tuple[exp.Column, exp.Column] | None:
     if isinstance(on, exp.EQ) and isinstance(on.this, exp.Column) and isinstance(on.expression, exp.Column):
         return on.this, on.expression
     return None
@@ -105,9 +103,7 @@ def shorten(sql: str, schema: Schema, dialect: str = "sqlite") -> str:
     return tree.sql(dialect=dialect).replace(" <> ", " != ")
 
 
-def _shorten_select(
-    select: exp.Select, tables: list[exp.Expression], joins: list[exp.Join], schema: Schema
-) -> None:
+def _shorten_select(select: exp.Select, tables: list[exp.Expr], joins: list[exp.Join], schema: Schema) -> None:
     names = [t.name.lower() for t in tables]
     columns = _own_columns(select)
     if len(set(names)) < len(names):
@@ -124,7 +120,7 @@ def _shorten_select(
         _shorten_column(column, names, aliases, schema)
 
 
-def _lower_names(tables: list[exp.Expression], columns: list[exp.Column]) -> None:
+def _lower_names(tables: list[exp.Expr], columns: list[exp.Column]) -> None:
     for table in tables:
         alias = table.alias
         table.set("this", identifier(table.name.lower()))
@@ -137,9 +133,7 @@ def _lower_names(tables: list[exp.Expression], columns: list[exp.Column]) -> Non
             column.set("table", identifier(column.table.lower()))
 
 
-def _follows(
-    join: exp.Join, present: list[str], new: str, aliases: dict[str, str], schema: Schema
-) -> bool:
+def _follows(join: exp.Join, present: list[str], new: str, aliases: dict[str, str], schema: Schema) -> bool:
     """True when `expand` would write this very condition."""
     pair = _single_equality(join.args.get("on"))
     found = find_join(schema, present, new)
@@ -162,9 +156,7 @@ def _holders(column: str, tables: Sequence[str], schema: Schema) -> list[str]:
     return [t for t in tables if (table := schema.table(t)) and column in table.column_names]
 
 
-def _shorten_column(
-    column: exp.Column, names: list[str], aliases: dict[str, str], schema: Schema
-) -> None:
+def _shorten_column(column: exp.Column, names: list[str], aliases: dict[str, str], schema: Schema) -> None:
     qualifier = column.table.lower() if column.table else None
     table = aliases.get(qualifier, qualifier) if qualifier else None
     if isinstance(column.this, exp.Star):

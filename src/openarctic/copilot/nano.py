@@ -92,7 +92,8 @@ class NanoPairs:
         self.linked = linked
         self.synthetic = list(synthesise(linked, recipe.synthetic_pairs, recipe.tune.seed))
         self.phrasings = _phrasings(spider, paraphrased)
-        log(f"{len(spider)} Spider, {len(paraphrased)} Spider-Syn, {len(self.others)} other, {len(self.synthetic)} synthetic pairs")
+        sizes = f"{len(spider)} Spider, {len(paraphrased)} Spider-Syn, {len(self.others)} other"
+        log(f"{sizes}, {len(self.synthetic)} synthetic pairs")
 
     def epoch(self, number: int) -> list[Pack]:
         """The packs of one epoch, the same ones every time."""
@@ -167,9 +168,7 @@ def _tokenizer_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
     return {k: v for k, v in tokenizer.to_gguf_metadata().items() if k not in drop}
 
 
-def _untouched(
-    recipe: NanoRecipe, source: GGUFFile, tensors: Mapping[str, TensorData]
-) -> dict[str, TensorData]:
+def _untouched(recipe: NanoRecipe, source: GGUFFile, tensors: Mapping[str, TensorData]) -> dict[str, TensorData]:
     same = {}
     for name, (_, shape, _) in tensors.items():
         original = source.tensors.get(name)

@@ -9,9 +9,7 @@ from openarctic.copilot.link import STOP_WORDS, ValueLink
 from openarctic.copilot.schema import Schema, Table
 
 
-def narrow(
-    schema: Schema, question: str, links: Sequence[ValueLink], fits: Callable[[Schema], bool]
-) -> Schema:
+def narrow(schema: Schema, question: str, links: Sequence[ValueLink], fits: Callable[[Schema], bool]) -> Schema:
     """The whole schema if it fits; else the best-scoring tables that do, in their own order (at least one)."""
     if fits(schema):
         return schema

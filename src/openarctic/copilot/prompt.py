@@ -56,10 +56,7 @@ def _shown_values(column: Column) -> str:
 
 def question_text(question: str, links: Sequence[ValueLink] = ()) -> str:
     """The question, its value hints, and the cue after which the SQL follows."""
-    hints = "".join(
-        f" [{link.value} = {' / '.join(f'{table}.{column}' for table, column in link.places)}]"
-        for link in links
-    )
+    hints = "".join(f" [{link.value} = {' / '.join(f'{table}.{column}' for table, column in link.places)}]" for link in links)
     return f"\nQ: {' '.join(question.split())}{hints}\nSQL:"
 
 

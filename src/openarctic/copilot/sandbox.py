@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 import time
+from typing import Any
 
 MAX_VALUE_BYTES = 10_000_000  # characters or bytes of one value in SQLite
 FORBIDDEN_SQLITE_FUNCTIONS = {
@@ -103,7 +104,8 @@ def _cell(value: object) -> object:
     if isinstance(value, dict):
         return {str(k): _cell(v) for k, v in value.items()}
     if type(value).__name__ == "Decimal":
-        return int(value) if value == value.to_integral_value() else float(value)  # type: ignore[attr-defined]
+        number: Any = value
+        return int(number) if number == number.to_integral_value() else float(number)
     return str(value)
 
 
@@ -168,7 +170,11 @@ class _DuckDB:
                 "allow_community_extensions": False,
             },
         )
-        for setting in ("enable_external_access = false", "disabled_filesystems = 'LocalFileSystem'", "lock_configuration = true"):
+        for setting in (
+            "enable_external_access = false",
+            "disabled_filesystems = 'LocalFileSystem'",
+            "lock_configuration = true",
+        ):
             self.connection.execute(f"SET {setting}")
 
     def run(self, request: dict) -> tuple[list[str], list[tuple]]:

@@ -105,7 +105,9 @@ def _ordered(d: Draw) -> tuple[str, str]:
     a, b = words(d.first.name), words(d.second.name)
     down = d.rng.random() < 0.5
     order = "descending" if down else "ascending"
-    question = d.say(f"List the {a} of {d.many} in {order} order of {b}.", f"What are the {plural(a)} of the {d.many}, sorted by {b} {order}?")
+    question = d.say(
+        f"List the {a} of {d.many} in {order} order of {b}.", f"What are the {plural(a)} of the {d.many}, sorted by {b} {order}?"
+    )
     return question, f"SELECT {_c(d.first)} FROM {d.name} ORDER BY {_c(d.second)}{' DESC' if down else ''}"
 
 
@@ -115,7 +117,9 @@ def _aggregate(d: Draw) -> tuple[str, str] | None:
         return None
     function = d.rng.choice(list(AGGREGATES))
     word = d.rng.choice(AGGREGATES[function])
-    question = d.say(f"What is the {word} {words(column.name)} of all {d.many}?", f"Find the {word} {words(column.name)} of the {d.many}.")
+    question = d.say(
+        f"What is the {word} {words(column.name)} of all {d.many}?", f"Find the {word} {words(column.name)} of the {d.many}."
+    )
     return question, f"SELECT {function}({_c(column)}) FROM {d.name}"
 
 
@@ -127,7 +131,9 @@ def _most_common(d: Draw) -> tuple[str, str]:
 
 def _group_count(d: Draw) -> tuple[str, str]:
     a = words(d.first.name)
-    question = d.say(f"How many {d.many} are there for each {a}?", f"Show each {a} and the number of {d.many}.", f"Count the {d.many} by {a}.")
+    question = d.say(
+        f"How many {d.many} are there for each {a}?", f"Show each {a} and the number of {d.many}.", f"Count the {d.many} by {a}."
+    )
     return question, f"SELECT {_c(d.first)}, COUNT(*) FROM {d.name} GROUP BY {_c(d.first)}"
 
 
@@ -138,7 +144,10 @@ def _group_aggregate(d: Draw) -> tuple[str, str] | None:
     function = d.rng.choice(list(AGGREGATES))
     word = d.rng.choice(AGGREGATES[function])
     a = words(d.first.name)
-    question = d.say(f"What is the {word} {words(column.name)} of {d.many} for each {a}?", f"Show the {a} and the {word} {words(column.name)} by {a}.")
+    question = d.say(
+        f"What is the {word} {words(column.name)} of {d.many} for each {a}?",
+        f"Show the {a} and the {word} {words(column.name)} by {a}.",
+    )
     return question, f"SELECT {_c(d.first)}, {function}({_c(column)}) FROM {d.name} GROUP BY {_c(d.first)}"
 
 
@@ -172,7 +181,11 @@ def _equals(d: Draw) -> tuple[str, str] | None:
     if d.rng.random() < 0.4:
         question = d.say(f"How many {d.many} have {where} {value}?", f"Count the {d.many} whose {where} is {value}.")
         return question, f"SELECT COUNT(*) FROM {d.name} WHERE {_c(column)} = '{value}'"
-    question = d.say(f"What is the {a} of the {d.one} with {where} {value}?", f"Show the {a} of {d.many} whose {where} is {value}.", f"Find the {a} for {value}.")
+    question = d.say(
+        f"What is the {a} of the {d.one} with {where} {value}?",
+        f"Show the {a} of {d.many} whose {where} is {value}.",
+        f"Find the {a} for {value}.",
+    )
     return question, f"SELECT {_c(d.first)} FROM {d.name} WHERE {_c(column)} = '{value}'"
 
 
@@ -183,7 +196,11 @@ def _compared(d: Draw) -> tuple[str, str] | None:
     operator = d.rng.choice(list(COMPARISONS))
     word = d.rng.choice(COMPARISONS[operator])
     number = d.rng.choice((2, 5, 10, 50, 100, 1000, d.rng.randrange(3000)))
-    head, what = (f"How many {d.many} have", "COUNT(*)") if d.rng.random() < 0.4 else (f"What are the {plural(words(d.first.name))} of {d.many} with", _c(d.first))
+    head, what = (
+        (f"How many {d.many} have", "COUNT(*)")
+        if d.rng.random() < 0.4
+        else (f"What are the {plural(words(d.first.name))} of {d.many} with", _c(d.first))
+    )
     return f"{head} {words(column.name)} {word} {number}?", f"SELECT {what} FROM {d.name} WHERE {_c(column)} {operator} {number}"
 
 
@@ -192,8 +209,13 @@ def _above_average(d: Draw) -> tuple[str, str] | None:
     if column is None:
         return None
     up = d.rng.random() < 0.7
-    question = f"Which {plural(words(d.first.name))} of {d.many} have {words(column.name)} {'above' if up else 'below'} the average?"
-    return question, f"SELECT {_c(d.first)} FROM {d.name} WHERE {_c(column)} {'>' if up else '<'} (SELECT AVG({_c(column)}) FROM {d.name})"
+    question = (
+        f"Which {plural(words(d.first.name))} of {d.many} have {words(column.name)} {'above' if up else 'below'} the average?"
+    )
+    return (
+        question,
+        f"SELECT {_c(d.first)} FROM {d.name} WHERE {_c(column)} {'>' if up else '<'} (SELECT AVG({_c(column)}) FROM {d.name})",
+    )
 
 
 def _having(d: Draw) -> tuple[str, str]:
@@ -209,7 +231,10 @@ def _join(d: Draw) -> tuple[str, str] | None:
     theirs = d.rng.choice(other.columns)
     a, b = _c(d.first, d.table, other), _c(theirs, other, d.table)
     noun = words(other.name)
-    question = d.say(f"Show the {words(d.first.name)} of each {d.one} and the {words(theirs.name)} of its {noun}.", f"For every {d.one}, what are its {words(d.first.name)} and the {words(theirs.name)} of the {noun}?")
+    question = d.say(
+        f"Show the {words(d.first.name)} of each {d.one} and the {words(theirs.name)} of its {noun}.",
+        f"For every {d.one}, what are its {words(d.first.name)} and the {words(theirs.name)} of the {noun}?",
+    )
     return question, f"SELECT {a}, {b} FROM {d.name}, {other.name.lower()}"
 
 
@@ -234,15 +259,22 @@ def _join_value(d: Draw) -> tuple[str, str] | None:
     value = d.rng.choice(column.values)
     if re.search(r"[\"'\[\]\n]", value):
         return None
-    question = d.say(f"What are the {plural(words(d.first.name))} of {d.many} whose {words(other.name)} has {words(column.name)} {value}?", f"Show the {words(d.first.name)} of {d.many} for the {words(other.name)} {value}.")
-    return question, f"SELECT {_c(d.first, d.table, other)} FROM {d.name}, {other.name.lower()} WHERE {_c(column, other, d.table)} = '{value}'"
+    question = d.say(
+        f"What are the {plural(words(d.first.name))} of {d.many} whose {words(other.name)} has {words(column.name)} {value}?",
+        f"Show the {words(d.first.name)} of {d.many} for the {words(other.name)} {value}.",
+    )
+    tables = f"{d.name}, {other.name.lower()}"
+    return question, f"SELECT {_c(d.first, d.table, other)} FROM {tables} WHERE {_c(column, other, d.table)} = '{value}'"
 
 
 def _without(d: Draw) -> tuple[str, str] | None:
     for other, mine, its in d.linked.schema.links(d.table.name):
         if d.table.primary_key and mine == d.table.primary_key[0].lower() and other != d.name:
             noun = plural(words(other))
-            question = d.say(f"What are the {plural(words(d.first.name))} of {d.many} without any {noun}?", f"Find the {words(d.first.name)} of {d.many} that have no {noun}.")
+            question = d.say(
+                f"What are the {plural(words(d.first.name))} of {d.many} without any {noun}?",
+                f"Find the {words(d.first.name)} of {d.many} that have no {noun}.",
+            )
             return question, f"SELECT {_c(d.first)} FROM {d.name} WHERE NOT {mine} IN (SELECT {its} FROM {other})"
     return None
 

@@ -19,9 +19,7 @@ class Constraints:
     """Compiles grammars for one tokenizer; the last ones are kept."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = LLTokenizer(
-            tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=tokenizer.eos_id
-        )
+        self._tokenizer = LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=tokenizer.eos_id)
         self._compiled = lru_cache(COMPILED_GRAMMARS)(self._compile)
 
     def start(self, grammar: str) -> Constraint:
@@ -69,6 +67,11 @@ class Constraint:
     def advance(self, token: int) -> None:
         """The token was chosen."""
         self._matcher.consume_token(token)
+
+    @property
+    def is_stuck(self) -> bool:
+        """The grammar was too large for its limits; no token can follow."""
+        return bool(self._matcher.is_error())
 
     @property
     def is_complete(self) -> bool:

@@ -98,8 +98,7 @@ class Engine:
         if room < 1:
             raise CapacityError(f"the prompt has {len(ids)} tokens, the context {self.context}", "shorten the prompt")
         candidates = [
-            _Candidate(i + 1, Sampler(s), self._constraints.start(grammar) if grammar else None)
-            for i, s in enumerate(settings)
+            _Candidate(i + 1, Sampler(s), self._constraints.start(grammar) if grammar else None) for i, s in enumerate(settings)
         ]
         first = self._prefill(ids)
         for candidate in candidates:
@@ -184,8 +183,10 @@ class _Run:
 
     def _choose(self, candidate: _Candidate, logits: NDArray[np.float32]) -> None:
         allowed = candidate.constraint.mask(logits) if candidate.constraint else logits
+        if candidate.constraint and candidate.constraint.is_stuck:
+            candidate.finish_reason = "grammar"
+            return
         token, logprob = candidate.sampler.choose(allowed)
-        assert math.isfinite(logprob), "the grammar allows no token"
         candidate.logprob += logprob
         tokenizer = self.engine.tokenizer
         if tokenizer is not None and token == tokenizer.eos_id:
@@ -226,9 +227,7 @@ def default_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def _native_model(
-    file: GGUFFile, config: dict[str, Any], context: int, threads: int, f16_cache: bool, plain: bool
-) -> Model:
+def _native_model(file: GGUFFile, config: dict[str, Any], context: int, threads: int, f16_cache: bool, plain: bool) -> Model:
     heads = config["num_attention_heads"]
     if config["hidden_size"] % heads or heads % config["num_key_value_heads"]:
         raise CorruptError(f"{file.paths[0]}: hidden size and heads do not divide")

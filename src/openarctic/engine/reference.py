@@ -39,8 +39,7 @@ def reference_logits(file: GGUFFile, ids: Sequence[int]) -> Array:
 
     def attention(x: Array, name: str) -> Array:
         q, k, v = (
-            (x @ weight(f"{name}.{p}_proj").T).reshape(count, n, dim)
-            for p, n in (("q", heads), ("k", kv_heads), ("v", kv_heads))
+            (x @ weight(f"{name}.{p}_proj").T).reshape(count, n, dim) for p, n in (("q", heads), ("k", kv_heads), ("v", kv_heads))
         )
         k, v = (np.repeat(a, heads // kv_heads, axis=1) for a in (rotate(k), v))
         scores = np.einsum("iad,jad->aij", rotate(q), k) / np.sqrt(dim) + hidden_future

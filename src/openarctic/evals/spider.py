@@ -212,7 +212,7 @@ def is_ordered(sql: str) -> bool:
     return bool(_parse(sql).args.get("order"))
 
 
-def _parse(sql: str) -> exp.Expression:
+def _parse(sql: str) -> exp.Expr:
     return sqlglot.parse_one(sql, read="sqlite")
 
 

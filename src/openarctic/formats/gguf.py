@@ -77,7 +77,7 @@ def tensors_sha256(tensors: Mapping[str, GGUFTensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}\0{tensors[name].type}\0".encode())
-        digest.update(np.ascontiguousarray(tensors[name].data))
+        digest.update(np.ascontiguousarray(tensors[name].data).tobytes())
     return digest.hexdigest()
 
 
@@ -258,9 +258,7 @@ def write_gguf(
     return tuple(paths)
 
 
-def _split(
-    metadata: Mapping[str, Any], tensors: Mapping[str, TensorData], limit: int | None
-) -> list[dict[str, TensorData]]:
+def _split(metadata: Mapping[str, Any], tensors: Mapping[str, TensorData], limit: int | None) -> list[dict[str, TensorData]]:
     if limit is None:
         return [dict(tensors)]
     header = len(_encode_metadata(metadata)) + 200 * len(tensors) + 4096

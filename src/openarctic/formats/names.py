@@ -108,8 +108,7 @@ def to_gguf(
         if is_moe_layer(config, layer):
             for hf, gguf in _MLP.items():
                 names = [
-                    f"model.layers.{layer}.block_sparse_moe.experts.{e}.{hf}.weight"
-                    for e in range(config["num_local_experts"])
+                    f"model.layers.{layer}.block_sparse_moe.experts.{e}.{hf}.weight" for e in range(config["num_local_experts"])
                 ]
                 add(f"blk.{layer}.{gguf}_exps", np.stack([state[n] for n in names]))
     add("output_norm", state["model.norm.weight"])

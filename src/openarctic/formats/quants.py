@@ -96,7 +96,7 @@ def _quantize_q8_0(x: F32Array) -> Raw:
 
 def _quantize_q4_0(x: F32Array) -> Raw:
     largest = np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], axis=1)
-    d = largest / -8
+    d = (largest / -8).astype(np.float32)
     inverse = np.where(d == 0, 0, 1 / d)
     q = np.trunc(x * inverse + np.float32(8.5)).clip(0, 15).astype(np.uint8)
     return np.concatenate([_f16(d), _pack_nibbles(q)], axis=1)

@@ -46,9 +46,7 @@ class ArcticConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
-            )
+            raise UserError(f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
                 f"num_attention_heads {self.num_attention_heads} is not divisible by "
@@ -56,8 +54,7 @@ class ArcticConfig:
             )
         if self.num_local_experts and not 1 <= self.num_experts_per_tok <= self.num_local_experts:
             raise UserError(
-                f"num_experts_per_tok {self.num_experts_per_tok} must be 1 to num_local_experts "
-                f"{self.num_local_experts}"
+                f"num_experts_per_tok {self.num_experts_per_tok} must be 1 to num_local_experts {self.num_local_experts}"
             )
 
     @property
@@ -98,9 +95,7 @@ class ArcticConfig:
         required = {"residual_intermediate_size", "dense_intermediate_size", "bos_token_id", "eos_token_id"}
         missing = sorted(set(known) - set(given) - required - {"router_aux_loss_coef"})
         if missing:
-            raise MissingError(
-                f"config lacks {', '.join(missing)}", "class defaults would silently make another model"
-            )
+            raise MissingError(f"config lacks {', '.join(missing)}", "class defaults would silently make another model")
         return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:

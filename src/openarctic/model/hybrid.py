@@ -59,9 +59,7 @@ class SparseMoE(nn.Module):
         super().__init__()
         self.top_k = config.num_experts_per_tok
         self.gate = nn.Linear(config.hidden_size, config.num_local_experts, bias=False)
-        self.experts = nn.ModuleList(
-            MLP(config.hidden_size, config.intermediate_size) for _ in range(config.num_local_experts)
-        )
+        self.experts = nn.ModuleList(MLP(config.hidden_size, config.intermediate_size) for _ in range(config.num_local_experts))
 
     def forward(self, x_TH: Tensor) -> tuple[Tensor, Tensor]:
         """Mixed expert output [T, H] and this layer's balancing loss (a scalar, k at perfect balance)."""
@@ -128,18 +126,14 @@ class Layer(nn.Module):
         is_moe = config.is_moe_layer(index)
         self.is_parallel = is_moe and config.parallel_attn_mlp_res
         self.self_attn = SelfAttention(config)
-        self.block_sparse_moe = (
-            SparseMoE(config) if is_moe else DenseFFN(config.hidden_size, config.dense_width)
-        )
+        self.block_sparse_moe = SparseMoE(config) if is_moe else DenseFFN(config.hidden_size, config.dense_width)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if self.is_parallel:
             self.residual_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
             self.residual_mlp = MLP(config.hidden_size, config.residual_width)
 
-    def forward(
-        self, x_TH: Tensor, rope: tuple[Tensor, Tensor], attention: Attention
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x_TH: Tensor, rope: tuple[Tensor, Tensor], attention: Attention) -> tuple[Tensor, Tensor | None]:
         """The layer's output and its balancing loss."""
         h_TH = x_TH + self.self_attn(self.input_layernorm(x_TH), rope, attention)
         if not self.is_parallel:

@@ -63,7 +63,7 @@ class SharedPrefixAttention:
         groups = q_TAD.shape[1] // k_TKD.shape[1]
         k_TAD, v_TAD = k_TKD.repeat_interleave(groups, 1), v_TKD.repeat_interleave(groups, 1)
         first = [x[: self.prefix].transpose(0, 1)[None] for x in (q_TAD, k_TAD, v_TAD)]
-        prefix_out = F.scaled_dot_product_attention(*first, is_causal=True)[0].transpose(0, 1).flatten(1)
+        prefix_out = F.scaled_dot_product_attention(first[0], first[1], first[2], is_causal=True)[0].transpose(0, 1).flatten(1)
         q, k, v = (self._segments(x) for x in (q_TAD, k_TAD, v_TAD))
         k = torch.cat((first[1].expand(self.count, -1, -1, -1), k), 2)
         v = torch.cat((first[2].expand(self.count, -1, -1, -1), v), 2)
@@ -99,6 +99,4 @@ def pack_loss(model: ArcticForCausalLM, pack: Pack) -> PackLoss:
         start += len(segment)
     logits = model.lm_head(hidden[torch.tensor(sources)]).float()
     wanted = torch.tensor(targets)
-    return PackLoss(
-        F.cross_entropy(logits, wanted), aux_loss, len(targets), int((logits.argmax(-1) == wanted).sum())
-    )
+    return PackLoss(F.cross_entropy(logits, wanted), aux_loss, len(targets), int((logits.argmax(-1) == wanted).sum()))

@@ -59,9 +59,7 @@ class Progress:
 Epochs = Callable[[int], Sequence[Pack]]
 
 
-def tune(
-    model: ArcticForCausalLM, epochs: Epochs, config: TuneConfig, out: Path, resume: bool = True
-) -> Progress:
+def tune(model: ArcticForCausalLM, epochs: Epochs, config: TuneConfig, out: Path, resume: bool = True) -> Progress:
     """Train the parameters that require a gradient on `epochs(0)`, `epochs(1)`, ... until the schedule ends.
 
     Writes `log.jsonl` (one object a step) and `checkpoints/step-N/` under `out`. Ctrl-C finishes the step and saves before
@@ -251,5 +249,3 @@ def make_packs(
         packs.append((name, batch))
     rng.shuffle(packs)
     return [Pack(prefix(name, rng if rng.random() < shuffle_share else None), batch) for name, batch in packs]
-
-

@@ -52,9 +52,7 @@ def upcycle(
     return model
 
 
-def _hybrid_state(
-    model: ArcticForCausalLM, state: dict[str, Tensor], generator: torch.Generator
-) -> dict[str, Tensor]:
+def _hybrid_state(model: ArcticForCausalLM, state: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     config = model.config
     for layer in filter(config.is_moe_layer, range(config.num_hidden_layers)):
         prefix = f"model.layers.{layer}."
