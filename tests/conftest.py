@@ -5,7 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TORCH_ROOMS = ("model", "train")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs no torch is marked `core`: it must pass on the core install alone."""
+    for item in items:
+        if item.path.parent.name not in TORCH_ROOMS:
+            item.add_marker("core")
+
 
 if importlib.util.find_spec("torch"):
     import torch

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from llguidance import LLMatcher, LLTokenizer
 
 from openarctic.copilot.ask import AskOptions, ask
-from openarctic.copilot.databases import read_schema
-from openarctic.copilot.grammar import schema_grammar
 from openarctic.copilot.sample import create_sample, sample_database, sample_rows
 from openarctic.errors import AbstainedError, RefusedError
 from openarctic.generator import ScriptedGenerator
@@ -72,30 +69,3 @@ def test_the_sample_is_the_same_everywhere_and_consistent(tmp_path: Path) -> Non
     customers = {r[0] for r in rows["customers"]}
     assert all(o[1] in customers for o in rows["orders"])
     assert sum(len(r) for r in rows.values()) > 3000
-
-
-@pytest.mark.parametrize(
-    ("text", "valid"),
-    [
-        (" SELECT COUNT(*) FROM customers", True),
-        (" SELECT name FROM customers WHERE country = 'France' ORDER BY joined DESC LIMIT 3", True),
-        (" SELECT orders.status FROM orders, customers GROUP BY orders.status HAVING COUNT(*) > 2", True),
-        (" SELECT name FROM people", False),
-        (" SELECT salary2 FROM employees", False),
-        (" SELECT orders.name FROM orders", False),
-        (" DROP TABLE orders", False),
-    ],
-)
-def test_the_grammar_names_only_what_exists(text: str, valid: bool) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({c: i for i, c in enumerate([*alphabet, "<eos>"])}, []))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    backend.add_special_tokens(["<eos>"])
-    tokenizer = LLTokenizer(backend.to_str(), n_vocab=257, eos_token=256)
-    grammar = schema_grammar(read_schema(sample_database()))
-    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar))
-    assert not matcher.is_error(), matcher.get_error()
-    ids = backend.encode(text, add_special_tokens=False).ids
-    assert (matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()) == valid

@@ -130,9 +130,12 @@ class Copilot:
     def __exit__(self, *_: object) -> None:
         self.worker.close()
 
-    def ask(self, question: str, options: AskOptions) -> Answer:
-        """Answer one (checked) question. Raises AbstainedError, CapacityError or RefusedError."""
-        clock, tally = Clock(), Tally()
+    def ask(self, question: str, options: AskOptions, tally: Tally | None = None) -> Answer:
+        """Answer one (checked) question; `tally` counts the candidates even where none wins.
+
+        Raises AbstainedError, CapacityError or RefusedError.
+        """
+        clock, tally = Clock(), tally or Tally()
         links = self.values.links(question)
         shown = narrow(self.schema, question, links, self._fits)
         prompt = schema_text(shown) + question_text(question, links)

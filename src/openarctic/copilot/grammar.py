@@ -27,10 +27,11 @@ start: " " query
 set_operator: " UNION " | " UNION ALL " | " INTERSECT " | " EXCEPT "
 limit: " LIMIT " /[1-9][0-9]{0,5}/ (" OFFSET " /[0-9]{1,6}/)?
 literal: STRING | /-?[0-9]{1,12}(\.[0-9]{1,6})?/ | "NULL"
+aliased: TABLE " AS " ALIAS
 list: query | literal (", " literal)*
 STRING: /'([^'\\\x00-\x1f]|''){0,80}'/
 ALIAS: /t[1-9]|[a-d]/
-JOIN: ", " | " JOIN " | " LEFT JOIN "
+JOIN: " JOIN " | " LEFT JOIN "
 COMPARE: " = " | " != " | " > " | " < " | " >= " | " <= "
 ARITHMETIC: " + " | " - " | " * " | " / "
 AGGREGATE: ("COUNT" | "SUM" | "AVG" | "MIN" | "MAX") "("
@@ -43,14 +44,16 @@ _SCOPED = r"""
 query_@: core_@ (" ORDER BY " key_@ (", " key_@)*)? limit?
 core_@: "SELECT " "DISTINCT "? item_@ (", " item_@)* " FROM " from_@ (" WHERE " condition_@)? group_@?
 item_@: "*" | STAR_@ | expression_@ (" AS " ALIAS)?
-group_@: " GROUP BY " expression_@ (", " expression_@)* (" HAVING " condition_@)?
-key_@: expression_@ (" DESC" | " ASC")?
+group_@: " GROUP BY " computed_@ (", " computed_@)* (" HAVING " condition_@)?
+key_@: computed_@ (" DESC" | " ASC")?
 condition_@: predicate_@ ((" AND " | " OR ") predicate_@)*
 predicate_@: "NOT "? (comparison_@ | "EXISTS(" query ")" | "(" condition_@ ")")
 comparison_@: expression_@ (COMPARE expression_@ | " BETWEEN " expression_@ " AND " expression_@
      | (" LIKE " | " NOT LIKE ") STRING | " IS NULL" | " IS NOT NULL" | " IN (" list ")")
 expression_@: term_@ (ARITHMETIC term_@)*
-term_@: COLUMN_@ | literal | call_@ | "(" (query | expression_@) ")"
+computed_@: named_@ (ARITHMETIC term_@)*
+term_@: named_@ | literal
+named_@: COLUMN_@ | call_@ | "(" (query | expression_@) ")"
 call_@: AGGREGATE ("*" | "DISTINCT "? expression_@) ")" | SCALAR expression_@ ")"
      | "SUBSTRING(" expression_@ (", " /[0-9]{1,3}/)~1..2 ")" | "CAST(" expression_@ TYPE
 """
@@ -73,11 +76,11 @@ def schema_grammar(schema: Schema) -> str:
             f"core: {' | '.join(f'core_{n}' for n in names)}",
             *(_SCOPED.replace("@", n) for n in names),
             *(scopes.rules(n, group) for n, group in enumerate(listed)),
-            f'from_{aliased}: TABLE " AS " ALIAS (JOIN TABLE " AS " ALIAS (" ON " condition_{aliased})?)*',
+            f'from_{aliased}: aliased (", " aliased | JOIN aliased (" ON " condition_{aliased})?)*',
             f'STAR_{aliased}: ALIAS ".*"\nCOLUMN_{aliased}: ALIAS "." {columns}',
             f'from_{derived}: "(" query ")" (" AS " ALIAS)?',
             f'STAR_{derived}: ALIAS ".*"\nCOLUMN_{derived}: {columns} | ALIAS ("." {columns})?',
-            f'from_{long}: TABLE (JOIN TABLE (" ON " condition_{long})?)~{shortest - 1}..9',
+            f'from_{long}: TABLE (", " TABLE | JOIN TABLE (" ON " condition_{long})?)~{shortest - 1}..9',
             f'STAR_{long}: {tables} ".*"\nCOLUMN_{long}: ({tables} ".")? {columns}',
             "",
         ]
@@ -131,7 +134,7 @@ class _Scopes:
 
 def _from(tables: Sequence[str], number: int) -> str:
     first, *others = (_text(_name(name)) for name in tables)
-    return " ".join([first, *(f'JOIN {other} (" ON " condition_{number})?' for other in others)])
+    return " ".join([first, *(f'(", " {other} | JOIN {other} (" ON " condition_{number})?)' for other in others)])
 
 
 def _choice(names: Iterable[str]) -> str:

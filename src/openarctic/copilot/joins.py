@@ -21,6 +21,17 @@ from sqlglot import exp
 from openarctic.copilot.schema import Schema
 
 PLAIN_NAME = re.compile(r"[A-Za-z_]\w*")
+# Keywords that DuckDB or SQLite does not take as the unquoted name of a column or table (each was tried).
+RESERVED = frozenset(
+    "add all alter analyse analyze and anti any array as asc asof asymmetric at authorization autoincrement between binary "
+    "both by case cast check collate collation column commit concurrently constraint create cross current_date current_time "
+    "current_timestamp default deferrable delete desc describe distinct do drop else end escape except exists false fetch "
+    "for foreign freeze from full glob group having ilike in index initially inner insert intersect into is isnull join "
+    "lambda lateral leading left like limit natural not nothing notnull null offset on only or order outer overlaps "
+    "pivot pivot_longer pivot_wider placing positional primary qualify raise references returning right select semi set show "
+    "similar some summarize symmetric table tablesample then to trailing transaction true union unique unpack unpivot update "
+    "using values variadic verbose when where window with".split()
+)
 
 
 class Join(NamedTuple):
@@ -33,7 +44,7 @@ class Join(NamedTuple):
 
 def identifier(name: str) -> exp.Identifier:
     """The name as a tree node, quoted only where SQL needs it."""
-    return exp.to_identifier(name, quoted=not PLAIN_NAME.fullmatch(name))
+    return exp.to_identifier(name, quoted=name.lower() in RESERVED or not PLAIN_NAME.fullmatch(name))
 
 
 def find_join(schema: Schema, present: Sequence[str], new: str) -> Join | None:

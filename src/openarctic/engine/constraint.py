@@ -27,7 +27,7 @@ class Constraints:
         return Constraint(self._compiled(grammar).deep_copy(), self._tokenizer.vocab_size)
 
     def _compile(self, grammar: str) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, as_llguidance(grammar), limits=_limits())
+        matcher = LLMatcher(self._tokenizer, as_llguidance(grammar), limits=limits())
         if matcher.is_error():
             raise UserError(f"the grammar is not valid: {matcher.get_error().splitlines()[0]}")
         matcher.deep_copy().compute_bitmask()  # warms the tables that copies share
@@ -45,7 +45,7 @@ def as_llguidance(grammar: str) -> str:
     return str(LLMatcher.grammar_from_lark(grammar))
 
 
-def _limits() -> LLParserLimits:
+def limits() -> LLParserLimits:
     """Room for grammars that unroll a large schema: about ten times the defaults, still milliseconds a token."""
     return LLParserLimits(
         max_items_in_row=20_000, initial_lexer_fuel=10_000_000, step_lexer_fuel=2_000_000, step_max_items=500_000

@@ -19,7 +19,7 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
-from openarctic.copilot.ask import Answer, AskOptions, Copilot
+from openarctic.copilot.ask import Answer, AskOptions, Copilot, Tally
 from openarctic.copilot.databases import Database, open_database
 from openarctic.errors import AbstainedError, CapacityError, MissingError, OpenArcticError, RefusedError, UserError
 from openarctic.generator import Generator
@@ -151,7 +151,8 @@ def _outcomes(
         started = time.monotonic()
         gold, again = run_gold(database, question.gold), run_gold(database, question.gold)
         gold_runs = gold is not None and again is not None and same_result(question.gold, gold, again)
-        kind, answer = _ask(copilot, question, options)
+        tally = Tally()
+        kind, answer = _ask(copilot, question, options, tally)
         if kind == "answered":
             assert answer is not None and answer.rows is not None
             kind = "correct" if gold is not None and same_result(question.gold, gold, answer.rows) else "wrong"
@@ -161,18 +162,18 @@ def _outcomes(
                 kind=kind,
                 sql=answer.sql if answer else None,
                 confidence=answer.confidence if answer else 0.0,
-                first_in_scope=bool(answer and answer.tally.first_in_scope),
-                generated=answer.tally.generated if answer else 0,
-                parsed=answer.tally.parsed if answer else 0,
+                first_in_scope=tally.first_in_scope,
+                generated=tally.generated,
+                parsed=tally.parsed,
                 seconds=round(time.monotonic() - started, 3),
             ),
             gold_runs,
         )
 
 
-def _ask(copilot: Copilot, question: Question, options: AskOptions) -> tuple[str, Answer | None]:
+def _ask(copilot: Copilot, question: Question, options: AskOptions, tally: Tally) -> tuple[str, Answer | None]:
     try:
-        return "answered", copilot.ask(question.text, options)
+        return "answered", copilot.ask(question.text, options, tally)
     except AbstainedError:
         return "abstained", None
     except CapacityError:
