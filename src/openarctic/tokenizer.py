@@ -117,13 +117,20 @@ def _special_tokens(metadata: Mapping[str, Any]) -> list[AddedToken]:
     ]
 
 
+def _bpe(ids: dict[str, int], merges: Sequence[tuple[str, ...]], **options: Any) -> models.BPE:
+    try:
+        return models.BPE(ids, merges, **options)
+    except Exception as error:  # the library raises bare Exception for merges of tokens that are not there
+        raise CorruptError(f"the tokenizer's vocabulary and merges do not fit: {error}") from error
+
+
 def _gpt2_backend(metadata: Mapping[str, Any]) -> Backend:
     tokens = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(m.split(" ", 1)) for m in metadata["tokenizer.ggml.merges"]]
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if pre not in _GPT2_SPLITS:
         raise UserError(f"tokenizer pre-split {pre!r} is not supported", f"known: {', '.join(_GPT2_SPLITS)}")
-    backend = Backend(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
+    backend = Backend(_bpe({t: i for i, t in enumerate(tokens)}, merges))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*_GPT2_SPLITS[pre], byte_level])
     backend.decoder = decoders.ByteLevel()
@@ -140,7 +147,7 @@ def _llama_backend(metadata: Mapping[str, Any]) -> Backend:
         pairs = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in ids and token[i:] in ids]
         merges += [(-score, ids[a], ids[b], a, b) for a, b in pairs]
     merges.sort()
-    backend = Backend(models.BPE(ids, [(a, b) for *_, a, b in merges], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend = Backend(_bpe(ids, [(a, b) for *_, a, b in merges], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     space = [normalizers.Prepend("\u2581")] if metadata.get("tokenizer.ggml.add_space_prefix", True) else []
     backend.normalizer = normalizers.Sequence([*space, normalizers.Replace(" ", "\u2581")])
     strip = [decoders.Strip(" ", 1, 0)] if space else []

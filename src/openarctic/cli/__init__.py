@@ -43,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; the only place that turns errors into text."""
     from openarctic.errors import OpenArcticError
 
-    args = build_parser().parse_args(arguments)
+    args = argparse.Namespace()
     try:
+        build_parser().parse_args(arguments, args)
         code: int = args.run(args)
         sys.stdout.flush()
         return code

@@ -78,7 +78,7 @@ def _path_of(text: str) -> Path:
         raise UserError(f"unknown database URL scheme {parts.scheme!r}", "use duckdb:///FILE or sqlite:///FILE")
     path = unquote(parts.netloc + parts.path)
     # SQLAlchemy's rule: three slashes are a relative path, four an absolute one; an absolute path that exists wins.
-    absolute = Path(path)
+    absolute = Path("/" + path.lstrip("/"))
     relative = Path(path.lstrip("/"))
     return absolute if absolute.exists() or path.startswith("//") or not relative.exists() else relative
 
@@ -130,7 +130,7 @@ def _duckdb_reader(path: Path) -> Iterator[Query]:
         connection = duckdb.connect(str(path), read_only=True, config={"threads": 2})
     except duckdb.Error as error:
         text = str(error).splitlines()[0]
-        if "lock" in text.lower():
+        if is_lock_error(text):
             raise CapacityError(f"{path} is locked by another process", "close it there and try again") from error
         raise CorruptError(f"DuckDB cannot read {path}: {text}", "check or restore the file") from error
     try:
@@ -141,6 +141,11 @@ def _duckdb_reader(path: Path) -> Iterator[Query]:
         raise CorruptError(f"DuckDB cannot read {path}: {text}", "check or restore the file") from error
     finally:
         connection.close()
+
+
+def is_lock_error(message: str) -> bool:
+    """Whether an engine says that another process holds the file ("block" is another matter)."""
+    return re.search(r"\block(ed)?\b", message, re.IGNORECASE) is not None
 
 
 def _quoted(name: str) -> str:

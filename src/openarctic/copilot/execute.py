@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openarctic.copilot.databases import Database
+from openarctic.copilot.databases import Database, is_lock_error
 from openarctic.copilot.guard import Checked
 from openarctic.errors import CapacityError, CorruptError, UserError
 
@@ -101,7 +101,7 @@ class Worker:
         if not reply.get("ready"):
             self.close()
             text = reply.get("error", "")
-            if "lock" in text.lower():
+            if is_lock_error(text):
                 raise CapacityError(f"{self.database.path} is locked by another process", "try again in a moment")
             raise CorruptError(f"cannot open {self.database.path}: {text}")
         self._is_ready = True

@@ -70,7 +70,8 @@ class ValueIndex:
 
     def _lookup(self, span: str, length: int) -> list[tuple[str, str, str]]:
         low = span.lower()
-        if length == 1 and (low in STOP_WORDS or (len(span) <= 2 and not span.isupper())):
+        is_code = span.isupper() and span != "A"  # which begins sentences
+        if length == 1 and not is_code and (low in STOP_WORDS or len(span) <= 2):
             return []
         places = self._places.get(low, [])
         if len(span) <= 3:  # short codes must match to the letter: "IT" is a department, "it" is not

