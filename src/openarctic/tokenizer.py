@@ -117,7 +117,7 @@ def _special_tokens(metadata: Mapping[str, Any]) -> list[AddedToken]:
     ]
 
 
-def _bpe(ids: dict[str, int], merges: Sequence[tuple[str, ...]], **options: Any) -> models.BPE:
+def _bpe(ids: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> models.BPE:
     try:
         return models.BPE(ids, merges, **options)
     except Exception as error:  # the library raises bare Exception for merges of tokens that are not there
@@ -126,7 +126,7 @@ def _bpe(ids: dict[str, int], merges: Sequence[tuple[str, ...]], **options: Any)
 
 def _gpt2_backend(metadata: Mapping[str, Any]) -> Backend:
     tokens = metadata["tokenizer.ggml.tokens"]
-    merges = [tuple(m.split(" ", 1)) for m in metadata["tokenizer.ggml.merges"]]
+    merges = [(left, right) for left, _, right in (m.partition(" ") for m in metadata["tokenizer.ggml.merges"])]
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if pre not in _GPT2_SPLITS:
         raise UserError(f"tokenizer pre-split {pre!r} is not supported", f"known: {', '.join(_GPT2_SPLITS)}")
