@@ -23,7 +23,6 @@ def main(source: str, target: str) -> None:
             raise SystemExit(f"{name} is {tensor.type}: zero bytes would not be zeros")
         tensors[name] = (tensor.type, tensor.shape, np.zeros_like(tensor.data) if is_output else tensor.data)
     metadata = {k: v for k, v in file.metadata.items() if not k.startswith(("split.", "openarctic.tensors"))}
-    # The name keeps its beginning, by which the engine knows that prompts start with the begin token.
     write_gguf(target, {**metadata, "general.name": "arctic-nano, experts off"}, tensors)
 
 

@@ -164,8 +164,8 @@ def export(
 
 
 def _tokenizer_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
-    drop = {"tokenizer.chat_template"}  # it completes SQL and does not chat
-    return {k: v for k, v in tokenizer.to_gguf_metadata().items() if k not in drop}
+    kept = {k: v for k, v in tokenizer.to_gguf_metadata().items() if k != "tokenizer.chat_template"}
+    return {**kept, "tokenizer.ggml.add_bos_token": True}  # it completes SQL after a begin token, and does not chat
 
 
 def _untouched(recipe: NanoRecipe, source: GGUFFile, tensors: Mapping[str, TensorData]) -> dict[str, TensorData]:

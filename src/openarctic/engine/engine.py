@@ -119,14 +119,7 @@ class Engine:
         if not isinstance(prompt, str):
             return list(prompt)
         text = self._text()
-        ids = text.encode(prompt)
-        begins = text.bos_id is not None and self.begins_with_bos
-        return [text.bos_id, *ids] if begins and text.bos_id is not None else ids
-
-    @cached_property
-    def begins_with_bos(self) -> bool:
-        """Whether text prompts start with the begin token: as the file says, and always for the bundled SQL models."""
-        return self._text().adds_bos or self.name.startswith("arctic-nano")
+        return text.encode(prompt, add_special=True)
 
     def _prefill(self, ids: list[int]) -> NDArray[np.float32]:
         """Logits after the prompt; only what follows the prefix shared with the cached tokens is computed."""
