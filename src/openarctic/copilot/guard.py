@@ -35,12 +35,12 @@ _NODES: tuple[type[exp.Expr], ...] = tuple(
     getattr(exp, name)
     for name in (
         "Select Union Except Intersect Subquery With CTE From Join Where Group Having Qualify Order Ordered Limit Offset "
-        "Fetch Distinct Table TableAlias TableSample Alias Column Identifier Star Literal Boolean Null Paren Tuple "
-        "And Or Not EQ NEQ GT GTE LT LTE Is In Between Like ILike SimilarTo Escape NullSafeEQ NullSafeNEQ "
+        "Fetch LimitOptions Distinct Table TableAlias TableSample Alias Column Identifier Star Literal Boolean Null Paren Tuple "
+        "And Or Not EQ NEQ GT GTE LT LTE Is In Between Like ILike SimilarTo Escape NullSafeEQ NullSafeNEQ Glob "
         "Add Sub Mul Div Mod IntDiv Neg DPipe BitwiseAnd BitwiseOr BitwiseXor BitwiseNot Case If Cast TryCast DataType "
         "DataTypeParam Interval IntervalSpan Var Window WindowSpec Filter WithinGroup Exists Any All Values Lateral "
         "Unnest Pivot PivotAlias Collate Bracket Slice Rollup Cube GroupingSets IgnoreNulls RespectNulls AtTimeZone "
-        "Array Struct PropertyEQ Kwarg TableColumn"
+        "Array Struct PropertyEQ Kwarg TableColumn JSONPath JSONPathRoot JSONPathKey JSONPathSubscript"
     ).split()
     if hasattr(exp, name)
 )
@@ -62,11 +62,14 @@ _FUNCTIONS = frozenset(
     sum tan time time_to_str timestamp timestamp_trunc to_char to_date to_days to_number total trim trunc try_cast
     ts_or_ds_to_date typeof unicode unix_epoch unixepoch unnest upper var_pop var_samp variance week week_of_year
     weekday year year_of_week xor approx_top_k hex sha md5 date_str_to_date time_str_to_time ts_or_ds_to_timestamp
-    ts_or_ds_add ts_or_ds_diff cast_to_str_type sample_stddev time_to_unix dpipe like ilike explode
+    ts_or_ds_add ts_or_ds_diff cast_to_str_type sample_stddev time_to_unix dpipe like ilike explode count_star pad lpad rpad
+    printf format json_extract json_extract_scalar rand random regexp_replace to_varchar to_char age glob
     """.split()
 )
 _SERIES = ("generate_series", "range", "generateseries", "exploding_generate_series")
 _MANY_ROWS = ("GenerateSeries", "ExplodingGenerateSeries")
+# The schema that unqualified names mean anyway: its name is dropped.
+_MAIN_SCHEMAS = ("main", "public")
 _CONSTRUCTS = (exp.Connector, exp.Case, exp.Cast, exp.If, exp.Any, exp.Exists, exp.Array, exp.Struct, exp.Unnest)
 
 
@@ -98,6 +101,9 @@ def check(
     try:
         known = _known_tables(schema, allowed_tables)
         tables = _Tables(known, schema).check(tree)
+        for column in tree.find_all(exp.Column):
+            if column.text("db").lower() in _MAIN_SCHEMAS and not column.args.get("catalog"):
+                column.set("db", None)
         for node in tree.walk():
             _check_node(node)
         columns = _check_columns(tree, dialect, schema, tables)
@@ -175,6 +181,8 @@ class _Tables:
             self._series(node)
             return
         name = node.name.lower()
+        if node.text("db").lower() in _MAIN_SCHEMAS and not node.args.get("catalog") and name not in ctes:
+            node.set("db", None)
         if node.args.get("db") or node.args.get("catalog"):
             raise RefusedError("unknown_table", f"table {node.sql()} is qualified by a schema", f"write {node.name}")
         if name in ctes:

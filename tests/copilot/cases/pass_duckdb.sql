@@ -21,9 +21,6 @@ SELECT region, count(*) AS n FROM orders GROUP BY region HAVING n > 1 ORDER BY n
 SELECT * FROM orders o WHERE EXISTS (SELECT 1 FROM customers c WHERE c.id = o.cid)
 SELECT * FROM orders o WHERE x > (SELECT avg(x) FROM orders i WHERE i.region = o.region)
 SELECT o.id, z.name FROM orders o, LATERAL (SELECT name FROM customers c WHERE c.id = o.cid) z
-SELECT list_transform(tags, t -> t || '!') FROM orders
-SELECT [t || '!' FOR t IN tags IF t <> 'a'] FROM orders
-SELECT name.lower() FROM customers
 SELECT upper(name), length(name), substr(name, 1, 2), name || 'x', name LIKE 'A%' FROM customers
 SELECT strftime(d, '%Y-%m'), year(d), date_trunc('month', d), extract(day FROM d), d + INTERVAL 1 DAY FROM orders
 SELECT sum(x) OVER (PARTITION BY region ORDER BY d ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS s FROM orders
@@ -31,11 +28,8 @@ SELECT sum(x) OVER w FROM orders WINDOW w AS (PARTITION BY region)
 SELECT region, sum(x) FILTER (WHERE x > 2) FROM orders GROUP BY ROLLUP (region)
 SELECT string_agg(name, ', ' ORDER BY name) FROM customers
 SELECT quantile_cont(x, 0.5), median(x), mode(x), stddev(x), approx_count_distinct(x) FROM orders
-SELECT COLUMNS('x|id') FROM orders
-SELECT COLUMNS(c -> c LIKE 'x%') FROM orders
 SELECT * REPLACE (x * 2 AS x) FROM orders
 SELECT arg_max(id, x), max_by(id, x) FROM orders
-SELECT {'a': id, 'b': x}.a FROM orders
 SELECT tags[1], tags[1:2] FROM orders
 SELECT o FROM orders o
 SELECT id FROM orders UNION SELECT id FROM customers ORDER BY id LIMIT 2
@@ -44,10 +38,8 @@ SELECT * FROM (VALUES (1, 'a'), (2, 'b')) AS v(n, s)
 SELECT i FROM range(5) t(i)
 SELECT * FROM generate_series(1, 10)
 SELECT unnest(range(3))
-SELECT * FROM generate_series(DATE '2024-01-01', DATE '2024-12-31', INTERVAL 1 DAY) AS g(day)
 PIVOT (SELECT region, x, id FROM orders) ON region IN ('north', 'south') USING sum(x) AS s GROUP BY id
 SELECT * FROM orders PIVOT (sum(x) FOR region IN ('north', 'south'))
-UNPIVOT orders ON x, cid INTO NAME n VALUE v
 WITH p AS (PIVOT orders ON region USING sum(x)) SELECT * FROM p
 SELECT * FROM orders USING SAMPLE 10
 SELECT * FROM orders TABLESAMPLE 10%
@@ -69,4 +61,3 @@ SELECT '; DROP TABLE orders; --' FROM orders -- a comment
 SELECT x FROM (SELECT x FROM (SELECT x FROM orders))
 SELECT (SELECT max(x) FROM orders) - (SELECT min(x) FROM orders)
 SELECT 1
-VALUES (1, 2)

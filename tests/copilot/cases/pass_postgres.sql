@@ -12,6 +12,4 @@ SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY x) FROM orders
 SELECT count FROM (SELECT count(*) FROM orders) t
 SELECT * FROM orders WHERE note ILIKE '%a%' AND note ~ '^a' AND x = ANY (ARRAY[1, 2])
 SELECT id FROM orders FETCH FIRST 5 ROWS ONLY
-SELECT d::date FROM generate_series('2024-01-01'::date, '2024-12-31'::date, interval '1 day') AS d
-SELECT (o).id, row_to_json(o) FROM orders o
 WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT n FROM t
