@@ -56,7 +56,6 @@ SELECT * FROM (orders JOIN customers ON orders.cid = customers.id)
 SELECT rowid, id FROM orders
 SELECT x: id FROM orders
 SELECT ID, "Region" FROM ORDERS
-SELECT lpad(name, 10, ' '), printf('%05d', id) FROM customers
 SELECT '; DROP TABLE orders; --' FROM orders -- a comment
 SELECT x FROM (SELECT x FROM (SELECT x FROM orders))
 SELECT (SELECT max(x) FROM orders) - (SELECT min(x) FROM orders)

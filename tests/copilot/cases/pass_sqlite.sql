@@ -3,7 +3,6 @@ SELECT strftime('%Y', d), count(*) FROM orders GROUP BY 1
 -- more
 SELECT date(d), datetime('now', '-1 day'), julianday(d), unixepoch(d) FROM orders
 SELECT count(*), sum(x), total(x), avg(x), group_concat(region, ',') FROM orders
-SELECT ifnull(note, ''), iif(x > 3, 'a', 'b'), instr(note, 'a'), replace(note, 'a', 'b'), printf('%.2f', x) FROM orders
 SELECT substr(name, 1, 2), upper(name), trim(name), name || 'x', length(name), typeof(name) FROM customers
 SELECT rowid, * FROM orders WHERE rowid < 3
 SELECT T1.id FROM orders AS T1 JOIN customers AS T2 ON T1.cid = T2.id WHERE T2.name LIKE '%a%' ORDER BY T1.x DESC LIMIT 1

@@ -8,3 +8,4 @@ SELECT {'a': id, 'b': x}.a FROM orders
 SELECT * FROM generate_series(DATE '2024-01-01', DATE '2024-12-31', INTERVAL 1 DAY) AS g(day)
 UNPIVOT orders ON x, cid INTO NAME n VALUE v
 VALUES (1, 2)
+SELECT lpad(name, 10, ' '), printf('%05d', id) FROM customers
