@@ -62,7 +62,8 @@ _FUNCTIONS = frozenset(
     sum tan time time_to_str timestamp timestamp_trunc to_char to_date to_days to_number total trim trunc try_cast
     ts_or_ds_to_date typeof unicode unix_epoch unixepoch unnest upper var_pop var_samp variance week week_of_year
     weekday year year_of_week xor approx_top_k hex sha md5 date_str_to_date time_str_to_time ts_or_ds_to_timestamp
-    ts_or_ds_add ts_or_ds_diff cast_to_str_type sample_stddev time_to_unix dpipe like ilike explode count_star     json_extract json_extract_scalar rand random regexp_replace to_varchar to_char age glob
+    ts_or_ds_add ts_or_ds_diff cast_to_str_type sample_stddev time_to_unix dpipe like ilike explode
+    count_star json_extract json_extract_scalar rand random regexp_replace to_varchar age glob
     """.split()
 )
 _SERIES = ("generate_series", "range", "generateseries", "exploding_generate_series")
