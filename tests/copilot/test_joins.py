@@ -10,7 +10,7 @@ import pytest
 
 from openarctic.copilot.databases import open_database, read_schema
 from openarctic.copilot.joins import expand, mend_scope, shorten
-from openarctic.copilot.schema import Schema
+from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 
 SETUP = """
 CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, "first year" INT);
@@ -79,3 +79,26 @@ def test_missing_tables_are_added(database: Path, schema: Schema) -> None:
 def test_right_scope_is_left_alone(schema: Schema) -> None:
     sql = "SELECT name FROM singer WHERE singer_id IN (SELECT singer_id FROM singer_in_concert)"
     assert mend_scope(sql, schema) == sql
+
+
+def test_a_plain_name_belongs_to_the_first_table_that_holds_it() -> None:
+    shops = Schema(
+        dialect="sqlite",
+        tables=(
+            Table(name="shop", columns=(Column(name="id"), Column(name="name"))),
+            Table(
+                name="stock",
+                columns=(Column(name="shop_id"), Column(name="good_id"), Column(name="price")),
+                foreign_keys=(
+                    ForeignKey(column="shop_id", table="shop", to_column="id"),
+                    ForeignKey(column="good_id", table="good", to_column="good_id"),
+                ),
+            ),
+            Table(name="good", columns=(Column(name="good_id"), Column(name="name"))),
+        ),
+    )
+    assert expand("SELECT name FROM good, stock, shop", shops).startswith("SELECT good.name FROM good JOIN stock")
+    # The bridge has a good_id too, but nobody listed it.
+    bridged = expand("SELECT good_id, shop.name FROM good, shop", shops)
+    assert bridged.startswith("SELECT good.good_id, shop.name FROM good JOIN stock ON")
+    assert expand("SELECT name AS name FROM good, shop ORDER BY name", shops).endswith("ORDER BY name")

@@ -4,8 +4,8 @@ Written in llguidance's Lark dialect for the short SQL of `joins`, letter for le
 never has to choose between spellings. A context-free grammar cannot ask whether a column's table is in FROM, but a
 finite list of FROM clauses can be unrolled: each table, and each group of tables that keys connect, has rules of its own over
 just its columns. The parser follows all of them at once, and what SELECT has named leaves only the FROM clauses that hold it.
-Queries over aliases (a table joined with itself), over subqueries in FROM and over longer joins are outside that list; their
-scope is checked on the tree afterwards.
+Queries over aliases (a table joined with itself) and over subqueries in FROM are outside that list; their scope is checked on
+the tree afterwards. Joins of more tables, and groups beyond the limit, cannot be written.
 """
 
 from __future__ import annotations
@@ -63,11 +63,10 @@ def schema_grammar(schema: Schema) -> str:
     """The grammar of every query over `schema`, as text for `Engine.generate(grammar=...)`."""
     scopes = _Scopes(schema)
     listed = list(islice(scopes.groups(), MAX_SCOPES))
-    aliased, derived, long = range(len(listed), len(listed) + 3)  # scopes without a list of columns
-    names = [str(n) for n in range(long + 1)]
+    aliased, derived = range(len(listed), len(listed) + 2)  # scopes without a list of columns
+    names = [str(n) for n in range(derived + 1)]
     columns = _choice(_name(c.name) for t in schema.tables for c in t.columns)
     tables = _choice(_name(t.name) for t in schema.tables)
-    shortest = MAX_TABLES + 1 if len(listed) < MAX_SCOPES else MAX_TABLES  # tables in a join that may not be listed
     return "\n".join(
         [
             _SHARED,
@@ -80,8 +79,6 @@ def schema_grammar(schema: Schema) -> str:
             f'STAR_{aliased}: ALIAS ".*"\nCOLUMN_{aliased}: ALIAS "." {columns}',
             f'from_{derived}: "(" query ")" (" AS " ALIAS)?',
             f'STAR_{derived}: ALIAS ".*"\nCOLUMN_{derived}: {columns} | ALIAS ("." {columns})?',
-            f'from_{long}: TABLE (", " TABLE | JOIN TABLE (" ON " condition_{long})?)~{shortest - 1}..9',
-            f'STAR_{long}: {tables} ".*"\nCOLUMN_{long}: ({tables} ".")? {columns}',
             "",
         ]
     )
@@ -109,19 +106,19 @@ class _Scopes:
         return sorted(tuple(sorted(group, key=self.names.index)) for group in grown)
 
     def rules(self, number: int, group: Sequence[str]) -> str:
-        """The rules over the columns of `group`: a name that two of its tables hold is written with its table."""
+        """The rules over the columns of `group`: a name that two of its tables hold may be written with its table.
+
+        Without it, it means the first table in FROM that holds it (`joins.expand`).
+        """
         tables = [t for name in group if (t := self.schema.table(name))]
         holders = Counter(name for t in tables for name in t.column_names)
-        columns = [
-            _name(c.name) if holders[c.name.lower()] == 1 else f"{_name(t.name)}.{_name(c.name)}"
-            for t in tables
-            for c in t.columns
-        ]
+        plain = [_name(c.name) for t in tables for c in t.columns]
+        qualified = [f"{_name(t.name)}.{_name(c.name)}" for t in tables for c in t.columns if holders[c.name.lower()] > 1]
         return "\n".join(
             [
                 f"from_{number}: {' | '.join(_from(order, number) for order in self._orders(group))}",
                 f"STAR_{number}: {_choice(_name(name) + '.*' for name in group)}",
-                f"COLUMN_{number}: {_choice(columns)}",
+                f"COLUMN_{number}: {_choice(plain + qualified)}",
             ]
         )
 

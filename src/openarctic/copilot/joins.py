@@ -5,7 +5,8 @@ A join condition that follows from the schema carries no information, so the mod
     SELECT name FROM singer_in_concert, singer, concert WHERE year = 2014
 
 `shorten` drops such conditions (and aliases) from SQL; `expand` puts them back from the foreign keys, else from an equal
-id or code column, else through bridge tables (breadth first). Expanding what was shortened gives an equal query.
+id or code column, else through bridge tables (breadth first). A column without a table belongs to the first table in FROM
+that holds it. Expanding what was shortened gives an equal query.
 """
 
 from __future__ import annotations
@@ -196,7 +197,19 @@ def expand(short_sql: str, schema: Schema, dialect: str = "sqlite") -> str:
         names = [s.name.lower() for s in sources if isinstance(s, exp.Table)]
         if joins and len(names) == len(sources) == len(set(names)):
             select.set("joins", _with_conditions(names, joins, schema))
+            _qualify(select, names, schema)
     return tree.sql(dialect=dialect)
+
+
+def _qualify(select: exp.Select, listed: Sequence[str], schema: Schema) -> None:
+    """A plain name that several tables hold belongs to the first listed one: bridge tables do not take it away."""
+    tables = [s.name.lower() for s in _sources(select)[0]]
+    labels = {e.alias.lower() for e in select.expressions if e.alias}
+    for column in _own_columns(select):
+        name = _column_name(column)
+        holders = _holders(name, listed, schema)
+        if not column.table and holders and name not in labels and len(_holders(name, tables, schema)) > 1:
+            column.set("table", identifier(holders[0]))
 
 
 def _with_conditions(names: list[str], joins: list[exp.Join], schema: Schema) -> list[exp.Join]:
