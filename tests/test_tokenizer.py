@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from openarctic.errors import CorruptError
+from openarctic.errors import CorruptError, UserError
 from openarctic.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, Tokenizer
 
 WORDS = ["th", "the", "Ġthe", "Ġ", "SE", "SEL", "SELECT"]
@@ -58,9 +58,14 @@ def test_byte_level_round_trip(text: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(alphabet=st.characters(exclude_characters="▁"), max_size=60))
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="▁"), max_size=60))
 def test_sentence_piece_round_trip(text: str) -> None:
     assert SENTENCE_PIECE.decode(SENTENCE_PIECE.encode(text)) == text
+
+
+def test_text_that_is_no_unicode_is_told() -> None:
+    with pytest.raises(UserError, match="Unicode"):
+        BYTE_LEVEL.encode("a\ud800")
 
 
 def test_merges_are_applied_in_order() -> None:

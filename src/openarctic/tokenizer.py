@@ -44,9 +44,13 @@ class Tokenizer:
         """Token ids. `add_special` puts the begin token first if the model wants one.
 
         Names of special tokens inside `text` are plain text unless `parse_special`: text from outside cannot forge them.
+        Raises UserError for text that is not valid Unicode.
         """
         self._backend.encode_special_tokens = not parse_special
-        ids = list(self._backend.encode(text, add_special_tokens=False).ids)
+        try:
+            ids = list(self._backend.encode(text, add_special_tokens=False).ids)
+        except TypeError as error:  # half of a surrogate pair, as it comes from bytes that are no UTF-8
+            raise UserError("the text is not valid Unicode", "give it as UTF-8") from error
         return [self.bos_id, *ids] if add_special and self.adds_bos and self.bos_id is not None else ids
 
     def decode(self, ids: Sequence[int]) -> str:
