@@ -31,13 +31,13 @@ class Engine:
     """Runs one model. Not for several threads at once: a call at a time."""
 
     def __init__(
-        self, file: GGUFFile, *, threads: int | None = None, name: str = "", f16_cache: bool = True, plain: bool = False
+        self, file: GGUFFile, *, threads: int | None = None, name: str = "", f16_cache: bool = True, kernels: str = ""
     ) -> None:
         self.config = config_from_gguf(file)
         self.tokenizer = Tokenizer.from_gguf_metadata(file.metadata) if "tokenizer.ggml.model" in file.metadata else None
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
         self.context = min(self.config["max_position_embeddings"], MAX_CONTEXT)
-        self._model = _native_model(file, self.config, self.context, threads or default_threads(), f16_cache, plain)
+        self._model = _native_model(file, self.config, self.context, threads or default_threads(), f16_cache, kernels)
         self._cached: list[int] = []  # tokens whose keys and values stand in sequence 0
 
     @classmethod
@@ -47,7 +47,7 @@ class Engine:
 
     @property
     def kernels(self) -> str:
-        """Which instruction set runs: avx2 or plain."""
+        """Which instruction set runs: avx512, avx2 or plain."""
         return str(self._model.kernels)
 
     @cached_property
@@ -220,7 +220,7 @@ def default_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def _native_model(file: GGUFFile, config: dict[str, Any], context: int, threads: int, f16_cache: bool, plain: bool) -> Model:
+def _native_model(file: GGUFFile, config: dict[str, Any], context: int, threads: int, f16_cache: bool, kernels: str) -> Model:
     heads = config["num_attention_heads"]
     if config["hidden_size"] % heads or heads % config["num_key_value_heads"]:
         raise CorruptError(f"{file.paths[0]}: hidden size and heads do not divide")
@@ -239,7 +239,7 @@ def _native_model(file: GGUFFile, config: dict[str, Any], context: int, threads:
         max_context=context,
         threads=threads,
         f16_cache=f16_cache,
-        plain=plain,
+        kernels=kernels,
     )
     loader = _Loader(file, config, model)
     for layer in range(config["num_hidden_layers"]):

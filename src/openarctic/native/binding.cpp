@@ -105,12 +105,17 @@ void copy(Model& m, int from, int to, int length) {
 
 NB_MODULE(_native, module) {
   module.doc() = "Whole-model steps over quantised weights.";
+  module.def("available_kernels", [] {
+    std::vector<std::string> names;
+    for (const Kernels* table : available_kernels()) names.push_back(table->name);
+    return names;
+  });
   nb::class_<Model>(module, "Model")
       .def("__init__",
-           [](Model* self, int hidden, int layers, int heads, int kv_heads, int head_dim, int vocab, int experts, int top_k, float eps, float theta, int max_sequences, int max_context, int threads, bool f16_cache, bool plain) {
-             new (self) Model(Shape{hidden, layers, heads, kv_heads, head_dim, vocab, experts, top_k, eps, theta, max_sequences, max_context, threads, f16_cache}, plain);
+           [](Model* self, int hidden, int layers, int heads, int kv_heads, int head_dim, int vocab, int experts, int top_k, float eps, float theta, int max_sequences, int max_context, int threads, bool f16_cache, const std::string& kernels) {
+             new (self) Model(Shape{hidden, layers, heads, kv_heads, head_dim, vocab, experts, top_k, eps, theta, max_sequences, max_context, threads, f16_cache}, kernels);
            },
-           nb::kw_only(), nb::arg("hidden"), nb::arg("layers"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("vocab"), nb::arg("experts"), nb::arg("top_k"), nb::arg("eps"), nb::arg("theta"), nb::arg("max_sequences"), nb::arg("max_context"), nb::arg("threads"), nb::arg("f16_cache"), nb::arg("plain"))
+           nb::kw_only(), nb::arg("hidden"), nb::arg("layers"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("vocab"), nb::arg("experts"), nb::arg("top_k"), nb::arg("eps"), nb::arg("theta"), nb::arg("max_sequences"), nb::arg("max_context"), nb::arg("threads"), nb::arg("f16_cache"), nb::arg("kernels"))
       .def("set_vector", &set_vector)
       .def("set_matrix", &set_matrix)
       .def("set_embedding", &set_embedding)

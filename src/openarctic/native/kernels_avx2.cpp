@@ -1,12 +1,12 @@
 // AVX2, FMA and F16C. This file alone is compiled with those flags; nothing here runs before the processor was asked.
 #include "kernels.h"
+#include "tile.h"
 
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <vector>
 
 // Keeps an accumulator in its register: compilers otherwise reassociate the integer adds and spill.
 #if defined(__GNUC__)
@@ -17,8 +17,6 @@
 
 namespace openarctic {
 namespace {
-
-constexpr int kTile = 128;  // tokens of a block whose activations stay in L2
 
 inline float hmax(__m256 v) {
   __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -130,31 +128,6 @@ void direct(const Matrix& w, int p0, int p1, const Row* x, float* const* out) {
 }
 
 // ---- many tokens: two panels of a group are unpacked once and used by a whole tile of tokens
-struct Tile {
-  std::vector<int16_t> q;                 // [group][token][32], int8 inside for Q4
-  std::vector<float> scale, sum;          // [group][token]
-  alignas(32) float out[kTile * 16];
-  void gather(const Matrix& w, const Row* x, int count) {
-    int groups = w.cols / kGroup;
-    q.resize(size_t(groups) * count * kGroup);
-    scale.resize(size_t(groups) * count);
-    sum.resize(size_t(groups) * count);
-    int8_t* q8 = reinterpret_cast<int8_t*>(q.data());
-    for (int t = 0; t < count; t++)
-      for (int g = 0; g < groups; g++) {
-        size_t at = size_t(g) * count + t;
-        if (w.form == Form::Q8) {
-          std::memcpy(q.data() + at * kGroup, x[t].q16 + g * kGroup, 2 * kGroup);
-          scale[at] = x[t].scale16[g];
-        } else {
-          std::memcpy(q8 + at * kGroup, x[t].q8 + g * kGroup, kGroup);
-          scale[at] = x[t].scale8[g];
-          sum[at] = x[t].sum8[g];
-        }
-      }
-  }
-};
-
 inline void accumulate(float* c, __m256i a, __m256 w, float s) {
   _mm256_store_ps(c, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(w, _mm256_set1_ps(s)), _mm256_load_ps(c)));
 }
@@ -204,13 +177,6 @@ inline void tile_q4(const __m256i* b, const int8_t* x, const float* s, const flo
   }
 }
 
-template <class Fn4, class Fn1>
-inline void over_tokens(int count, Fn4 by_four, Fn1 by_one) {
-  int t = 0;
-  for (; t + 4 <= count; t += 4) by_four(t);
-  for (; t < count; t++) by_one(t);
-}
-
 void group_q8(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* c) {
   __m256i b[32];
   for (int k = 0; k < 16; k++) {
@@ -220,7 +186,7 @@ void group_q8(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at,
   __m256 w0 = halves(p0), w1 = halves(p1);
   const int16_t* x = tile.q.data() + at * kGroup;
   const float* s = tile.scale.data() + at;
-  over_tokens(count, [&](int t) { tile_q8<4>(b, x + t * kGroup, s + t, c + t * 16, w0, w1); },
+  over_tokens<4>(count, [&](int t) { tile_q8<4>(b, x + t * kGroup, s + t, c + t * 16, w0, w1); },
               [&](int t) { tile_q8<1>(b, x + t * kGroup, s + t, c + t * 16, w0, w1); });
 }
 
@@ -238,32 +204,12 @@ void group_q4(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at,
   const __m256 w[2] = {halves(p0), halves(p1)}, m[2] = {halves(p0 + 16), halves(p1 + 16)};
   const int8_t* x = reinterpret_cast<const int8_t*>(tile.q.data()) + at * kGroup;
   const float *s = tile.scale.data() + at, *z = tile.sum.data() + at;
-  over_tokens(count, [&](int t) { tile_q4<4>(b, x + t * kGroup, s + t, z + t, c + t * 16, w, m); },
+  over_tokens<4>(count, [&](int t) { tile_q4<4>(b, x + t * kGroup, s + t, z + t, c + t * 16, w, m); },
               [&](int t) { tile_q4<1>(b, x + t * kGroup, s + t, z + t, c + t * 16, w, m); });
 }
 
-void tiled(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
-  static thread_local Tile tile;
-  const size_t block = w.form == Form::Q8 ? kQ8Block : kQ4Block;
-  for (int m = 0; m < count; m += kTile) {
-    int n = std::min(kTile, count - m);
-    tile.gather(w, x + m, n);
-    for (int p = p0; p < p1; p += 2) {
-      bool both = p + 1 < p1;
-      const uint8_t* d0 = w.data + size_t(p) * w.panel_bytes;
-      const uint8_t* d1 = both ? d0 + w.panel_bytes : d0;
-      std::memset(tile.out, 0, sizeof(float) * 16 * n);
-      for (int g = 0; g < w.cols / kGroup; g++) {
-        auto step = w.form == Form::Q8 ? group_q8 : group_q4;
-        step(d0 + g * block, d1 + g * block, tile, size_t(g) * n, n, tile.out);
-      }
-      for (int t = 0; t < n; t++) std::memcpy(out[m + t] + p * 8, tile.out + t * 16, both ? 64 : 32);
-    }
-  }
-}
-
 void matmul(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
-  if (count > 4 && w.form != Form::F32) return tiled(w, p0, p1, x, out, count);
+  if (count > 4 && w.form != Form::F32) return tiled(w, p0, p1, x, out, count, group_q8, group_q4);
   for (; count >= 4; count -= 4, x += 4, out += 4) direct<4>(w, p0, p1, x, out);
   if (count == 3) direct<3>(w, p0, p1, x, out);
   if (count == 2) direct<2>(w, p0, p1, x, out);

@@ -9,13 +9,11 @@
 namespace openarctic {
 namespace {
 
-const Kernels& best_kernels(bool plain, int head_dim) {
-#if defined(__x86_64__)
-  if (!plain && head_dim % 8 == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return avx2_kernels();
-#endif
-  (void)plain;
-  (void)head_dim;
-  return plain_kernels();
+// The table of that name, or the fastest for "".
+const Kernels& choose_kernels(const std::string& name, int head_dim) {
+  for (const Kernels* table : available_kernels())
+    if (name == table->name || (name.empty() && (head_dim % 8 == 0 || table == &plain_kernels()))) return *table;
+  throw std::invalid_argument("this processor has no kernels named " + name);
 }
 
 struct Range {
@@ -30,6 +28,18 @@ Range share(int count, int thread, int threads) {
 int form_bit(const Weights& w) { return 1 << int(w.matrix.form); }
 
 }  // namespace
+
+std::vector<const Kernels*> available_kernels() {
+  std::vector<const Kernels*> tables;
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+  if (avx512) tables.push_back(&avx512_kernels());
+  if (avx2) tables.push_back(&avx2_kernels());
+#endif
+  tables.push_back(&plain_kernels());
+  return tables;
+}
 
 void Activations::resize(int count, int width, int needed) {
   cols = width;
@@ -64,7 +74,7 @@ struct Model::Batch {
   std::vector<std::vector<float>> scores;  // per thread
 };
 
-Model::Model(const Shape& s, bool plain) : shape(s), layers(s.layers), kernels(best_kernels(plain, s.head_dim)), pool_(new Pool(s.threads)), batch_(new Batch) {
+Model::Model(const Shape& s, const std::string& kernel_name) : shape(s), layers(s.layers), kernels(choose_kernels(kernel_name, s.head_dim)), pool_(new Pool(s.threads)), batch_(new Batch) {
   int half = s.head_dim / 2;
   cos_.resize(size_t(s.max_context) * half);
   sin_.resize(cos_.size());

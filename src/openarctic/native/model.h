@@ -33,6 +33,9 @@ struct Weights {
 Weights repack(const std::vector<Source>& sources, bool interleave);
 void dequantize_row(const Source& source, int row, float* out);
 
+// Fastest first.
+std::vector<const Kernels*> available_kernels();
+
 struct Layer {
   std::vector<float> attn_norm, ffn_norm, moe_norm, router;  // no router: no experts
   Weights q, k, v, o, gate_up, down;
@@ -54,7 +57,8 @@ struct Activations {
 
 class Model {
  public:
-  Model(const Shape& shape, bool plain);
+  // `kernels` names a table, "" the fastest; throws std::invalid_argument for one that this processor has not.
+  Model(const Shape& shape, const std::string& kernels);
   Shape shape;
   std::vector<Layer> layers;
   std::vector<float> output_norm;
