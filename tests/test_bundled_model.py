@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,27 @@ def test_generate_follows_a_grammar(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "g.lark").write_text('start: "yes" | "no"')
     assert main(["generate", "Is it?", "--grammar", str(tmp_path / "g.lark")]) == 0
     assert capsys.readouterr().out.strip() in ("yes", "no")
+
+
+def test_eval_counts_every_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "shop").mkdir()
+    with sqlite3.connect(tmp_path / "shop" / "shop.sqlite") as connection:
+        connection.execute("CREATE TABLE customer (customer_id INTEGER PRIMARY KEY, name TEXT)")
+        connection.executemany("INSERT INTO customer VALUES (?, ?)", [(1, "Ann"), (2, "Bo")])
+    connection.close()
+    questions = [
+        {"question": "How many customers are there?", "query": "SELECT count(*) FROM customer", "db_id": "shop"},
+        {"question": "Delete all customers", "query": "SELECT 1", "db_id": "shop"},
+        {"question": "How many customers?", "query": "SELECT no_such FROM customer", "db_id": "shop"},
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    arguments = ["--questions", str(tmp_path / "q.jsonl"), "--databases", str(tmp_path), "--details", str(tmp_path / "d.jsonl")]
+    assert main(["eval", "spider", *arguments, "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["total"] == 3 and report["gold_ceiling"] == 0.6667
+    details = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
+    assert [d["kind"] for d in details][::2] == ["correct", "wrong"]  # gold that does not run is nobody's success
+    assert sum(level["total"] for level in report["by_hardness"].values()) == 3
 
 
 def test_the_doctor_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:

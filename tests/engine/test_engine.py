@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from openarctic.native._native import available_kernels
 
 from openarctic.engine import Engine
 from openarctic.engine.reference import reference_logits
@@ -14,7 +15,6 @@ from openarctic.engine.sampler import probabilities
 from openarctic.errors import CapacityError, CorruptError, MissingError, UserError
 from openarctic.formats import read_gguf, to_gguf, write_gguf
 from openarctic.generator import Sampling
-from openarctic.native._native import available_kernels
 
 IDS = [1, 5, 9, 60, 33, 2, 17, 48, 5, 63, 21, 8]
 

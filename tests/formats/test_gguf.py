@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,34 @@ def test_round_trip(tmp_path: Path) -> None:
         assert (tensor.type, tensor.shape) == (type_, shape)
         assert np.array_equal(tensor.data, raw)
     assert not list(tmp_path.glob("*.partial"))
+
+
+SCALARS = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(width=32, allow_nan=False), st.text(max_size=20))
+LISTS = st.one_of(
+    st.lists(st.text(max_size=8), min_size=1, max_size=5), st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    metadata=st.dictionaries(st.from_regex(r"[a-z]{1,8}\.[a-z_]{1,8}", fullmatch=True), SCALARS | LISTS, max_size=6),
+    shapes=st.lists(st.tuples(st.sampled_from(sorted(TYPES)), st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=5),
+)
+def test_whatever_is_written_is_read(metadata: dict[str, object], shapes: list[tuple[str, int, int]]) -> None:
+    rng = np.random.default_rng(len(shapes))
+    written = {}
+    for i, (type_, rows, groups) in enumerate(shapes):
+        values = rng.standard_normal((rows, 32 * groups), dtype=np.float32)
+        written[f"t{i}"] = (type_, values.shape, quantize(values, type_))
+    reserved = ("general.alignment", "split.")
+    metadata = {k: v for k, v in metadata.items() if not k.startswith(reserved)}
+    with tempfile.TemporaryDirectory() as folder:
+        [path] = write_gguf(Path(folder) / "m.gguf", {"general.architecture": "arctic", **metadata}, written)
+        file = read_gguf(path, verify=True)
+        assert {k: file.metadata[k] for k in metadata} == metadata
+        for name, (type_, shape, raw) in written.items():
+            tensor = file.tensors[name]
+            assert (tensor.type, tensor.shape) == (type_, shape) and np.array_equal(tensor.data, raw)
 
 
 def test_splits_are_one_file(tmp_path: Path) -> None:

