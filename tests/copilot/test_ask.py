@@ -46,8 +46,24 @@ def test_a_missing_table_is_mended() -> None:
 
 
 def test_no_valid_candidate_abstains() -> None:
+    replies = [[" SELECT nothing FROM nowhere", " garbage ("], [" SELECT none FROM nowhere"]]
     with pytest.raises(AbstainedError):
-        ask("How many?", model=ScriptedGenerator([[" SELECT nothing FROM nowhere", " garbage ("]]))
+        ask("How many?", model=ScriptedGenerator(replies))
+
+
+def test_a_second_round_is_tried_when_nothing_runs() -> None:
+    replies = [[" SELECT CAST(name AS INTEGER) FROM regions"], [" SELECT COUNT(*) FROM regions"]]
+    answer = ask("How many regions?", model=ScriptedGenerator(replies))
+    assert answer.rows == [(4,)]
+    assert (answer.tally.generated, answer.tally.failed) == (2, 1)
+
+
+def test_a_linked_text_is_looked_for_where_it_stands() -> None:
+    sql = " SELECT name FROM products WHERE category_id = 'Tents'"
+    answer = ask("Products in Tents?", model=ScriptedGenerator([[sql]]))
+    assert answer.sql is not None and answer.sql.endswith("WHERE categories.name = 'Tents'")
+    assert answer.sql.startswith("SELECT products.name FROM products JOIN categories ON")
+    assert answer.rows and all("Tent" in name for (name,) in answer.rows)
 
 
 def test_a_change_is_refused_before_any_model_runs() -> None:

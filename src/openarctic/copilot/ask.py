@@ -19,8 +19,8 @@ from openarctic.copilot.execute import Result, Worker
 from openarctic.copilot.grammar import schema_grammar
 from openarctic.copilot.guard import Checked, check
 from openarctic.copilot.intent import check_question
-from openarctic.copilot.joins import expand, mend_scope
-from openarctic.copilot.link import ValueIndex
+from openarctic.copilot.joins import expand, mend_scope, mend_values
+from openarctic.copilot.link import ValueIndex, ValueLink
 from openarctic.copilot.narrow import narrow
 from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.sample import database_or_sample
@@ -32,6 +32,7 @@ from openarctic.generator import Completion, Generator, Sampling
 MAX_SQL_TOKENS = 160
 MAX_PROMPT_TOKENS = 1800
 MIN_CONFIDENCE = 0.02
+RETRY_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,7 @@ class Tally:
     refused: int = 0
     failed: int = 0
     timeouts: int = 0
+    error: OpenArcticError | None = None  # why the last one failed
 
 
 @dataclass(slots=True)
@@ -140,20 +142,21 @@ class Copilot:
         shown = narrow(self.schema, question, links, self._fits)
         prompt = schema_text(shown) + question_text(question, links)
         clock.lap("link")
-        completions = self._candidates(prompt, schema_grammar(shown), options)
-        clock.lap("generate")
-        tally.generated = len(completions)
-        checked = self._checked(completions, tally)
-        clock.lap("guard")
-        if not checked:
-            raise AbstainedError(
-                "no candidate query was valid for this database", "rephrase the question, naming tables or columns"
-            )
-        if not options.execute:
-            best = max(checked, key=lambda item: item[1])
-            return self._answer(question, best[0].sql, None, min(1.0, _certainty(best[1])), clock, tally)
-        ballots = self._executed(checked, options, tally)
-        clock.lap("execute")
+        ballots: list[Ballot] = []
+        for retry in (False, True):
+            completions = self._candidates(prompt, schema_grammar(shown), options, retry)
+            clock.lap("generate")
+            checked = self._checked(completions, links, tally)
+            clock.lap("guard")
+            if checked and not options.execute:
+                best = max(checked, key=lambda item: item[1])
+                return self._answer(question, best[0].sql, None, min(1.0, _certainty(best[1])), clock, tally)
+            ballots = self._executed(checked, options, tally)
+            clock.lap("execute")
+            if ballots:
+                break
+        if not ballots:
+            raise self._nothing_ran(tally)
         winner, share = elect(ballots)
         confidence = round(share * _certainty(winner.logprob), 4)
         if confidence < MIN_CONFIDENCE:
@@ -166,23 +169,35 @@ class Copilot:
     def _fits(self, schema: Schema) -> bool:
         return self.model.count_tokens(schema_text(schema)) <= MAX_PROMPT_TOKENS
 
-    def _candidates(self, prompt: str, grammar: str, options: AskOptions) -> list[Completion]:
-        sampling = [Sampling(temperature=0.0)] + [
-            Sampling(temperature=options.temperature, seed=options.seed + i) for i in range(1, options.candidates)
-        ]
+    def _candidates(self, prompt: str, grammar: str, options: AskOptions, retry: bool) -> list[Completion]:
+        """The most probable text and samples; a retry samples all, further from the most probable."""
+        if retry:
+            seeds = range(options.seed + options.candidates, options.seed + 2 * options.candidates)
+            sampling = [Sampling(temperature=RETRY_TEMPERATURE, seed=seed) for seed in seeds]
+        else:
+            seeds = range(options.seed + 1, options.seed + options.candidates)
+            sampling = [Sampling(), *(Sampling(temperature=options.temperature, seed=seed) for seed in seeds)]
         return self.model.generate(prompt, sampling=sampling, grammar=grammar, max_tokens=MAX_SQL_TOKENS)
 
-    def _checked(self, completions: Sequence[Completion], tally: Tally) -> list[tuple[Checked, float]]:
+    def _checked(
+        self, completions: Sequence[Completion], links: Sequence[ValueLink], tally: Tally
+    ) -> list[tuple[Checked, float]]:
         """Distinct statements that pass the guard, with their log probability (of the most probable spelling)."""
+
+        def mend(sql: str) -> str:
+            return mend_scope(mend_values(sql, links, self.schema), self.schema)
+
         found: dict[str, tuple[Checked, float]] = {}
+        is_first_round = tally.generated == 0
+        tally.generated += len(completions)
         for i, completion in enumerate(completions):
             if completion.finish_reason != "stop":
                 continue
             tally.parsed += 1
             checked = self._check(completion.text, lambda sql: sql)
-            if i == 0:
+            if i == 0 and is_first_round:
                 tally.first_in_scope = checked is not None
-            checked = self._check(completion.text, lambda sql: mend_scope(sql, self.schema)) or checked
+            checked = self._check(completion.text, mend) or checked
             if checked is None:
                 tally.refused += 1
             elif checked.sql not in found or found[checked.sql][1] < completion.logprob:
@@ -197,27 +212,28 @@ class Copilot:
             return None
 
     def _executed(self, checked: list[tuple[Checked, float]], options: AskOptions, tally: Tally) -> list[Ballot]:
+        """What ran; why the others did not is in the tally."""
         ballots = []
-        error: OpenArcticError | None = None
         for statement, logprob in checked:
             try:
                 result = self.worker.execute(statement, limit=options.limit, timeout_s=options.timeout_s)
             except CapacityError as failure:
                 tally.timeouts += 1
-                error = failure
+                tally.error = failure
             except OpenArcticError as failure:
                 tally.failed += 1
-                error = failure
+                tally.error = failure
             else:
                 ballots.append(Ballot(statement.sql, logprob, result))
-        if not ballots:
-            if isinstance(error, CapacityError):
-                raise error
-            raise AbstainedError(
-                "every candidate query failed to run" + (f": {error.message}" if error else ""),
-                "rephrase the question, naming tables or columns",
-            )
         return ballots
+
+    def _nothing_ran(self, tally: Tally) -> OpenArcticError:
+        if isinstance(tally.error, CapacityError):
+            return tally.error
+        hint = "rephrase the question, naming tables or columns"
+        if tally.error is None:
+            return AbstainedError("no candidate query was valid for this database", hint)
+        return AbstainedError(f"every candidate query failed to run: {tally.error.message}", hint)
 
     def _answer(self, question: str, sql: str, result: Result | None, confidence: float, clock: Clock, tally: Tally) -> Answer:
         sentence = "" if result is None else answer_sentence(result.columns, result.rows, result.truncated)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import sqlglot
 from sqlglot import exp
 
+from openarctic.copilot.link import ValueLink
 from openarctic.copilot.schema import Schema
 
 PLAIN_NAME = re.compile(r"[A-Za-z_]\w*")
@@ -252,6 +253,29 @@ def mend_scope(short_sql: str, schema: Schema) -> str:
         if names and len(names) == len(sources) == len(set(names)) and not any(s.alias for s in sources):
             _mend_select(select, names, schema)
     return tree.sql(dialect="sqlite")
+
+
+def mend_values(short_sql: str, links: Sequence[ValueLink], schema: Schema) -> str:
+    """Where a number column is compared with a linked text, compare the column that holds the text; else the same SQL.
+
+    `category_id = 'Tents'` cannot be meant: 'Tents' stands in categories.name. `mend_scope` then adds that table.
+    """
+    tree = sqlglot.parse_one(short_sql, read="sqlite")
+    places = {link.value: link.places[0] for link in links if len(link.places) == 1}
+    for equal in list(tree.find_all(exp.EQ)):
+        column, text = equal.this, equal.expression
+        if isinstance(column, exp.Column) and isinstance(text, exp.Literal) and text.is_string and text.name in places:
+            if _is_number(column, schema):
+                table, name = places[text.name]
+                equal.set("this", exp.Column(this=identifier(name), table=identifier(table)))
+    return tree.sql(dialect="sqlite")
+
+
+def _is_number(column: exp.Column, schema: Schema) -> bool:
+    """Whether every column that the name may mean is declared as a number."""
+    owners = [schema.table(column.table)] if column.table else list(schema.tables)
+    found = [c for t in owners if t is not None and (c := t.column(column.name))]
+    return bool(found) and all(c.is_numeric for c in found)
 
 
 def _mend_select(select: exp.Select, names: list[str], schema: Schema) -> None:
