@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice, permutations
 
-from openarctic.copilot.joins import find_join, identifier
+from openarctic.copilot.joins import find_bridge, find_join, identifier
 from openarctic.copilot.schema import Schema
 
 MAX_SCOPES = 160
@@ -116,7 +116,7 @@ class _Scopes:
         qualified = [f"{_name(t.name)}.{_name(c.name)}" for t in tables for c in t.columns if holders[c.name.lower()] > 1]
         return "\n".join(
             [
-                f"from_{number}: {' | '.join(_from(order, number) for order in self._orders(group))}",
+                f"from_{number}: {' | '.join(self._from(order, number) for order in self._orders(group))}",
                 f"STAR_{number}: {_choice(_name(name) + '.*' for name in group)}",
                 f"COLUMN_{number}: {_choice(plain + qualified)}",
             ]
@@ -128,10 +128,12 @@ class _Scopes:
             if len(order) == 2 or all(self.near[t].intersection(order[:i]) for i, t in enumerate(order) if i):
                 yield order
 
-
-def _from(tables: Sequence[str], number: int) -> str:
-    first, *others = (_text(_name(name)) for name in tables)
-    return " ".join([first, *(f'(", " {other} | JOIN {other} (" ON " condition_{number})?)' for other in others)])
+    def _from(self, tables: Sequence[str], number: int) -> str:
+        """The tables in this order; two that nothing connects need a condition, for else all their rows would be paired."""
+        first, *others = (_text(_name(name)) for name in tables)
+        if len(tables) == 2 and tables[1] not in self.near[tables[0]] and not find_bridge(self.schema, tables[:1], tables[1]):
+            return f'{first} JOIN {others[0]} " ON " condition_{number}'
+        return " ".join([first, *(f'(", " {other} | JOIN {other} (" ON " condition_{number})?)' for other in others)])
 
 
 def _choice(names: Iterable[str]) -> str:
