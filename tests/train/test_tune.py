@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from openarctic.errors import UserError  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
-from openarctic.train.tune import Epochs, TuneConfig, latest_checkpoint, tune  # noqa: E402
+from openarctic.train.tune import Epochs, Progress, TuneConfig, latest_checkpoint, tune  # noqa: E402
 
 from .test_packing import tiny_model, tiny_pack  # noqa: E402
 
@@ -64,3 +64,23 @@ def test_a_schedule_without_an_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no end"):
         tune(tiny_model(), lambda epoch: [tiny_pack()], TuneConfig(), tmp_path)
     assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_every_step_is_reported(tmp_path: Path) -> None:
+    seen: list[tuple[int, float]] = []
+    config = TuneConfig(steps=4, warmup_steps=2)
+    tune(
+        tiny_model(),
+        lambda epoch: [tiny_pack()],
+        config,
+        tmp_path,
+        on_step=lambda p, record: seen.append((p.step, record["share"])),
+    )
+    assert seen == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+
+
+def test_the_meter_says_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+    from openarctic.cli.train import _Meter
+
+    _Meter()(Progress(step=50, seconds=60.0, tokens=12_000), {"share": 0.25, "loss": 1.5})
+    assert capsys.readouterr().err == "step 50, 25 % done, about 3 min left, loss 1.500, 200 tokens/s\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 SUMMARY = "train a model from a recipe"
 DESCRIPTION = """\
@@ -49,8 +50,31 @@ def run(args: argparse.Namespace) -> int:
         args.base or find_base(),
         args.out,
         resume=args.resume == "auto",
-        log=lambda line: print(line, file=sys.stderr, flush=True),
+        log=_log,
+        on_step=_Meter(),
     )
     for path in paths:
         print(path)
     return 0
+
+
+def _log(line: str) -> None:
+    print(f"\r{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+
+
+class _Meter:
+    """A line of progress: renewed at every step on a terminal, written every EVERY steps elsewhere."""
+
+    EVERY = 50
+
+    def __call__(self, progress: Any, record: dict[str, Any]) -> None:
+        share = record["share"]
+        left = progress.seconds * (1 - share) / share / 60 if share else 0.0
+        text = (
+            f"step {progress.step}, {100 * share:.0f} % done, about {left:.0f} min left, loss {record['loss']:.3f}, "
+            f"{progress.tokens / progress.seconds:.0f} tokens/s"
+        )
+        if sys.stderr.isatty():
+            print(f"\r{text}  ", end="", file=sys.stderr, flush=True)
+        elif progress.step % self.EVERY == 0:
+            print(text, file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.packing import Pack, Segment
 from openarctic.train.recipes import NanoRecipe
-from openarctic.train.tune import Progress, make_packs, tune
+from openarctic.train.tune import OnStep, Progress, make_packs, tune
 from openarctic.train.upcycle import upcycle
 
 Log = Callable[[str], None]
@@ -39,7 +39,9 @@ def find_base() -> Path:
     return found[0]
 
 
-def make_nano(recipe: NanoRecipe, data: Path, base: Path, out: Path, *, resume: bool, log: Log) -> tuple[Path, ...]:
+def make_nano(
+    recipe: NanoRecipe, data: Path, base: Path, out: Path, *, resume: bool, log: Log, on_step: OnStep | None = None
+) -> tuple[Path, ...]:
     """Train (or go on training) under `out` and write the model file there; returns its splits.
 
     `data` is a folder with `train_spider.jsonl`, `train_others.jsonl`, `spider_syn_train.jsonl` and `database/`.
@@ -51,7 +53,7 @@ def make_nano(recipe: NanoRecipe, data: Path, base: Path, out: Path, *, resume: 
     tokenizer = Tokenizer.from_gguf_metadata(source.metadata).truncate(recipe.vocab_size)
     model = hybrid_base(recipe, source)
     pairs = NanoPairs(recipe, data, tokenizer, log)
-    progress = tune(model, pairs.epoch, recipe.tune, out, resume)
+    progress = tune(model, pairs.epoch, recipe.tune, out, resume, on_step or (lambda progress, record: None))
     log(f"trained {progress.step} steps, {progress.examples} examples, {progress.seconds / 3600:.2f} hours")
     return export(recipe, model, source, tokenizer, out / "arctic-nano.gguf", progress)
 

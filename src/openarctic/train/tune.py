@@ -57,9 +57,18 @@ class Progress:
 
 
 Epochs = Callable[[int], Sequence[Pack]]
+# Called after every step with where the run stands and the step's numbers (loss, accuracy, share done, ...).
+OnStep = Callable[[Progress, dict[str, Any]], None]
 
 
-def tune(model: ArcticForCausalLM, epochs: Epochs, config: TuneConfig, out: Path, resume: bool = True) -> Progress:
+def tune(
+    model: ArcticForCausalLM,
+    epochs: Epochs,
+    config: TuneConfig,
+    out: Path,
+    resume: bool = True,
+    on_step: OnStep = lambda progress, record: None,
+) -> Progress:
     """Train the parameters that require a gradient on `epochs(0)`, `epochs(1)`, ... until the schedule ends.
 
     Writes `log.jsonl` (one object a step) and `checkpoints/step-N/` under `out`. Ctrl-C finishes the step and saves before
@@ -90,6 +99,7 @@ def tune(model: ArcticForCausalLM, epochs: Epochs, config: TuneConfig, out: Path
             progress.tokens += len(pack)
             log.write(json.dumps({**asdict(progress), **record}) + "\n")
             log.flush()
+            on_step(progress, {**record, "share": _share_done(progress, config)})
             if progress.seconds - saved > 60 * config.checkpoint_minutes:
                 _save(out, model, optimizer, progress)
                 saved = progress.seconds
