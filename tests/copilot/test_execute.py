@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from openarctic.copilot.databases import Database, open_database
+from openarctic.copilot.databases import Database, open_database, read_schema
 from openarctic.copilot.execute import Worker, execute
 from openarctic.copilot.guard import Checked
-from openarctic.errors import CapacityError, UserError
+from openarctic.errors import CapacityError, MissingError, UserError
 
 
 @pytest.fixture
@@ -76,3 +76,41 @@ def test_the_child_ends_with_its_parent(database: Database) -> None:
             return
         time.sleep(0.05)
     pytest.fail("the child outlived its parent")
+
+
+@pytest.fixture
+def logged(tmp_path: Path) -> Database:
+    """A database in write-ahead-log mode that nobody has open."""
+    with sqlite3.connect(tmp_path / "w.sqlite") as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t (a INTEGER)")
+        connection.execute("INSERT INTO t VALUES (1)")
+    connection.close()
+    return open_database(tmp_path / "w.sqlite")
+
+
+def test_reading_a_database_with_a_log_leaves_no_files(logged: Database) -> None:
+    before = logged.path.read_bytes()
+    read_schema(logged)
+    assert execute(logged, read("SELECT a FROM t")).rows == [(1,)]
+    assert [p.name for p in logged.path.parent.iterdir()] == ["w.sqlite"]
+    assert logged.path.read_bytes() == before
+
+
+def test_what_a_writer_adds_is_seen(logged: Database) -> None:
+    with Worker(logged) as worker:
+        assert worker.execute(read("SELECT count(*) FROM t")).rows == [(1,)]
+        writer = sqlite3.connect(logged.path)
+        writer.execute("INSERT INTO t VALUES (2)")
+        writer.commit()
+        assert worker.execute(read("SELECT count(*) FROM t")).rows == [(2,)]
+        writer.close()  # the log is merged into the file
+        assert worker.execute(read("SELECT count(*) FROM t")).rows == [(2,)]
+
+
+def test_a_database_that_has_gone_is_told(logged: Database) -> None:
+    with Worker(logged) as worker:
+        worker.execute(read("SELECT a FROM t"))
+        logged.path.unlink()
+        with pytest.raises(MissingError, match="any more"):
+            worker.execute(read("SELECT a FROM t"))

@@ -103,10 +103,32 @@ def _reading(database: Database) -> Iterator[Query]:
         yield query
 
 
+def sqlite_uri(path: Path) -> str:
+    """How to open a SQLite file so that reading leaves no trace.
+
+    A reader of a write-ahead-log database creates files beside it. Where there is no log, nobody writes, and `immutable`
+    does without them; `file_state` then tells whether that stayed so.
+    """
+    return f"{path.absolute().as_uri()}?{'immutable=1' if is_resting(path) else 'mode=ro'}"
+
+
+def is_resting(path: Path) -> bool:
+    """A SQLite file in write-ahead-log mode (header byte 18 is 2) that no connection has open."""
+    with path.open("rb") as file:
+        head = file.read(20)
+    return head[18:19] == b"\x02" and not Path(f"{path}-wal").exists()
+
+
+def file_state(path: Path) -> tuple[int, int, bool]:
+    """What changes when somebody writes: time, size, and whether there is a write-ahead log."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, Path(f"{path}-wal").exists()
+
+
 @contextlib.contextmanager
 def _sqlite_reader(path: Path) -> Iterator[Query]:
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+        connection = sqlite3.connect(sqlite_uri(path), uri=True, timeout=BUSY_TIMEOUT_S)
     except sqlite3.Error as error:
         raise UserError(f"cannot open {path}: {error}", "check its permissions") from error
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")

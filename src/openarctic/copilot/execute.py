@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openarctic.copilot.databases import Database, is_lock_error
+from openarctic.copilot.databases import Database, file_state, is_lock_error, is_resting, sqlite_uri
 from openarctic.copilot.guard import Checked
-from openarctic.errors import CapacityError, CorruptError, UserError
+from openarctic.errors import CapacityError, CorruptError, MissingError, UserError
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
 START_TIMEOUT_S = 20.0
@@ -43,6 +43,7 @@ class Worker:
     def __init__(self, database: Database, memory_bytes: int = MEMORY_BYTES) -> None:
         self.database, self.memory_bytes = database, memory_bytes
         self._buffer = b""
+        self._state: tuple[int, int, bool] | None = None
         self._process: subprocess.Popen[bytes] | None = self._start()
         self._is_ready = False
 
@@ -54,8 +55,9 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         # -I and an empty environment: nothing from outside changes what the child imports.
+        place = self._place()
         keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")}
-        command = [sys.executable, "-I", str(SANDBOX), self.database.dialect, str(self.database.path), str(self.memory_bytes)]
+        command = [sys.executable, "-I", str(SANDBOX), self.database.dialect, place, str(self.memory_bytes)]
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -65,8 +67,22 @@ class Worker:
             start_new_session=True,  # Ctrl-C reaches us, and we end the child
         )
 
+    def _place(self) -> str:
+        """What the child opens; remembers the state of a file that must not change meanwhile."""
+        path, self._state = self.database.path, None
+        if self.database.dialect != "sqlite":
+            return str(path)
+        try:
+            if is_resting(path):
+                self._state = file_state(path)
+            return sqlite_uri(path)
+        except OSError as error:
+            raise MissingError(f"cannot read {path} any more: {error.strerror}", "was it moved?") from error
+
     def execute(self, checked: Checked, limit: int = 1000, timeout_s: float = 10.0) -> Result:
         """Run one statement. Raises CapacityError at a limit, UserError when the engine refuses it."""
+        if self._has_changed():
+            self.close()
         if self._process is None:
             self._process, self._is_ready = self._start(), False
         self._wait_ready()
@@ -88,7 +104,16 @@ class Worker:
         except BaseException:
             self.close()
             raise
+        if self._has_changed():
+            self.close()
+            raise CapacityError(f"{self.database.path} was written to while it was read", "ask again")
         return _result(reply)
+
+    def _has_changed(self) -> bool:
+        try:
+            return self._state is not None and file_state(self.database.path) != self._state
+        except OSError:
+            return True
 
     def _wait_ready(self) -> None:
         if self._is_ready:

@@ -23,7 +23,7 @@ SQLITE_SELECT, SQLITE_READ, SQLITE_FUNCTION, SQLITE_RECURSIVE = 21, 20, 31, 33
 
 
 def main() -> None:
-    """Arguments: dialect, path, memory bytes."""
+    """Arguments: dialect, path (a URI for SQLite), memory bytes."""
     dialect, path, memory = sys.argv[1], sys.argv[2], int(sys.argv[3])
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
@@ -112,11 +112,10 @@ def _cell(value: object) -> object:
 class _Sqlite:
     """SQLite's own locks: read-only file, query_only, an authorizer for tables and functions, a progress handler."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, uri: str) -> None:
         import sqlite3
-        from pathlib import Path
 
-        self.connection = sqlite3.connect(Path(path).absolute().as_uri() + "?mode=ro", uri=True, timeout=2)
+        self.connection = sqlite3.connect(uri, uri=True, timeout=2)
         self.connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         self.connection.execute("PRAGMA query_only = ON")
         self.connection.execute("PRAGMA trusted_schema = OFF")
