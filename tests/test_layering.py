@@ -16,7 +16,7 @@ import openarctic
 from openarctic.cli import COMMANDS
 
 PACKAGE = Path(openarctic.__file__).parent
-# From the top down; rooms of one line may not import each other's line mates further left.
+# From the top down.
 ORDER = [
     "cli",
     "evals",

@@ -1,7 +1,6 @@
 """OpenArctic: make, run and apply dense-MoE hybrid language models of the Arctic family.
 
-from openarctic import ask, load
-ask("How many customers are there?").rows
+Example: `from openarctic import ask`, then `ask("How many customers are there?").rows`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ import pytest
 from openarctic.copilot.databases import open_database, read_schema
 from openarctic.errors import CapacityError, CorruptError, MissingError, OpenArcticError, UserError
 
+from .files import write_both
+
 TABLES = """
 CREATE TABLE shops (shop_id INTEGER PRIMARY KEY, city VARCHAR);
 CREATE TABLE sales (sale_id INTEGER PRIMARY KEY, shop_id INTEGER REFERENCES shops (shop_id), note VARCHAR, price DOUBLE);
@@ -24,13 +26,7 @@ INSERT INTO sales VALUES (1, 1, 'gift', 5.0), (2, 1, '2024-01-01', 20.0), (3, 2,
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    with sqlite3.connect(tmp_path / "shop.sqlite") as lite:
-        lite.executescript(TABLES)
-    lite.close()
-    duck = duckdb.connect(str(tmp_path / "shop.duckdb"))
-    duck.execute(TABLES)
-    duck.close()
-    return {"sqlite": tmp_path / "shop.sqlite", "duckdb": tmp_path / "shop.duckdb"}
+    return write_both(tmp_path, TABLES)
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,8 @@ from openarctic.copilot.databases import Database, open_database, read_schema
 from openarctic.copilot.execute import Worker
 from openarctic.copilot.guard import DIALECTS, check
 from openarctic.errors import CapacityError, OpenArcticError, RefusedError, UserError
+
+from .files import write_both
 
 CASES = Path(__file__).parent / "cases"
 ALLOWED = ("orders", "customers")
@@ -39,14 +40,8 @@ def statements(kind: str) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Database]:
-    folder = tmp_path_factory.mktemp("guard")
-    with sqlite3.connect(folder / "a.sqlite") as connection:
-        connection.executescript(SETUP)
-    connection.close()
-    other = duckdb.connect(str(folder / "a.duckdb"))
-    other.execute(SETUP)
-    other.close()
-    return {"sqlite": open_database(folder / "a.sqlite"), "duckdb": open_database(folder / "a.duckdb")}
+    paths = write_both(tmp_path_factory.mktemp("guard"), SETUP)
+    return {dialect: open_database(path) for dialect, path in paths.items()}
 
 
 @pytest.mark.parametrize(("dialect", "sql"), list(statements("hostile")))
@@ -170,17 +165,9 @@ def test_the_engines_refuse_by_themselves(databases: dict[str, Database]) -> Non
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Database]:
     """The same tables with enough rows that a cross join does not end."""
-    folder = tmp_path_factory.mktemp("large")
     rows = [(i, i % 7, "north", i / 3, "2024-01-02", "note" * 20) for i in range(10, 1200)]
-    with sqlite3.connect(folder / "a.sqlite") as lite:
-        lite.executescript(SETUP)
-        lite.executemany("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?)", rows)
-    lite.close()
-    duck = duckdb.connect(str(folder / "a.duckdb"))
-    duck.execute(SETUP)
-    duck.executemany("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?)", rows)
-    duck.close()
-    return {"sqlite": open_database(folder / "a.sqlite"), "duckdb": open_database(folder / "a.duckdb")}
+    paths = write_both(tmp_path_factory.mktemp("large"), SETUP, "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?)", rows)
+    return {dialect: open_database(path) for dialect, path in paths.items()}
 
 
 @pytest.mark.parametrize(("dialect", "sql"), list(statements("bombs")), ids=lambda value: value[:30])

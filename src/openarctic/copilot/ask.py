@@ -6,7 +6,7 @@ Database -> schema -> value links -> prompt -> candidates under the schema's gra
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from openarctic.copilot.execute import Result, Worker
 from openarctic.copilot.grammar import schema_grammar
 from openarctic.copilot.guard import Checked, check
 from openarctic.copilot.intent import check_question
-from openarctic.copilot.joins import expand, mend_scope, mend_values
+from openarctic.copilot.joins import expand, mend
 from openarctic.copilot.link import ValueIndex, ValueLink
 from openarctic.copilot.narrow import narrow
 from openarctic.copilot.prompt import question_text, schema_text
@@ -142,9 +142,10 @@ class Copilot:
         shown = narrow(self.schema, question, links, self._fits)
         prompt = schema_text(shown) + question_text(question, links)
         clock.lap("link")
+        grammar = schema_grammar(shown)
         ballots: list[Ballot] = []
         for retry in (False, True):
-            completions = self._candidates(prompt, schema_grammar(shown), options, retry)
+            completions = self._candidates(prompt, grammar, options, retry)
             clock.lap("generate")
             checked = self._checked(completions, links, tally)
             clock.lap("guard")
@@ -183,10 +184,6 @@ class Copilot:
         self, completions: Sequence[Completion], links: Sequence[ValueLink], tally: Tally
     ) -> list[tuple[Checked, float]]:
         """Distinct statements that pass the guard, with their log probability (of the most probable spelling)."""
-
-        def mend(sql: str) -> str:
-            return mend_scope(mend_values(sql, links, self.schema), self.schema)
-
         found: dict[str, tuple[Checked, float]] = {}
         is_first_round = tally.generated == 0
         tally.generated += len(completions)
@@ -194,20 +191,21 @@ class Copilot:
             if completion.finish_reason != "stop":
                 continue
             tally.parsed += 1
-            checked = self._check(completion.text, lambda sql: sql)
+            short = completion.text.strip()
             if i == 0 and is_first_round:
-                tally.first_in_scope = checked is not None
-            checked = self._check(completion.text, mend) or checked
+                tally.first_in_scope = self._check(short) is not None
+            checked = self._check(short, links) or self._check(short)
             if checked is None:
                 tally.refused += 1
             elif checked.sql not in found or found[checked.sql][1] < completion.logprob:
                 found[checked.sql] = (checked, completion.logprob)
         return list(found.values())
 
-    def _check(self, short_sql: str, mend: Callable[[str], str]) -> Checked | None:
+    def _check(self, short_sql: str, links: Sequence[ValueLink] | None = None) -> Checked | None:
+        """The statement as it stands, or mended with `links`; None where the guard refuses it."""
         try:
-            sql = expand(mend(short_sql.strip()), self.schema, self.database.dialect)
-            return check(sql, self.database.dialect, self.schema)
+            mended = short_sql if links is None else mend(short_sql, self.schema, links)
+            return check(expand(mended, self.schema, self.database.dialect), self.database.dialect, self.schema)
         except (SqlglotError, RefusedError):
             return None
 

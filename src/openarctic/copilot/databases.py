@@ -25,6 +25,7 @@ SQLITE_MAGIC = b"SQLite format 3\x00"
 DUCKDB_MAGIC = b"DUCK"
 
 Rows = list[tuple[Any, ...]]
+FileState = tuple[int, int, bool]
 Query = Callable[[str], Rows]
 
 
@@ -103,23 +104,21 @@ def _reading(database: Database) -> Iterator[Query]:
         yield query
 
 
-def sqlite_uri(path: Path) -> str:
-    """How to open a SQLite file so that reading leaves no trace.
+def sqlite_uri(path: Path) -> tuple[str, FileState | None]:
+    """How to open a SQLite file so that reading leaves no trace, and the state it must keep meanwhile, if any.
 
-    A reader of a write-ahead-log database creates files beside it. Where there is no log, nobody writes, and `immutable`
-    does without them; `file_state` then tells whether that stayed so.
+    A reader of a write-ahead-log database (header byte 18 is 2) creates files beside it. Where there is no log, nobody
+    writes, and `immutable` does without them, as long as `file_state` stays the same. Raises OSError for a file that has gone.
     """
-    return f"{path.absolute().as_uri()}?{'immutable=1' if is_resting(path) else 'mode=ro'}"
-
-
-def is_resting(path: Path) -> bool:
-    """A SQLite file in write-ahead-log mode (header byte 18 is 2) that no connection has open."""
+    state = file_state(path)
     with path.open("rb") as file:
-        head = file.read(20)
-    return head[18:19] == b"\x02" and not Path(f"{path}-wal").exists()
+        is_logged = file.read(20)[18:19] == b"\x02"
+    if is_logged and not state[2]:
+        return f"{path.absolute().as_uri()}?immutable=1", state
+    return f"{path.absolute().as_uri()}?mode=ro", None
 
 
-def file_state(path: Path) -> tuple[int, int, bool]:
+def file_state(path: Path) -> FileState:
     """What changes when somebody writes: time, size, and whether there is a write-ahead log."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size, Path(f"{path}-wal").exists()
@@ -128,8 +127,8 @@ def file_state(path: Path) -> tuple[int, int, bool]:
 @contextlib.contextmanager
 def _sqlite_reader(path: Path) -> Iterator[Query]:
     try:
-        connection = sqlite3.connect(sqlite_uri(path), uri=True, timeout=BUSY_TIMEOUT_S)
-    except sqlite3.Error as error:
+        connection = sqlite3.connect(sqlite_uri(path)[0], uri=True, timeout=BUSY_TIMEOUT_S)
+    except (OSError, sqlite3.Error) as error:
         raise UserError(f"cannot open {path}: {error}", "check its permissions") from error
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     try:

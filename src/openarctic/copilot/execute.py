@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openarctic.copilot.databases import Database, file_state, is_lock_error, is_resting, sqlite_uri
+from openarctic.copilot.databases import Database, FileState, file_state, is_lock_error, sqlite_uri
 from openarctic.copilot.guard import Checked
 from openarctic.errors import CapacityError, CorruptError, MissingError, UserError
 
@@ -43,7 +43,7 @@ class Worker:
     def __init__(self, database: Database, memory_bytes: int = MEMORY_BYTES) -> None:
         self.database, self.memory_bytes = database, memory_bytes
         self._buffer = b""
-        self._state: tuple[int, int, bool] | None = None
+        self._state: FileState | None = None
         self._process: subprocess.Popen[bytes] | None = self._start()
         self._is_ready = False
 
@@ -73,9 +73,8 @@ class Worker:
         if self.database.dialect != "sqlite":
             return str(path)
         try:
-            if is_resting(path):
-                self._state = file_state(path)
-            return sqlite_uri(path)
+            place, self._state = sqlite_uri(path)
+            return place
         except OSError as error:
             raise MissingError(f"cannot read {path} any more: {error.strerror}", "was it moved?") from error
 

@@ -95,11 +95,12 @@ class _Scopes:
     def groups(self) -> Iterator[tuple[str, ...]]:
         """Single tables, connected pairs and triples, pairs that only an ON can join, then larger connected groups."""
         groups: list[tuple[str, ...]] = [(name,) for name in self.names]
-        for size in range(1, MAX_TABLES + 1):
+        yield from groups
+        for size in range(2, MAX_TABLES + 1):
+            groups = self._grown(groups)
             if size == MAX_TABLES:
                 yield from (pair for pair in combinations(self.names, 2) if pair[1] not in self.near[pair[0]])
             yield from groups
-            groups = self._grown(groups)
 
     def _grown(self, groups: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
         grown = {frozenset((*g, new)) for g in groups for member in g for new in self.near[member].difference(g)}

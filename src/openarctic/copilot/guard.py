@@ -102,7 +102,7 @@ def check(
         known = _known_tables(schema, allowed_tables)
         tables = _Tables(known, schema).check(tree)
         for column in tree.find_all(exp.Column):
-            if column.text("db").lower() in _MAIN_SCHEMAS and not column.args.get("catalog"):
+            if _is_in_main(column):
                 column.set("db", None)
         for node in tree.walk():
             _check_node(node)
@@ -181,7 +181,7 @@ class _Tables:
             self._series(node)
             return
         name = node.name.lower()
-        if node.text("db").lower() in _MAIN_SCHEMAS and not node.args.get("catalog") and name not in ctes:
+        if _is_in_main(node) and name not in ctes:
             node.set("db", None)
         if node.args.get("db") or node.args.get("catalog"):
             raise RefusedError("unknown_table", f"table {node.sql()} is qualified by a schema", f"write {node.name}")
@@ -203,6 +203,10 @@ class _Tables:
             if isinstance(function, exp.Anonymous):
                 name = function.name
             raise RefusedError("forbidden_function", f"{name} may not be read as a table", "read the tables by name")
+
+
+def _is_in_main(node: exp.Table | exp.Column) -> bool:
+    return node.text("db").lower() in _MAIN_SCHEMAS and not node.args.get("catalog")
 
 
 def _check_recursion(query: exp.Expr, name: str) -> None:

@@ -241,12 +241,13 @@ def _on(join: Join, new: str) -> exp.EQ:
     )
 
 
-def mend_scope(short_sql: str, schema: Schema) -> str:
-    """Add the tables that columns need but FROM lacks, and qualify what is ambiguous; else the same SQL.
+def mend(short_sql: str, schema: Schema, links: Sequence[ValueLink] = ()) -> str:
+    """Compare linked texts where they stand, and add the tables that columns need but FROM lacks; else the same SQL.
 
     A context-free grammar cannot see that a column's table is missing; most of the time the column is right.
     """
     tree = sqlglot.parse_one(short_sql, read="sqlite")
+    _mend_values(tree, links, schema)
     for select in list(tree.find_all(exp.Select)):
         sources, _ = _sources(select)
         names = [s.name.lower() for s in sources if isinstance(s, exp.Table)]
@@ -255,12 +256,8 @@ def mend_scope(short_sql: str, schema: Schema) -> str:
     return tree.sql(dialect="sqlite")
 
 
-def mend_values(short_sql: str, links: Sequence[ValueLink], schema: Schema) -> str:
-    """Where a number column is compared with a linked text, compare the column that holds the text; else the same SQL.
-
-    `category_id = 'Tents'` cannot be meant: 'Tents' stands in categories.name. `mend_scope` then adds that table.
-    """
-    tree = sqlglot.parse_one(short_sql, read="sqlite")
+def _mend_values(tree: exp.Expr, links: Sequence[ValueLink], schema: Schema) -> None:
+    """`category_id = 'Tents'` cannot be meant where the column is a number and 'Tents' stands in categories.name."""
     places = {link.value: link.places[0] for link in links if len(link.places) == 1}
     for equal in list(tree.find_all(exp.EQ)):
         column, text = equal.this, equal.expression
@@ -268,7 +265,6 @@ def mend_values(short_sql: str, links: Sequence[ValueLink], schema: Schema) -> s
             if _is_number(column, schema):
                 table, name = places[text.name]
                 equal.set("this", exp.Column(this=identifier(name), table=identifier(table)))
-    return tree.sql(dialect="sqlite")
 
 
 def _is_number(column: exp.Column, schema: Schema) -> bool:
@@ -290,10 +286,6 @@ def _mend_select(select: exp.Select, names: list[str], schema: Schema) -> None:
         if needed and needed not in names and needed not in outer and schema.table(needed):
             select.append("joins", exp.Join(this=exp.Table(this=identifier(needed))))
             names.append(needed)
-    for column in columns:
-        holders = _holders(_column_name(column), names, schema)
-        if not column.table and len(holders) > 1:
-            column.set("table", identifier(holders[0]))
 
 
 def _outer_tables(select: exp.Select) -> set[str]:

@@ -53,7 +53,7 @@ def make_nano(
     tokenizer = Tokenizer.from_gguf_metadata(source.metadata).truncate(recipe.vocab_size)
     model = hybrid_base(recipe, source)
     pairs = NanoPairs(recipe, data, tokenizer, log)
-    progress = tune(model, pairs.epoch, recipe.tune, out, resume, on_step or (lambda progress, record: None))
+    progress = tune(model, pairs.epoch, recipe.tune, out, resume, on_step)
     log(f"trained {progress.step} steps, {progress.examples} examples, {progress.seconds / 3600:.2f} hours")
     return export(recipe, model, source, tokenizer, out / "arctic-nano.gguf", progress)
 

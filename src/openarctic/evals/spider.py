@@ -20,7 +20,7 @@ import sqlglot
 from sqlglot import exp
 
 from openarctic.copilot.ask import Answer, AskOptions, Copilot, Tally
-from openarctic.copilot.databases import Database, open_database
+from openarctic.copilot.databases import Database, open_database, sqlite_uri
 from openarctic.errors import AbstainedError, CapacityError, MissingError, OpenArcticError, RefusedError, UserError
 from openarctic.generator import Generator
 
@@ -187,7 +187,7 @@ def _ask(copilot: Copilot, question: Question, options: AskOptions, tally: Tally
 def run_gold(database: Database, sql: str) -> Rows | None:
     """The rows of a trusted query, or None when it fails or takes longer than GOLD_TIMEOUT_S."""
     deadline = time.monotonic() + GOLD_TIMEOUT_S
-    with closing(sqlite3.connect(f"{database.path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(sqlite_uri(database.path)[0], uri=True)) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         connection.set_progress_handler(lambda: int(time.monotonic() > deadline), CHECK_EVERY_OPCODES)
         try:

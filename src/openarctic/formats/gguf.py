@@ -77,7 +77,7 @@ def tensors_sha256(tensors: Mapping[str, GGUFTensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}\0{tensors[name].type}\0".encode())
-        digest.update(np.ascontiguousarray(tensors[name].data).tobytes())
+        digest.update(np.ascontiguousarray(tensors[name].data).data)
     return digest.hexdigest()
 
 

@@ -12,8 +12,8 @@ namespace {
 // The table of that name, or the fastest for "".
 const Kernels& choose_kernels(const std::string& name, int head_dim) {
   for (const Kernels* table : available_kernels())
-    if (name == table->name || (name.empty() && (head_dim % 8 == 0 || table == &plain_kernels()))) return *table;
-  throw std::invalid_argument("this processor has no kernels named " + name);
+    if ((name.empty() || name == table->name) && (head_dim % 8 == 0 || table == &plain_kernels())) return *table;
+  throw std::invalid_argument("for heads of this width this processor has no kernels named " + name);
 }
 
 struct Range {

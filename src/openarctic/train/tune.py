@@ -67,7 +67,7 @@ def tune(
     config: TuneConfig,
     out: Path,
     resume: bool = True,
-    on_step: OnStep = lambda progress, record: None,
+    on_step: OnStep | None = None,
 ) -> Progress:
     """Train the parameters that require a gradient on `epochs(0)`, `epochs(1)`, ... until the schedule ends.
 
@@ -99,7 +99,8 @@ def tune(
             progress.tokens += len(pack)
             log.write(json.dumps({**asdict(progress), **record}) + "\n")
             log.flush()
-            on_step(progress, {**record, "share": _share_done(progress, config)})
+            if on_step:
+                on_step(progress, {**record, "share": _share_done(progress, config)})
             if progress.seconds - saved > 60 * config.checkpoint_minutes:
                 _save(out, model, optimizer, progress)
                 saved = progress.seconds
