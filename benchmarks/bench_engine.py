@@ -155,10 +155,12 @@ def measure(ours: Server, llama: Server, line: str, repetitions: int, tokens: in
 
 def write_random(path: str, kind: str) -> None:
     """A hybrid of random weights that stock runtimes can read, with a tokenizer of nonsense."""
-    from openarctic.formats import to_gguf, write_gguf
+    from openarctic.formats import HybridConfig, to_gguf, write_gguf
 
     rng = np.random.default_rng(0)
-    metadata, tensors = to_gguf(CONFIG, RandomState(rng), lambda *_: kind, tokenizer_metadata(CONFIG["vocab_size"]))
+    metadata, tensors = to_gguf(
+        HybridConfig.from_dict(CONFIG), RandomState(rng), lambda *_: kind, tokenizer_metadata(CONFIG["vocab_size"])
+    )
     write_gguf(path, metadata, tensors)
 
 

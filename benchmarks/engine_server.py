@@ -36,7 +36,7 @@ class Ours:
         from openarctic.engine import Engine
 
         self.engine = Engine.load(path, threads=threads)
-        self.vocab = self.engine.config["vocab_size"]
+        self.vocab = self.engine.config.vocab_size
         self.description = f"openarctic {self.engine.kernels}"
 
     def clear(self, length: int = 0) -> None:

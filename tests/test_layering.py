@@ -23,6 +23,7 @@ ORDER = [
     "copilot",
     "train",
     "model",
+    "planner",
     "engine",
     "native",
     "formats",

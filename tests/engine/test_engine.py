@@ -13,7 +13,7 @@ from openarctic.engine import Engine
 from openarctic.engine.reference import reference_logits
 from openarctic.engine.sampler import probabilities
 from openarctic.errors import CapacityError, CorruptError, MissingError, UserError
-from openarctic.formats import read_gguf, to_gguf, write_gguf
+from openarctic.formats import HybridConfig, read_gguf, to_gguf, write_gguf
 from openarctic.generator import Sampling
 
 IDS = [1, 5, 9, 60, 33, 2, 17, 48, 5, 63, 21, 8]
@@ -45,6 +45,10 @@ LAYOUTS = {
     "every second, top-1, tied": tiny_config(
         moe_layer_frequency=2, num_experts_per_tok=1, tie_word_embeddings=True, dense_intermediate_size=96
     ),
+    "sequential": tiny_config(parallel_attn_mlp_res=False),
+    "sequential every second, top-1": tiny_config(
+        parallel_attn_mlp_res=False, moe_layer_frequency=2, num_experts_per_tok=1, dense_intermediate_size=96
+    ),
     "top-3, wide residual": tiny_config(num_experts_per_tok=3, residual_intermediate_size=160),
 }
 
@@ -72,8 +76,9 @@ def write_model(path: Path, config: dict[str, Any], type_: str, seed: int = 0) -
         norm(prefix + "input_layernorm")
         norm(prefix + "post_attention_layernorm")
         if config["num_local_experts"] and (i + 1) % config["moe_layer_frequency"] == 0:
-            norm(prefix + "residual_layernorm")
-            mlp(prefix + "residual_mlp", config.get("residual_intermediate_size", hidden))
+            if config["parallel_attn_mlp_res"]:
+                norm(prefix + "residual_layernorm")
+                mlp(prefix + "residual_mlp", config.get("residual_intermediate_size", hidden))
             state[f"{prefix}block_sparse_moe.gate.weight"] = matrix(config["num_local_experts"], hidden)
             for e in range(config["num_local_experts"]):
                 mlp(f"{prefix}block_sparse_moe.experts.{e}", config["intermediate_size"])
@@ -81,7 +86,7 @@ def write_model(path: Path, config: dict[str, Any], type_: str, seed: int = 0) -
             mlp(f"{prefix}block_sparse_moe.mlp", config.get("dense_intermediate_size", config["intermediate_size"]))
     norm("model.norm")
     state["lm_head.weight"] = matrix(config["vocab_size"], hidden)
-    metadata, tensors = to_gguf(config, state, lambda name, shape: type_, {})
+    metadata, tensors = to_gguf(HybridConfig.from_dict(config), state, lambda name, shape: type_, {})
     return write_gguf(path, metadata, tensors)[0]
 
 
@@ -122,7 +127,7 @@ def test_the_torch_model_agrees(tmp_path: Path) -> None:
     for layout in LAYOUTS.values():
         path = write_model(tmp_path / "m.gguf", layout, "F32")
         config, state = from_gguf(read_gguf(path))
-        model = ArcticForCausalLM(ArcticConfig.from_dict(config))
+        model = ArcticForCausalLM(ArcticConfig.from_dict(config.to_dict()))
         model.load_state_dict({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()})
         with torch.no_grad():
             wanted = model(torch.tensor([IDS])).logits[0].numpy()

@@ -71,7 +71,7 @@ def test_greedy_text_is_that_of_llama_cpp(peer: object) -> None:
     tokenizer = engine.tokenizer
     assert tokenizer is not None
     config, state = from_gguf(file)
-    model = ArcticForCausalLM(ArcticConfig.from_dict(config))
+    model = ArcticForCausalLM(ArcticConfig.from_dict(config.to_dict()))
     model.load_state_dict({n: torch.from_numpy(np.array(v)) for n, v in state.items()}, strict=False)
     model.eval()
     same = 0

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("ask", "query", "schema", "generate", "eval", "train", "doctor")
+COMMANDS = ("ask", "query", "schema", "generate", "eval", "train", "model", "doctor")
 INTERRUPTED = 130
 
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from openarctic.engine.sampler import Sampler
 from openarctic.errors import CapacityError, CorruptError, UserError
-from openarctic.formats import GGUFFile, config_from_gguf, read_gguf
-from openarctic.formats.names import is_moe_layer
+from openarctic.formats import GGUFFile, HybridConfig, config_from_gguf, read_gguf
 from openarctic.formats.quants import TYPES
 from openarctic.generator import GREEDY, Completion, OnText, Sampling
 from openarctic.native._native import Model
@@ -36,7 +35,7 @@ class Engine:
         self.config = config_from_gguf(file)
         self.tokenizer = Tokenizer.from_gguf_metadata(file.metadata) if "tokenizer.ggml.model" in file.metadata else None
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
-        self.context = min(self.config["max_position_embeddings"], MAX_CONTEXT)
+        self.context = min(self.config.max_position_embeddings, MAX_CONTEXT)
         self._model = _native_model(file, self.config, self.context, threads or default_threads(), f16_cache, kernels)
         self._cached: list[int] = []  # tokens whose keys and values stand in sequence 0
 
@@ -145,7 +144,7 @@ class Engine:
         out = np.empty((max(len(rows), 1), self._model.padded_vocab), np.float32)
         arrays = (np.asarray(list(a), np.int32) for a in (tokens, sequences, positions))
         self._model.step(*arrays, rows, out)
-        return out[: len(rows), : self.config["vocab_size"]]
+        return out[: len(rows), : self.config.vocab_size]
 
 
 @dataclass(slots=True)
@@ -220,21 +219,18 @@ def default_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def _native_model(file: GGUFFile, config: dict[str, Any], context: int, threads: int, f16_cache: bool, kernels: str) -> Model:
-    heads = config["num_attention_heads"]
-    if config["hidden_size"] % heads or heads % config["num_key_value_heads"]:
-        raise CorruptError(f"{file.paths[0]}: hidden size and heads do not divide")
+def _native_model(file: GGUFFile, config: HybridConfig, context: int, threads: int, f16_cache: bool, kernels: str) -> Model:
     model = Model(
-        hidden=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=heads,
-        kv_heads=config["num_key_value_heads"],
-        head_dim=config["hidden_size"] // heads,
-        vocab=config["vocab_size"],
-        experts=config["num_local_experts"],
-        top_k=config["num_experts_per_tok"],
-        eps=config["rms_norm_eps"],
-        theta=config["rope_theta"],
+        hidden=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab=config.vocab_size,
+        experts=config.num_local_experts,
+        top_k=config.num_experts_per_tok,
+        eps=config.rms_norm_eps,
+        theta=config.rope_theta,
         max_sequences=MAX_SEQUENCES,
         max_context=context,
         threads=threads,
@@ -242,7 +238,7 @@ def _native_model(file: GGUFFile, config: dict[str, Any], context: int, threads:
         kernels=kernels,
     )
     loader = _Loader(file, config, model)
-    for layer in range(config["num_hidden_layers"]):
+    for layer in range(config.num_hidden_layers):
         loader.layer(layer)
     loader.ends()
     return model
@@ -253,31 +249,30 @@ class _Loader:
     """Hands a file's tensors to the native model, checking every shape."""
 
     file: GGUFFile
-    config: dict[str, Any]
+    config: HybridConfig
     model: Model
 
     def layer(self, index: int) -> None:
         """Everything of one layer."""
         config, prefix = self.config, f"blk.{index}."
-        hidden = config["hidden_size"]
-        kv = config["num_key_value_heads"] * hidden // config["num_attention_heads"]
-        is_moe = is_moe_layer(config, index)
+        hidden, kv = config.hidden_size, config.kv_width
         for name, rows in (("q", hidden), ("k", kv), ("v", kv)):
             self._set(index, name, [self._matrix(f"{prefix}attn_{name}", rows, hidden)])
         self._set(index, "o", [self._matrix(f"{prefix}attn_output", hidden, hidden)])
         self._vector(index, "attn_norm", f"{prefix}attn_norm", hidden)
         self._vector(index, "ffn_norm", f"{prefix}ffn_norm", hidden)
-        residual = config.get("residual_intermediate_size", hidden)
-        width = residual if is_moe else config.get("dense_intermediate_size", config["intermediate_size"])
-        pair = [self._matrix(f"{prefix}ffn_{name}", width, hidden) for name in ("gate", "up")]
-        self._set(index, "gate_up", pair, interleave=True)
-        self._set(index, "down", [self._matrix(f"{prefix}ffn_down", hidden, width)])
-        if is_moe:
+        if not config.is_moe_layer(index) or config.is_parallel_layer(index):
+            width = config.residual_width if config.is_parallel_layer(index) else config.dense_width
+            pair = [self._matrix(f"{prefix}ffn_{name}", width, hidden) for name in ("gate", "up")]
+            self._set(index, "gate_up", pair, interleave=True)
+            self._set(index, "down", [self._matrix(f"{prefix}ffn_down", hidden, width)])
+        if config.is_moe_layer(index):
             self._experts(index, prefix, hidden)
 
     def _experts(self, index: int, prefix: str, hidden: int) -> None:
-        count, width = self.config["num_local_experts"], self.config["intermediate_size"]
-        self._vector(index, "moe_norm", f"{prefix}ffn_norm_exps", hidden)
+        count, width = self.config.num_local_experts, self.config.intermediate_size
+        if self.config.is_parallel_layer(index):
+            self._vector(index, "moe_norm", f"{prefix}ffn_norm_exps", hidden)
         self._vector(index, "router", f"{prefix}ffn_gate_inp", count * hidden)
         gate, up = (self._stacked(f"{prefix}ffn_{name}_exps", count, width, hidden) for name in ("gate", "up"))
         down = self._stacked(f"{prefix}ffn_down_exps", count, hidden, width)
@@ -287,10 +282,10 @@ class _Loader:
 
     def ends(self) -> None:
         """Embedding, final norm and head."""
-        hidden, vocab = self.config["hidden_size"], self.config["vocab_size"]
+        hidden, vocab = self.config.hidden_size, self.config.vocab_size
         embedding = self._matrix("token_embd", vocab, hidden)
         self.model.set_embedding(embedding)
-        tied = self.config["tie_word_embeddings"]
+        tied = self.config.tie_word_embeddings
         self._set(-1, "head", [embedding if tied else self._matrix("output", vocab, hidden)])
         self._vector(-1, "output_norm", "output_norm", hidden)
 

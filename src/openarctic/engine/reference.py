@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openarctic.formats import GGUFFile, from_gguf
-from openarctic.formats.names import is_moe_layer
 
 Array = NDArray[np.float64]
 
@@ -17,9 +16,9 @@ def reference_logits(file: GGUFFile, ids: Sequence[int]) -> Array:
     """Logits [len(ids), vocab] of one sequence, in float64 (spec/arctic-architecture.md section 2)."""
     config, loaded = from_gguf(file)
     state = {name: values.astype(np.float64) for name, values in loaded.items()}
-    eps, heads, kv_heads = config["rms_norm_eps"], config["num_attention_heads"], config["num_key_value_heads"]
-    count, dim = len(ids), config["hidden_size"] // heads
-    angles = np.arange(count)[:, None] * config["rope_theta"] ** (-np.arange(0, dim, 2) / dim)
+    eps, heads, kv_heads = config.rms_norm_eps, config.num_attention_heads, config.num_key_value_heads
+    count, dim = len(ids), config.head_dim
+    angles = np.arange(count)[:, None] * config.rope_theta ** (-np.arange(0, dim, 2) / dim)
     cos, sin = np.tile(np.cos(angles), 2)[:, None], np.tile(np.sin(angles), 2)[:, None]
     hidden_future = np.triu(np.full((count, count), -np.inf), 1)
 
@@ -53,18 +52,20 @@ def reference_logits(file: GGUFFile, ids: Sequence[int]) -> Array:
         probs /= probs.sum(-1, keepdims=True)
         out = np.zeros_like(x)
         for i, row in enumerate(probs):
-            best = np.argsort(-row, kind="stable")[: config["num_experts_per_tok"]]
+            best = np.argsort(-row, kind="stable")[: config.num_experts_per_tok]
             total = row[best].sum() if len(best) > 1 else 1.0
             out[i] = sum(row[e] / total * mlp(x[i], f"{name}.experts.{e}") for e in best)
         return out
 
     x = weight("model.embed_tokens")[list(ids)]
-    for layer in range(config["num_hidden_layers"]):
+    for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}."
         h = x + attention(norm(x, prefix + "input_layernorm"), prefix + "self_attn")
-        if is_moe_layer(config, layer):
+        if config.is_parallel_layer(layer):
             residual = mlp(norm(h, prefix + "residual_layernorm"), prefix + "residual_mlp")
             x = h + residual + experts(norm(x, prefix + "post_attention_layernorm"), prefix + "block_sparse_moe")
+        elif config.is_moe_layer(layer):
+            x = h + experts(norm(h, prefix + "post_attention_layernorm"), prefix + "block_sparse_moe")
         else:
             x = h + mlp(norm(h, prefix + "post_attention_layernorm"), prefix + "block_sparse_moe.mlp")
     return norm(x, "model.norm") @ weight("lm_head").T

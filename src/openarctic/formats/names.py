@@ -1,22 +1,28 @@
-"""Hugging Face names and GGUF names of the same tensors, for the `arctic` and `llama` architectures (spec 3.1, 3.4).
+"""The tensors of a model, once: their Hugging Face names, their GGUF names, shapes and parts (spec 3.1, 3.4).
 
-Two traps: in GGUF the q and k rows are permuted for interleaved rotary positions, and in an MoE layer `ffn_norm` is the
+Two traps: in GGUF the q and k rows are permuted for interleaved rotary positions, and in a parallel layer `ffn_norm` is the
 *residual* norm while Hugging Face's `post_attention_layernorm` is `ffn_norm_exps`.
 
-Three keys of ours extend `arctic` files; stock runtimes can read a file only when they are absent:
-`arctic.residual_feed_forward_length`, `arctic.dense_feed_forward_length`, `arctic.moe_layer_frequency`.
+A GGUF file of a model without experts, or of sequential MoE layers throughout (Mixtral's form), has the architecture
+`llama`; every other is `arctic`. Keys of ours extend `arctic` files, and stock runtimes can read a file only when they are
+absent: `arctic.residual_feed_forward_length`, `arctic.dense_feed_forward_length`, `arctic.moe_layer_frequency`,
+`arctic.parallel_attn_mlp_res`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from openarctic.errors import CorruptError, UserError
+from openarctic.formats.config import HybridConfig
 from openarctic.formats.gguf import GGUFFile, TensorData
 from openarctic.formats.quants import F32Array, quantize
+
+Part = Literal["embedding", "attention", "dense_mlp", "residual_mlp", "router", "experts", "norms", "head"]
 
 # Hugging Face key -> GGUF key without the architecture.
 _KEYS = {
@@ -36,10 +42,114 @@ _EXTENSIONS = {
     "dense_intermediate_size": "dense_feed_forward_length",
 }
 _ATTENTION = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
-_MLP = {"w1": "ffn_gate", "w3": "ffn_up", "w2": "ffn_down"}
+_MLP = {"w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up"}
 _FLOATS = {"rms_norm_eps", "rope_theta"}
 
 ChooseType = Callable[[str, tuple[int, ...]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One GGUF tensor and the Hugging Face tensors that it holds: one, or one an expert, in order.
+
+    `shape` is that of one Hugging Face tensor; `heads` says over how many heads GGUF permutes the rows (0: not at all).
+    """
+
+    gguf: str
+    hf: tuple[str, ...]
+    shape: tuple[int, ...]
+    part: Part
+    heads: int = 0
+
+    @property
+    def gguf_shape(self) -> tuple[int, ...]:
+        """Row-major shape in a GGUF file: experts are stacked."""
+        return (len(self.hf), *self.shape) if self.part == "experts" else self.shape
+
+    @property
+    def is_kept_f32(self) -> bool:
+        """Norms and routers, which GGUF files keep in full."""
+        return self.part in ("norms", "router")
+
+
+def tensor_table(config: HybridConfig) -> Iterator[TensorSpec]:
+    """Every tensor of the model, in the order of a GGUF file."""
+    hidden = config.hidden_size
+    yield TensorSpec("token_embd.weight", ("model.embed_tokens.weight",), (config.vocab_size, hidden), "embedding")
+    for layer in range(config.num_hidden_layers):
+        yield from _layer_table(config, layer)
+    yield TensorSpec("output_norm.weight", ("model.norm.weight",), (hidden,), "norms")
+    if not config.tie_word_embeddings:
+        yield TensorSpec("output.weight", ("lm_head.weight",), (config.vocab_size, hidden), "head")
+
+
+def _layer_table(config: HybridConfig, layer: int) -> Iterator[TensorSpec]:
+    ours, theirs = f"blk.{layer}.", f"model.layers.{layer}."
+    moe = theirs + "block_sparse_moe."
+    hidden, kv = config.hidden_size, config.kv_width
+
+    def norm(gguf: str, hf: str) -> TensorSpec:
+        return TensorSpec(f"{ours}{gguf}.weight", (f"{theirs}{hf}.weight",), (hidden,), "norms")
+
+    def mlp(prefix: str, width: int, part: Part) -> Iterator[TensorSpec]:
+        for hf, gguf in _MLP.items():
+            shape = (hidden, width) if hf == "w2" else (width, hidden)
+            yield TensorSpec(f"{ours}{gguf}.weight", (f"{prefix}.{hf}.weight",), shape, part)
+
+    yield norm("attn_norm", "input_layernorm")
+    rows = {"q_proj": hidden, "k_proj": kv, "v_proj": kv, "o_proj": hidden}
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for hf, gguf in _ATTENTION.items():
+        name = f"{theirs}self_attn.{hf}.weight"
+        yield TensorSpec(f"{ours}{gguf}.weight", (name,), (rows[hf], hidden), "attention", heads.get(hf, 0))
+    if config.is_parallel_layer(layer):
+        yield norm("ffn_norm", "residual_layernorm")
+        yield norm("ffn_norm_exps", "post_attention_layernorm")
+        yield from mlp(theirs + "residual_mlp", config.residual_width, "residual_mlp")
+    else:
+        yield norm("ffn_norm", "post_attention_layernorm")
+    if not config.is_moe_layer(layer):
+        yield from mlp(moe + "mlp", config.dense_width, "dense_mlp")
+        return
+    experts, width = config.num_local_experts, config.intermediate_size
+    yield TensorSpec(f"{ours}ffn_gate_inp.weight", (moe + "gate.weight",), (experts, hidden), "router")
+    for hf, gguf in _MLP.items():
+        names = tuple(f"{moe}experts.{e}.{hf}.weight" for e in range(experts))
+        shape = (hidden, width) if hf == "w2" else (width, hidden)
+        yield TensorSpec(f"{ours}{gguf}_exps.weight", names, shape, "experts")
+
+
+def state_dict_shapes(config: HybridConfig) -> dict[str, tuple[int, ...]]:
+    """Hugging Face name -> shape, in the order of the official checkpoints (spec 3.1)."""
+    shapes = {name: spec.shape for spec in tensor_table(config) for name in spec.hf}
+
+    def place(name: str) -> tuple[int, ...]:
+        if not name.startswith("model.layers."):
+            return ({"model.embed_tokens.weight": 0, "model.norm.weight": 2, "lm_head.weight": 3}[name],)
+        _, _, layer, module, *rest = name.split(".")
+        inner = [int(r) if r.isdigit() else _ORDER.get(r, 0) for r in rest]
+        return (1, int(layer), _ORDER[module], *inner)
+
+    return {name: shapes[name] for name in sorted(shapes, key=place)}
+
+
+_ORDER = {
+    name: i
+    for names in (
+        (
+            "self_attn",
+            "block_sparse_moe",
+            "input_layernorm",
+            "post_attention_layernorm",
+            "residual_layernorm",
+            "residual_mlp",
+        ),
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        ("gate", "experts"),
+        ("w1", "w2", "w3"),
+    )
+    for i, name in enumerate(names)
+}
 
 
 def permute(weight: F32Array, heads: int) -> F32Array:
@@ -54,86 +164,77 @@ def unpermute(weight: F32Array, heads: int) -> F32Array:
     return weight.reshape(heads, rows // heads // 2, 2, width).swapaxes(1, 2).reshape(rows, width)
 
 
-def is_moe_layer(config: Mapping[str, Any], layer: int) -> bool:
-    """Whether the 0-based layer has experts (spec 1.1)."""
-    return bool(config["num_local_experts"]) and (layer + 1) % config["moe_layer_frequency"] == 0
+def gguf_architecture(config: HybridConfig) -> str:
+    """`llama` where that form says everything, else `arctic`."""
+    is_mixtral = not config.parallel_attn_mlp_res and config.moe_layer_frequency == 1 and config.num_experts_per_tok > 1
+    return "llama" if is_mixtral or not config.num_local_experts else "arctic"
 
 
-def _layer_names(config: Mapping[str, Any], layer: int) -> Iterator[tuple[str, str]]:
-    """(GGUF name, Hugging Face name) of a layer's unstacked tensors, both without `.weight`."""
-    ours, theirs = f"blk.{layer}.", f"model.layers.{layer}."
-    yield ours + "attn_norm", theirs + "input_layernorm"
-    for hf, gguf in _ATTENTION.items():
-        yield ours + gguf, f"{theirs}self_attn.{hf}"
-    if is_moe_layer(config, layer):
-        yield ours + "ffn_norm", theirs + "residual_layernorm"
-        yield ours + "ffn_norm_exps", theirs + "post_attention_layernorm"
-        yield ours + "ffn_gate_inp", theirs + "block_sparse_moe.gate"
-        mlp = "residual_mlp"
-    else:
-        yield ours + "ffn_norm", theirs + "post_attention_layernorm"
-        mlp = "block_sparse_moe.mlp"
-    for hf, gguf in _MLP.items():
-        yield ours + gguf, f"{theirs}{mlp}.{hf}"
+def stock_obstacles(config: HybridConfig) -> list[str]:
+    """Why a stock runtime (llama.cpp, the published vLLM and transformers code) cannot run this model; empty if it can.
+
+    Stock `arctic` has a residual MLP as wide as the hidden state, experts in every layer, and always renormalises.
+    """
+    if gguf_architecture(config) == "llama":
+        return []
+    obstacles = []
+    if config.parallel_attn_mlp_res and config.residual_width != config.hidden_size:
+        obstacles.append(f"residual_intermediate_size is {config.residual_width}, stock is hidden_size {config.hidden_size}")
+    if config.moe_layer_frequency != 1:
+        obstacles.append(f"moe_layer_frequency is {config.moe_layer_frequency}, stock GGUF has experts in every layer")
+    if config.num_experts_per_tok == 1:
+        obstacles.append("num_experts_per_tok is 1, and stock GGUF runtimes renormalise a single weight to 1")
+    if not config.parallel_attn_mlp_res and config.moe_layer_frequency != 1:
+        obstacles.append("parallel_attn_mlp_res is false, stock arctic is parallel")
+    return obstacles
 
 
 def to_gguf(
-    config: Mapping[str, Any],
+    config: HybridConfig,
     state: Mapping[str, F32Array],
     choose_type: ChooseType,
     extra_metadata: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, TensorData]]:
-    """Metadata and tensors of an `arctic` file from a Hugging Face config and float32 tensors.
+    """Metadata and tensors of a GGUF file from float32 tensors under Hugging Face names, all in memory.
 
-    `choose_type(gguf_name, shape)` picks each matrix's type; vectors and routers stay F32. Raises UserError for a layout
-    that GGUF cannot say (sequential MoE layers), KeyError for a missing tensor.
+    `choose_type(gguf_name, shape)` picks each matrix's type; vectors and routers stay F32. Raises KeyError for a missing
+    tensor.
     """
-    if config["num_local_experts"] and not config["parallel_attn_mlp_res"]:
-        raise UserError("GGUF cannot hold sequential MoE layers", "parallel_attn_mlp_res must be true")
     tensors: dict[str, TensorData] = {}
-
-    def add(name: str, values: F32Array) -> None:
-        keep = values.ndim == 1 or name.endswith("ffn_gate_inp")
-        full = name + ".weight"
-        type_ = "F32" if keep else choose_type(full, values.shape)
-        tensors[full] = (type_, values.shape, quantize(values, type_))
-
-    add("token_embd", state["model.embed_tokens.weight"])
-    for layer in range(config["num_hidden_layers"]):
-        for ours, theirs in _layer_names(config, layer):
-            values = state[theirs + ".weight"]
-            if ours.endswith(("attn_q", "attn_k")):
-                values = permute(values, _heads(config, ours))
-            add(ours, values)
-        if is_moe_layer(config, layer):
-            for hf, gguf in _MLP.items():
-                names = [
-                    f"model.layers.{layer}.block_sparse_moe.experts.{e}.{hf}.weight" for e in range(config["num_local_experts"])
-                ]
-                add(f"blk.{layer}.{gguf}_exps", np.stack([state[n] for n in names]))
-    add("output_norm", state["model.norm.weight"])
-    if not config["tie_word_embeddings"]:
-        add("output", state["lm_head.weight"])
-    return {**_metadata(config), **extra_metadata}, tensors
+    for spec in tensor_table(config):
+        values = np.stack([state[n] for n in spec.hf]) if spec.part == "experts" else state[spec.hf[0]]
+        if spec.heads:
+            values = permute(values, spec.heads)
+        type_ = "F32" if spec.is_kept_f32 else choose_type(spec.gguf, values.shape)
+        tensors[spec.gguf] = (type_, values.shape, quantize(values, type_))
+    return {**gguf_metadata(config), **extra_metadata}, tensors
 
 
-def _heads(config: Mapping[str, Any], name: str) -> int:
-    return int(config["num_attention_heads" if name.endswith("q") else "num_key_value_heads"])
-
-
-def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
-    keys = {**_KEYS, **_EXPERT_KEYS, **{k: v for k, v in _EXTENSIONS.items() if config.get(k)}}
-    metadata: dict[str, Any] = {"general.architecture": "arctic", "general.type": "model"}
+def gguf_metadata(config: HybridConfig) -> dict[str, Any]:
+    """The keys of a GGUF file that describe the model."""
+    architecture = gguf_architecture(config)
+    keys = {**_KEYS, **(_EXPERT_KEYS if config.num_local_experts else {})}
+    metadata: dict[str, Any] = {"general.architecture": architecture, "general.type": "model"}
     for hf, gguf in keys.items():
-        metadata[f"arctic.{gguf}"] = float(config[hf]) if hf in _FLOATS else int(config[hf])
-    metadata["arctic.rope.dimension_count"] = config["hidden_size"] // config["num_attention_heads"]
-    if config["moe_layer_frequency"] != 1:
-        metadata["arctic.moe_layer_frequency"] = config["moe_layer_frequency"]
+        value = getattr(config, hf)
+        metadata[f"{architecture}.{gguf}"] = float(value) if hf in _FLOATS else int(value)
+    metadata[f"{architecture}.rope.dimension_count"] = config.head_dim
+    if architecture == "llama":
+        if not config.num_local_experts:
+            metadata["llama.feed_forward_length"] = config.dense_width
+        return metadata
+    for hf, gguf in _EXTENSIONS.items():
+        if getattr(config, hf):
+            metadata[f"arctic.{gguf}"] = getattr(config, hf)
+    if config.moe_layer_frequency != 1:
+        metadata["arctic.moe_layer_frequency"] = config.moe_layer_frequency
+    if not config.parallel_attn_mlp_res:
+        metadata["arctic.parallel_attn_mlp_res"] = False
     return metadata
 
 
-def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
-    """The Hugging Face config of an `arctic` or `llama` file; a `llama` model is a hybrid without experts.
+def config_from_gguf(file: GGUFFile) -> HybridConfig:
+    """The config of an `arctic` or `llama` file; a `llama` model is a hybrid without experts or with sequential ones.
 
     Raises CorruptError for a missing key, UserError for another architecture.
     """
@@ -151,40 +252,35 @@ def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
     if embedding is None:
         raise CorruptError(f"{file.paths[0]} has no tensor token_embd.weight")
     defaults = {"vocab_size": embedding.shape[0], "rope_theta": 10000.0}
-    config = {hf: get(gguf, defaults.get(hf)) for hf, gguf in _KEYS.items()}
-    experts = get("expert_count", 0)
-    config.update(
-        num_local_experts=experts,
+    values = {hf: get(gguf, defaults.get(hf)) for hf, gguf in _KEYS.items()}
+    values.update(
+        num_local_experts=get("expert_count", 0),
         num_experts_per_tok=get("expert_used_count", 0),
         moe_layer_frequency=get("moe_layer_frequency", 1),
-        parallel_attn_mlp_res=architecture == "arctic",
+        parallel_attn_mlp_res=get("parallel_attn_mlp_res", architecture == "arctic"),
         tie_word_embeddings="output.weight" not in file.tensors,
     )
     for hf, gguf in _EXTENSIONS.items():
-        if width := file.metadata.get(f"{architecture}.{gguf}"):
-            config[hf] = width
+        values[hf] = file.metadata.get(f"{architecture}.{gguf}")
     for hf, key in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
-        config[hf] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
-    return config
+        values[hf] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
+    try:
+        return HybridConfig.from_dict(values)
+    except UserError as error:
+        raise CorruptError(f"{file.paths[0]}: {error.message}", error.hint) from error
 
 
-def from_gguf(file: GGUFFile) -> tuple[dict[str, Any], dict[str, F32Array]]:
-    """Config and float32 tensors under Hugging Face Arctic names. Raises CorruptError for a missing tensor."""
+def from_gguf(file: GGUFFile) -> tuple[HybridConfig, dict[str, F32Array]]:
+    """Config and float32 tensors under Hugging Face names. Raises CorruptError for a missing or misshapen tensor."""
     config = config_from_gguf(file)
-    state = {"model.embed_tokens.weight": file.dequantize("token_embd.weight")}
-    for layer in range(config["num_hidden_layers"]):
-        for ours, theirs in _layer_names(config, layer):
-            values = file.dequantize(ours + ".weight")
-            if ours.endswith(("attn_q", "attn_k")):
-                values = unpermute(values, _heads(config, ours))
-            state[theirs + ".weight"] = values
-        if is_moe_layer(config, layer):
-            for hf, gguf in _MLP.items():
-                stacked = file.dequantize(f"blk.{layer}.{gguf}_exps.weight")
-                for e, values in enumerate(stacked):
-                    state[f"model.layers.{layer}.block_sparse_moe.experts.{e}.{hf}.weight"] = values
-    state["model.norm.weight"] = file.dequantize("output_norm.weight")
-    state["lm_head.weight"] = (
-        state["model.embed_tokens.weight"] if config["tie_word_embeddings"] else file.dequantize("output.weight")
-    )
+    state: dict[str, F32Array] = {}
+    for spec in tensor_table(config):
+        values = file.dequantize(spec.gguf)
+        if values.shape != spec.gguf_shape:
+            raise CorruptError(f"tensor {spec.gguf} has shape {values.shape}, the config says {spec.gguf_shape}")
+        if spec.heads:
+            values = unpermute(values, spec.heads)
+        state.update(zip(spec.hf, values if spec.part == "experts" else (values,), strict=True))
+    if config.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
     return config, state

@@ -124,10 +124,12 @@ void Model::prepare(Batch& b) {
   for (const Layer& l : layers) {
     in_forms |= form_bit(l.q) | form_bit(l.k) | form_bit(l.v);
     o_forms |= form_bit(l.o);
-    ffn_forms |= form_bit(l.gate_up);
-    down_forms |= form_bit(l.down);
-    pairs = std::max(pairs, l.gate_up.matrix.rows);
-    mid = std::max(mid, l.down.matrix.cols);
+    if (l.has_mlp()) {
+      ffn_forms |= form_bit(l.gate_up);
+      down_forms |= form_bit(l.down);
+      pairs = std::max(pairs, l.gate_up.matrix.rows);
+      mid = std::max(mid, l.down.matrix.cols);
+    }
     if (!l.has_experts()) continue;
     moe_forms |= form_bit(l.expert_gate_up[0]);
     mid_forms |= form_bit(l.expert_down[0]);
@@ -241,18 +243,78 @@ void Model::attention(Batch& b, int index, int thread) {
   }
 }
 
-// x becomes the layer's residual stream after attention (and experts); the MLP reads the norm of x + attention alone.
+// Each thread computes its share of every expert's panels, for all tokens that chose the expert.
+void Model::expert_gate_up(Batch& b, const Layer& layer, int thread) {
+  for (int e = 0; e < shape.experts; e++) {
+    int first = b.start[e], count = b.start[e + 1] - first;
+    if (!count) continue;
+    Range p = share(layer.expert_gate_up[e].matrix.panels() / 2, thread, shape.threads);
+    if (p.begin == p.end) continue;
+    kernels.matmul(layer.expert_gate_up[e].matrix, 2 * p.begin, 2 * p.end, &b.grouped[first], &b.pairs_out[first], count);
+    for (int t = first; t < first + count; t++) kernels.silu_pairs(b.pairs_out[t], b.expert_mid.row(t), p.begin, p.end);
+  }
+}
+
+void Model::expert_down(Batch& b, const Layer& layer, int thread) {
+  for (int e = 0; e < shape.experts; e++) {
+    int first = b.start[e], count = b.start[e + 1] - first;
+    Range p = share(layer.expert_down[e].matrix.panels(), thread, shape.threads);
+    if (count && p.begin < p.end) kernels.matmul(layer.expert_down[e].matrix, p.begin, p.end, &b.expert_mid.rows[first], &b.expert_rows[first], count);
+  }
+}
+
+void Model::add_experts(Batch& b, int token) {
+  const int k = shape.top_k;
+  float* x = &b.x[size_t(token) * shape.hidden];
+  for (int j = 0; j < k; j++) kernels.add(x, b.expert_rows[b.place[token * k + j]], b.weights[token * k + j], shape.hidden);
+}
+
+// x becomes the layer's residual stream after attention (and parallel experts); what follows reads the norm of x + attention
+// alone.
 void Model::combine(Batch& b, Layer& layer, int thread) {
-  const int hidden = shape.hidden, k = shape.top_k;
+  const int hidden = shape.hidden;
   Range mine = share(b.count, thread, shape.threads);
   for (int i = mine.begin; i < mine.end; i++) {
     float* x = &b.x[size_t(i) * hidden];
     kernels.add(x, b.o_out[i], 1.f, hidden);
-    kernels.rms_norm(x, layer.ffn_norm.data(), shape.eps, b.ffn_in.row(i), hidden);
-    b.ffn_in.finish(kernels, i);
-    if (!layer.has_experts()) continue;
-    for (int j = 0; j < k; j++) kernels.add(x, b.expert_rows[b.place[i * k + j]], b.weights[i * k + j], hidden);
+    Activations& next = layer.has_mlp() ? b.ffn_in : b.moe_in;
+    kernels.rms_norm(x, layer.ffn_norm.data(), shape.eps, next.row(i), hidden);
+    next.finish(kernels, i);
+    if (layer.is_parallel()) add_experts(b, i);
+    else if (layer.has_experts()) route(b, layer, i);
   }
+}
+
+// The MLP of a dense layer, or the residual MLP of a parallel one.
+void Model::dense_mlp(Batch& b, const Layer& layer, int thread) {
+  const int threads = shape.threads, n = b.count, hidden = shape.hidden;
+  Range p = share(layer.gate_up.matrix.panels() / 2, thread, threads);
+  if (p.begin < p.end) {
+    kernels.matmul(layer.gate_up.matrix, 2 * p.begin, 2 * p.end, b.ffn_in.rows.data(), b.gate_up_out.data(), n);
+    for (int i = 0; i < n; i++) kernels.silu_pairs(b.gate_up_out[i], b.ffn_mid.row(i), p.begin, p.end);
+  }
+  pool_->barrier();
+  for (int i = thread; i < n; i += threads) b.ffn_mid.finish(kernels, i);
+  pool_->barrier();
+  Range down = share(layer.down.matrix.panels(), thread, threads);
+  if (down.begin < down.end) kernels.matmul(layer.down.matrix, down.begin, down.end, b.ffn_mid.rows.data(), b.down_out.data(), n);
+  pool_->barrier();
+  Range mine = share(n, thread, threads);
+  for (int i = mine.begin; i < mine.end; i++) kernels.add(&b.x[size_t(i) * hidden], b.down_out[i], 1.f, hidden);
+}
+
+// Experts in the MLP's place, as in Mixtral: they read the norm of the residual stream after attention.
+void Model::sequential_experts(Batch& b, const Layer& layer, int thread) {
+  if (thread == 0) group_by_expert(b);
+  pool_->barrier();
+  expert_gate_up(b, layer, thread);
+  pool_->barrier();
+  for (int t = thread; t < b.count * shape.top_k; t += shape.threads) b.expert_mid.finish(kernels, t);
+  pool_->barrier();
+  expert_down(b, layer, thread);
+  pool_->barrier();
+  Range mine = share(b.count, thread, shape.threads);
+  for (int i = mine.begin; i < mine.end; i++) add_experts(b, i);
 }
 
 void Model::run_layer(Batch& b, Layer& layer, int index, int thread) {
@@ -267,57 +329,34 @@ void Model::run_layer(Batch& b, Layer& layer, int index, int thread) {
     if (item % 2 == 0) {
       kernels.rms_norm(x, layer.attn_norm.data(), shape.eps, b.attn_in.row(i), hidden);
       b.attn_in.finish(kernels, i);
-    } else if (layer.has_experts()) {
+    } else if (layer.is_parallel()) {
       kernels.rms_norm(x, layer.moe_norm.data(), shape.eps, b.moe_in.row(i), hidden);
       b.moe_in.finish(kernels, i);
       route(b, layer, i);
     }
   }
   pool_->barrier();
-  if (thread == 0 && layer.has_experts()) group_by_expert(b);
+  if (thread == 0 && layer.is_parallel()) group_by_expert(b);
   multiply(layer.q, b.attn_in.rows, b.q_out);
   multiply(layer.k, b.attn_in.rows, b.k_out);
   multiply(layer.v, b.attn_in.rows, b.v_out);
   pool_->barrier();
   rotate_and_store(b, index, thread);
-  if (layer.has_experts())  // needs nothing of attention: the parallel branch
-    for (int e = 0; e < shape.experts; e++) {
-      int first = b.start[e], count = b.start[e + 1] - first;
-      if (!count) continue;
-      Range p = share(layer.expert_gate_up[e].matrix.panels() / 2, thread, threads);
-      if (p.begin == p.end) continue;
-      kernels.matmul(layer.expert_gate_up[e].matrix, 2 * p.begin, 2 * p.end, &b.grouped[first], &b.pairs_out[first], count);
-      for (int t = first; t < first + count; t++) kernels.silu_pairs(b.pairs_out[t], b.expert_mid.row(t), p.begin, p.end);
-    }
+  if (layer.is_parallel()) expert_gate_up(b, layer, thread);  // needs nothing of attention
   pool_->barrier();
   attention(b, index, thread);
-  if (layer.has_experts())
+  if (layer.is_parallel())
     for (int t = thread; t < n * k; t += threads) b.expert_mid.finish(kernels, t);
   pool_->barrier();
   for (int i = thread; i < n; i += threads) b.attn_out.finish(kernels, i);
   pool_->barrier();
   multiply(layer.o, b.attn_out.rows, b.o_out);
-  if (layer.has_experts())
-    for (int e = 0; e < shape.experts; e++) {
-      int first = b.start[e], count = b.start[e + 1] - first;
-      Range p = share(layer.expert_down[e].matrix.panels(), thread, threads);
-      if (count && p.begin < p.end) kernels.matmul(layer.expert_down[e].matrix, p.begin, p.end, &b.expert_mid.rows[first], &b.expert_rows[first], count);
-    }
+  if (layer.is_parallel()) expert_down(b, layer, thread);
   pool_->barrier();
   combine(b, layer, thread);
   pool_->barrier();
-  Range p = share(layer.gate_up.matrix.panels() / 2, thread, threads);
-  if (p.begin < p.end) {
-    kernels.matmul(layer.gate_up.matrix, 2 * p.begin, 2 * p.end, b.ffn_in.rows.data(), b.gate_up_out.data(), n);
-    for (int i = 0; i < n; i++) kernels.silu_pairs(b.gate_up_out[i], b.ffn_mid.row(i), p.begin, p.end);
-  }
-  pool_->barrier();
-  for (int i = thread; i < n; i += threads) b.ffn_mid.finish(kernels, i);
-  pool_->barrier();
-  multiply(layer.down, b.ffn_mid.rows, b.down_out);
-  pool_->barrier();
-  Range mine = share(n, thread, threads);
-  for (int i = mine.begin; i < mine.end; i++) kernels.add(&b.x[size_t(i) * hidden], b.down_out[i], 1.f, hidden);
+  if (layer.has_mlp()) dense_mlp(b, layer, thread);
+  else sequential_experts(b, layer, thread);
   pool_->barrier();
 }
 

@@ -41,6 +41,8 @@ struct Layer {
   Weights q, k, v, o, gate_up, down;
   std::vector<Weights> expert_gate_up, expert_down;
   bool has_experts() const { return !router.empty(); }
+  bool has_mlp() const { return !gate_up.empty(); }
+  bool is_parallel() const { return !moe_norm.empty(); }  // experts read the layer's input, beside a residual MLP
 };
 
 // Activations of all tokens of a step, in the forms that the next matrices read.
@@ -81,7 +83,12 @@ class Model {
   void rotate_and_store(Batch& batch, int index, int thread);
   void route(Batch& batch, const Layer& layer, int token);
   void group_by_expert(Batch& batch);
+  void expert_gate_up(Batch& batch, const Layer& layer, int thread);
+  void expert_down(Batch& batch, const Layer& layer, int thread);
+  void add_experts(Batch& batch, int token);
   void combine(Batch& batch, Layer& layer, int thread);
+  void dense_mlp(Batch& batch, const Layer& layer, int thread);
+  void sequential_experts(Batch& batch, const Layer& layer, int thread);
   size_t slot(int layer, int sequence, int head) const;
   std::vector<float> cos_, sin_;
   std::unique_ptr<Pool> pool_;
