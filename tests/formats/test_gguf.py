@@ -100,7 +100,7 @@ def test_numbers_are_those_of_the_reference(type_: str) -> None:
 @given(st.sampled_from(sorted(TYPES)), st.integers(0, 2**31), st.floats(1e-3, 1e3))
 def test_quantising_is_close(type_: str, seed: int, scale: float) -> None:
     values = (np.random.default_rng(seed).standard_normal((2, 32)) * scale).astype(np.float32)
-    steps = {"F32": 1e9, "F16": 2000, "Q8_0": 250, "Q4_0": 14, "Q4_1": 14}[type_]
+    steps = {"F32": 1e9, "F16": 2000, "Q8_0": 250, "Q4_0": 14, "Q4_1": 14, "Q5_0": 28, "Q5_1": 28, "BF16": 250}[type_]
     error = np.abs(dequantize(quantize(values, type_), type_, values.shape) - values).max()
     assert error <= np.ptp(values) / steps + np.abs(values).max() / 1000
 
