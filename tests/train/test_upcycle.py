@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from openarctic.errors import UserError  # noqa: E402
-from openarctic.model import ArcticForCausalLM  # noqa: E402
+from openarctic.model import ArcticConfig, ArcticForCausalLM  # noqa: E402
 from openarctic.train.upcycle import upcycle  # noqa: E402
 
 from .test_packing import tiny_model  # noqa: E402
@@ -25,7 +25,7 @@ EXPERTS = {
 
 def dense_model() -> ArcticForCausalLM:
     torch.manual_seed(1)
-    return ArcticForCausalLM(replace(tiny_model().config, num_local_experts=0))
+    return ArcticForCausalLM(ArcticConfig.from_shape(replace(tiny_model().config.shape, num_local_experts=0)))
 
 
 def test_logits_are_unchanged() -> None:

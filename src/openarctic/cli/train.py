@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         import torch
+        import transformers  # noqa: F401 - the model stands on it
     except ImportError as error:
-        raise MissingError("training needs PyTorch", "pip install 'openarctic[train]'") from error
+        raise MissingError("training needs PyTorch and transformers", "pip install 'openarctic[train]'") from error
     from openarctic.copilot.nano import find_base, make_nano
     from openarctic.train.recipes import NanoRecipe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from openarctic.copilot.examples import Databases, LinkedSchema, Pair, read_pairs
 from openarctic.copilot.synthesis import synthesise
 from openarctic.errors import MissingError
-from openarctic.formats import GGUFFile, HybridConfig, from_gguf, read_gguf, to_gguf, write_gguf
+from openarctic.formats import GGUFFile, from_gguf, read_gguf, to_gguf, write_gguf
 from openarctic.formats.gguf import TensorData
 from openarctic.formats.quants import byte_size
 from openarctic.model import ArcticConfig, ArcticForCausalLM
@@ -64,7 +64,7 @@ def hybrid_base(recipe: NanoRecipe, source: GGUFFile) -> ArcticForCausalLM:
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         state[name] = state[name][: recipe.vocab_size]
     model = upcycle(
-        ArcticConfig.from_dict({**config.to_dict(), "vocab_size": recipe.vocab_size}),
+        ArcticConfig.from_shape(replace(config, vocab_size=recipe.vocab_size)),
         {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in state.items()},
         num_local_experts=recipe.num_local_experts,
         num_experts_per_tok=recipe.num_experts_per_tok,
@@ -148,7 +148,7 @@ def export(
     """Write the file: what training left untouched keeps the base file's very bytes, the rest becomes Q8_0 or F32."""
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     metadata, tensors = to_gguf(
-        HybridConfig.from_dict(model.config.to_dict()),
+        model.config.shape,
         state,
         lambda name, shape: "Q8_0",
         {

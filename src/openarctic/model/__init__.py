@@ -1,6 +1,14 @@
-"""The dense-MoE hybrid in PyTorch."""
+"""The hybrid transformer in torch. Importing this room teaches transformers' Auto classes the model type `arctic`:
+`AutoModelForCausalLM.from_pretrained(folder)` then loads any Arctic checkpoint, without remote code.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from openarctic.model.config import ArcticConfig
-from openarctic.model.hybrid import ArcticForCausalLM, parameter_counts
+from openarctic.model.hybrid import ArcticForCausalLM, ArcticModel, parameter_counts
 
-__all__ = ["ArcticConfig", "ArcticForCausalLM", "parameter_counts"]
+AutoConfig.register("arctic", ArcticConfig, exist_ok=True)
+AutoModel.register(ArcticConfig, ArcticModel, exist_ok=True)
+AutoModelForCausalLM.register(ArcticConfig, ArcticForCausalLM, exist_ok=True)
+
+__all__ = ["ArcticConfig", "ArcticForCausalLM", "ArcticModel", "parameter_counts"]

@@ -4,28 +4,42 @@ In a parallel layer the experts read the layer's *input*, not what attention mad
 
     h = x + Attn(norm x);   y = h + ResidualMLP(norm h) + MoE(norm x)
 
-Every other layer is the usual h = x + Attn(norm x); y = h + F(norm h). Module names give the Hugging Face tensor names.
+Every other layer is the usual h = x + Attn(norm x); y = h + F(norm h). Module names give the Hugging Face tensor names, and
+the classes are transformers' own kind, so that generation, adapters, quantised loading and trainers work on them.
 
-Shapes: T tokens (all sequences of a call laid end to end), H hidden, A attention heads, K key-value heads, D head width,
-E experts, V vocabulary.
+Shapes: B sequences, S tokens of each, T = B * S, H hidden, A attention heads, K key-value heads, D head width, E experts,
+V vocabulary.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from openarctic.errors import UserError
 from openarctic.model.config import ArcticConfig
 
-# (queries [T, A, D], keys [T, K, D], values [T, K, D]) -> [T, A * D]; knows which token may see which.
+# (queries [B, A, S, D], keys [B, K, S, D], values [B, K, S, D]) -> [B, S, A * D]; knows which token may see which.
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+# transformers renamed the key-value cache in the middle of its fifth version; we answer with the name that it knows.
+_CACHE = "cache" if "cache" in {f.name for f in fields(MoeCausalLMOutputWithPast)} else "past_key_values"
+_MASK_PARAMETERS = frozenset(inspect.signature(create_causal_mask).parameters)
 
-class RMSNorm(nn.Module):
+
+class ArcticRMSNorm(nn.Module):
     """x / rms(x) * weight, the weight applied after the cast back to the input's dtype."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -33,9 +47,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x_TH: Tensor) -> Tensor:
+    def forward(self, x_BSH: Tensor) -> Tensor:
         """Normalise each token."""
-        return self.weight * F.rms_norm(x_TH.float(), x_TH.shape[-1:], eps=self.eps).to(x_TH.dtype)
+        return self.weight * F.rms_norm(x_BSH.float(), x_BSH.shape[-1:], eps=self.eps).to(x_BSH.dtype)
 
 
 class MLP(nn.Module):
@@ -47,9 +61,13 @@ class MLP(nn.Module):
         self.w2 = nn.Linear(width, hidden, bias=False)
         self.w3 = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x_TH: Tensor) -> Tensor:
+    def forward(self, x_BSH: Tensor) -> Tensor:
         """Each token on its own."""
-        return self.w2(F.silu(self.w1(x_TH)) * self.w3(x_TH))
+        return self.w2(F.silu(self.w1(x_BSH)) * self.w3(x_BSH))
+
+
+# What a layer's router said: its logits [T, E] and this layer's balancing loss (a scalar, k at perfect balance).
+Routing = tuple[Tensor, Tensor]
 
 
 class SparseMoE(nn.Module):
@@ -61,19 +79,20 @@ class SparseMoE(nn.Module):
         self.gate = nn.Linear(config.hidden_size, config.num_local_experts, bias=False)
         self.experts = nn.ModuleList(MLP(config.hidden_size, config.intermediate_size) for _ in range(config.num_local_experts))
 
-    def forward(self, x_TH: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixed expert output [T, H] and this layer's balancing loss (a scalar, k at perfect balance)."""
-        probs_TE = self.gate(x_TH).float().softmax(-1)
+    def forward(self, x_BSH: Tensor) -> tuple[Tensor, Routing]:
+        """Mixed expert output [B, S, H] and the routing."""
+        x_TH = x_BSH.flatten(0, -2)
+        logits_TE = self.gate(x_TH)
+        probs_TE = logits_TE.float().softmax(-1)
         weights_Tk, chosen_Tk = probs_TE.topk(self.top_k, -1)
         if self.top_k > 1:
             weights_Tk = weights_Tk / weights_Tk.sum(-1, keepdim=True)
         out_TH = torch.zeros_like(x_TH)
-        for e, expert in enumerate(self.experts):
+        for e in chosen_Tk.unique().tolist():
             tokens, rank = (chosen_Tk == e).nonzero(as_tuple=True)
-            if len(tokens):
-                scaled = expert(x_TH[tokens]) * weights_Tk[tokens, rank, None]
-                out_TH = out_TH.index_add(0, tokens, scaled.to(x_TH.dtype))
-        return out_TH, self._balance(probs_TE, chosen_Tk)
+            scaled = self.experts[e](x_TH[tokens]) * weights_Tk[tokens, rank, None]
+            out_TH = out_TH.index_add(0, tokens, scaled.to(x_TH.dtype))
+        return out_TH.view_as(x_BSH), (logits_TE, self._balance(probs_TE, chosen_Tk))
 
     def _balance(self, probs_TE: Tensor, chosen_Tk: Tensor) -> Tensor:
         """E * sum_j sum_e f[j, e] * P[e] (spec 2.4); the choice carries no gradient."""
@@ -89,134 +108,295 @@ class DenseFFN(nn.Module):
         super().__init__()
         self.mlp = MLP(hidden, width)
 
-    def forward(self, x_TH: Tensor) -> tuple[Tensor, None]:
-        """The MLP, and no balancing loss."""
-        return self.mlp(x_TH), None
+    def forward(self, x_BSH: Tensor) -> tuple[Tensor, None]:
+        """The MLP, and no routing."""
+        return self.mlp(x_BSH), None
+
+
+def rotate(x_BASD: Tensor, cos_B1SD: Tensor, sin_B1SD: Tensor) -> Tensor:
+    """Rotary embedding over pairs (i, i + D/2)."""
+    first, second = x_BASD.chunk(2, -1)
+    return x_BASD * cos_B1SD + torch.cat((-second, first), -1) * sin_B1SD
+
+
+def attend_plainly(
+    module: nn.Module, q_BASD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """The implementation named `eager`: [B, S, A, D] and the attention weights; softmax in fp32."""
+    groups = q_BASD.shape[1] // k_BKSD.shape[1]
+    k_BASD, v_BASD = k_BKSD.repeat_interleave(groups, 1), v_BKSD.repeat_interleave(groups, 1)
+    scores = q_BASD @ k_BASD.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.float().softmax(-1).to(q_BASD.dtype)
+    return (weights @ v_BASD).transpose(1, 2), weights
 
 
 class SelfAttention(nn.Module):
     """Grouped-query attention with rotary positions ("rotate half"), no biases."""
 
-    def __init__(self, config: ArcticConfig) -> None:
+    is_causal = True  # read by transformers' attention functions, as are the four attributes below
+
+    def __init__(self, config: ArcticConfig, index: int) -> None:
         super().__init__()
+        self.config, self.layer_idx = config, index
         self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         hidden, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(hidden, hidden, bias=False)
         self.k_proj = nn.Linear(hidden, kv, bias=False)
         self.v_proj = nn.Linear(hidden, kv, bias=False)
         self.o_proj = nn.Linear(hidden, hidden, bias=False)
 
-    def forward(self, x_TH: Tensor, rope: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
-        """Tokens see what `attention` lets them see."""
-        q, k, v = (p(x_TH).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        return self.o_proj(attention(rotate(q, *rope), rotate(k, *rope), v))
+    def forward(
+        self,
+        x_BSH: Tensor,
+        rope: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        cache: Cache | None,
+        attention: Attention | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, S, H], and the attention weights where the implementation has them.
+
+        Tokens see what `attention_mask` lets them see, or `attention`, which then computes it.
+        """
+        q, k, v = (p(x_BSH).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx)
+        if attention is not None:
+            return self.o_proj(attention(q, k, v)), None
+        name = self.config._attn_implementation
+        compute = attend_plainly if name in (None, "eager") else ALL_ATTENTION_FUNCTIONS[name]
+        out, weights = compute(self, q, k, v, attention_mask, dropout=0.0, scaling=self.scaling, **options)
+        return self.o_proj(out.reshape(*x_BSH.shape[:-1], -1)), weights
 
 
-def rotate(x_TAD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
-    """Rotary embedding over pairs (i, i + D/2)."""
-    first, second = x_TAD.chunk(2, -1)
-    return x_TAD * cos_T1D + torch.cat((-second, first), -1) * sin_T1D
-
-
-class Layer(nn.Module):
+class ArcticDecoderLayer(GradientCheckpointingLayer):
     """One transformer layer; `residual_*` exist only where attention and experts run in parallel."""
 
     def __init__(self, config: ArcticConfig, index: int) -> None:
         super().__init__()
+        self.is_parallel = config.is_parallel_layer(index)
+        self.self_attn = SelfAttention(config, index)
         is_moe = config.is_moe_layer(index)
-        self.is_parallel = is_moe and config.parallel_attn_mlp_res
-        self.self_attn = SelfAttention(config)
         self.block_sparse_moe = SparseMoE(config) if is_moe else DenseFFN(config.hidden_size, config.dense_width)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = ArcticRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = ArcticRMSNorm(config.hidden_size, config.rms_norm_eps)
         if self.is_parallel:
-            self.residual_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.residual_layernorm = ArcticRMSNorm(config.hidden_size, config.rms_norm_eps)
             self.residual_mlp = MLP(config.hidden_size, config.residual_width)
 
-    def forward(self, x_TH: Tensor, rope: tuple[Tensor, Tensor], attention: Attention) -> tuple[Tensor, Tensor | None]:
-        """The layer's output and its balancing loss."""
-        h_TH = x_TH + self.self_attn(self.input_layernorm(x_TH), rope, attention)
+    def forward(self, x_BSH: Tensor, rope: tuple[Tensor, Tensor], **options: Any) -> tuple[Tensor, Tensor | None, Routing | None]:
+        """The layer's output, its attention weights and its routing."""
+        attended_BSH, weights = self.self_attn(self.input_layernorm(x_BSH), rope, **options)
+        h_BSH = x_BSH + attended_BSH
         if not self.is_parallel:
-            out_TH, balance = self.block_sparse_moe(self.post_attention_layernorm(h_TH))
-            return h_TH + out_TH, balance
+            out_BSH, routing = self.block_sparse_moe(self.post_attention_layernorm(h_BSH))
+            return h_BSH + out_BSH, weights, routing
         # `post_attention_layernorm` is a historical name: here it normalises the layer's input (spec trap 2).
-        out_TH, balance = self.block_sparse_moe(self.post_attention_layernorm(x_TH))
-        return h_TH + self.residual_mlp(self.residual_layernorm(h_TH)) + out_TH, balance
+        out_BSH, routing = self.block_sparse_moe(self.post_attention_layernorm(x_BSH))
+        return h_BSH + self.residual_mlp(self.residual_layernorm(h_BSH)) + out_BSH, weights, routing
 
 
-class Decoder(nn.Module):
+class ArcticPreTrainedModel(PreTrainedModel):
+    """What transformers asks of a model. New weights are drawn by its own rule (normal with `initializer_range`)."""
+
+    config_class = ArcticConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("ArcticDecoderLayer",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+@dataclass
+class ArcticModelOutput(MoeModelOutputWithPast):
+    """transformers' output of a mixture-of-experts model, and the sum of the layers' balancing losses."""
+
+    aux_loss: Tensor | None = None
+
+
+class ArcticModel(ArcticPreTrainedModel):
     """Embedding, layers and final norm."""
 
     def __init__(self, config: ArcticConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head_dim, self.theta = config.head_dim, config.rope_theta
+        self.layers = nn.ModuleList(ArcticDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = ArcticRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
 
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
-        """Final hidden states [T, H] and the sum of the balancing losses."""
-        x_TH = self.embed_tokens(ids_T)
-        rope = self.rope(positions_T, x_TH.dtype)
-        losses = []
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        output_router_logits: bool | None = None,
+        attention: Attention | None = None,
+        **options: Any,
+    ) -> ArcticModelOutput:
+        """input_ids [B, S], or inputs_embeds [B, S, H]; attention_mask [B, past + S] with 0 for padding.
+
+        `attention` replaces mask and attention function alike (shared-prefix packs). The key-value cache is called `cache`,
+        or `past_key_values` as older callers do. The output's `aux_loss` sums the layers' balancing losses.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise UserError("exactly one of input_ids and inputs_embeds must be given")
+        x_BSH = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        cache = self._cache(cache if cache is not None else past_key_values, use_cache)
+        if position_ids is None:
+            past = cache.get_seq_length() if cache is not None else 0
+            position_ids = torch.arange(past, past + x_BSH.shape[1], device=x_BSH.device)[None]
+        mask = None if attention else causal_mask(self.config, x_BSH, attention_mask, cache, position_ids)
+        rope = self.rope(position_ids, x_BSH.dtype)
+        keep = _Records(
+            hidden_states=_wanted(output_hidden_states, self.config, "output_hidden_states"),
+            attentions=_wanted(output_attentions, self.config, "output_attentions"),
+            router_logits=_wanted(output_router_logits, self.config, "output_router_logits"),
+        )
+        balances = []
         for layer in self.layers:
-            x_TH, balance = layer(x_TH, rope, attention)
-            if balance is not None:
-                losses.append(balance)
-        return self.norm(x_TH), torch.stack(losses).sum() if losses else x_TH.new_zeros(())
+            keep.add("hidden_states", x_BSH)
+            x_BSH, weights, routing = layer(
+                x_BSH, rope, attention_mask=mask, cache=cache, attention=attention, position_ids=position_ids, **options
+            )
+            keep.add("attentions", weights)
+            if routing is not None:
+                keep.add("router_logits", routing[0])
+                balances.append(routing[1])
+        x_BSH = self.norm(x_BSH)
+        keep.add("hidden_states", x_BSH)
+        aux_loss = torch.zeros((), device=x_BSH.device)
+        for balance in balances:  # one by one: layers may live on several devices
+            aux_loss = aux_loss + balance.to(aux_loss)
+        return ArcticModelOutput(last_hidden_state=x_BSH, aux_loss=aux_loss, **keep.values(), **{_CACHE: cache})
 
-    def rope(self, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin [T, 1, D], computed in fp32 and rounded to the model's dtype."""
-        half = torch.arange(0, self.head_dim, 2, device=positions_T.device, dtype=torch.float32)
-        angles = positions_T[:, None].float() * self.theta ** (-half / self.head_dim)
-        angles = torch.cat((angles, angles), -1)[:, None]
+    def _cache(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
+        if self.gradient_checkpointing and self.training:
+            return None  # layers are computed again in the backward pass and would append twice
+        if cache is None and _wanted(use_cache, self.config, "use_cache") and not self.training:
+            return DynamicCache(config=self.config)
+        return cache
+
+    def rope(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin [B, 1, S, D], computed in fp32 and rounded to the model's dtype."""
+        dim = self.config.head_dim
+        half = torch.arange(0, dim, 2, device=position_ids.device, dtype=torch.float32)
+        angles = position_ids[:, None, :, None].float() * self.config.rope_theta ** (-half / dim)
+        angles = torch.cat((angles, angles), -1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """logits [B, S, V] in fp32; loss = cross-entropy + router_aux_loss_coef * aux_loss when labels were given."""
+class _Records:
+    """Tensors of every layer, kept for the names that were asked for."""
 
-    logits: Tensor
-    loss: Tensor | None
-    aux_loss: Tensor
+    def __init__(self, **wanted: bool) -> None:
+        self._kept: dict[str, list[Any]] = {name: [] for name, is_wanted in wanted.items() if is_wanted}
+
+    def add(self, name: str, tensor: Tensor | None) -> None:
+        if name in self._kept:
+            self._kept[name].append(tensor)
+
+    def values(self) -> dict[str, tuple[Any, ...]]:
+        return {name: tuple(tensors) for name, tensors in self._kept.items()}
 
 
-class ArcticForCausalLM(nn.Module):
+def _wanted(given: bool | None, config: ArcticConfig, name: str) -> bool:
+    return bool(getattr(config, name, False) if given is None else given)
+
+
+def causal_mask(
+    config: ArcticConfig, x_BSH: Tensor, attention_mask: Tensor | None, cache: Cache | None, position_ids: Tensor
+) -> Any:
+    """The mask in the form that the configured attention implementation reads; None where causality says it all."""
+    past = cache.get_seq_length() if cache is not None else 0
+    values = {
+        "config": config,
+        "inputs_embeds": x_BSH,
+        "input_embeds": x_BSH,
+        "attention_mask": attention_mask,
+        "cache": cache,
+        "past_key_values": cache,
+        "cache_position": torch.arange(past, past + x_BSH.shape[1], device=x_BSH.device),
+        "position_ids": position_ids,
+    }
+    return create_causal_mask(**{name: value for name, value in values.items() if name in _MASK_PARAMETERS})
+
+
+class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
     """The language model. State-dict names are those of the Hugging Face checkpoints."""
 
-    def __init__(self, config: ArcticConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 - the base class declares a dict
 
-    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> Output:
-        """input_ids and labels [B, S]; labels of -100 do not count. Every sequence starts at position 0."""
-        batch, length = input_ids.shape
-        positions = torch.arange(length, device=input_ids.device).repeat(batch)
-        hidden, aux_loss = self.model(input_ids.flatten(), positions, CausalAttention(batch))
-        logits = self.lm_head(hidden).float().view(batch, length, -1)
+    def __init__(self, config: ArcticConfig) -> None:
+        super().__init__(config)
+        self.model = ArcticModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: int | Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> MoeCausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits [B, S, V] in fp32; input_ids and labels [B, S], labels of -100 do not count.
+
+        With labels, loss = cross-entropy of the next token + router_aux_loss_coef * aux_loss (spec 2.4). `logits_to_keep`
+        computes logits of the last so many positions (0: of all), or of the positions in a tensor.
+        """
+        base = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            cache=cache,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **options,
+        )
+        hidden_BSH = base.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
+        logits = self.lm_head(hidden_BSH if kept == 0 and isinstance(kept, int) else hidden_BSH[:, kept]).float()
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-            loss = loss + self.config.router_aux_loss_coef * aux_loss
-        return Output(logits, loss, aux_loss)
-
-
-@dataclass(frozen=True, slots=True)
-class CausalAttention:
-    """`batch` sequences of equal length laid end to end; each token sees its own sequence up to itself."""
-
-    batch: int
-
-    def __call__(self, q_TAD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        """Plain causal attention."""
-        q, k, v = (x.unflatten(0, (self.batch, -1)).transpose(1, 2) for x in (q_TAD, k_TKD, v_TKD))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return out.transpose(1, 2).flatten(2).flatten(0, 1)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
+            )
+            loss = loss + self.config.router_aux_loss_coef * base.aux_loss.to(loss.device)
+        output = MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=base.aux_loss,
+            logits=logits,
+            hidden_states=base.hidden_states,
+            attentions=base.attentions,
+            router_logits=base.router_logits,
+            **{_CACHE: getattr(base, _CACHE)},
+        )
+        wants_object = self.config.return_dict if return_dict is None else return_dict
+        return output if wants_object else output.to_tuple()
 
 
 def parameter_counts(config: ArcticConfig) -> dict[str, int]:

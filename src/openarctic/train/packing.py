@@ -58,20 +58,20 @@ class SharedPrefixAttention:
         own = torch.ones(self.longest, self.longest, dtype=torch.bool).tril()
         self.mask = torch.cat((torch.ones(self.longest, prefix, dtype=torch.bool), own), 1)
 
-    def __call__(self, q_TAD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        """[T, A, D] and twice [T, K, D] to [T, A * D]."""
-        groups = q_TAD.shape[1] // k_TKD.shape[1]
-        k_TAD, v_TAD = k_TKD.repeat_interleave(groups, 1), v_TKD.repeat_interleave(groups, 1)
-        first = [x[: self.prefix].transpose(0, 1)[None] for x in (q_TAD, k_TAD, v_TAD)]
+    def __call__(self, q_1ATD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor) -> Tensor:
+        """[1, A, T, D] and twice [1, K, T, D] to [1, T, A * D]."""
+        groups = q_1ATD.shape[1] // k_1KTD.shape[1]
+        k_1ATD, v_1ATD = k_1KTD.repeat_interleave(groups, 1), v_1KTD.repeat_interleave(groups, 1)
+        first = [x[:, :, : self.prefix] for x in (q_1ATD, k_1ATD, v_1ATD)]
         prefix_out = F.scaled_dot_product_attention(first[0], first[1], first[2], is_causal=True)[0].transpose(0, 1).flatten(1)
-        q, k, v = (self._segments(x) for x in (q_TAD, k_TAD, v_TAD))
+        q, k, v = (self._segments(x) for x in (q_1ATD, k_1ATD, v_1ATD))
         k = torch.cat((first[1].expand(self.count, -1, -1, -1), k), 2)
         v = torch.cat((first[2].expand(self.count, -1, -1, -1), v), 2)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
-        return torch.cat((prefix_out, out.transpose(1, 2).flatten(2).flatten(0, 1)[self.valid]))
+        return torch.cat((prefix_out, out.transpose(1, 2).flatten(2).flatten(0, 1)[self.valid]))[None]
 
-    def _segments(self, x_TAD: Tensor) -> Tensor:
-        return x_TAD[self.gather].unflatten(0, (self.count, self.longest)).transpose(1, 2)
+    def _segments(self, x_1ATD: Tensor) -> Tensor:
+        return x_1ATD[0].transpose(0, 1)[self.gather].unflatten(0, (self.count, self.longest)).transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,9 @@ def pack_loss(model: ArcticForCausalLM, pack: Pack) -> PackLoss:
     prefix, lengths = len(pack.prefix), [len(s) for s in pack.segments]
     ids = torch.tensor(pack.prefix + [i for s in pack.segments for i in s.prompt + s.target])
     positions = torch.cat([torch.arange(prefix), *(torch.arange(prefix, prefix + n) for n in lengths)])
-    hidden, aux_loss = model.model(ids, positions, SharedPrefixAttention(prefix, lengths))
+    output = model.model(
+        ids[None], position_ids=positions[None], attention=SharedPrefixAttention(prefix, lengths), use_cache=False
+    )
     sources: list[int] = []
     targets: list[int] = []
     start = prefix
@@ -97,6 +99,6 @@ def pack_loss(model: ArcticForCausalLM, pack: Pack) -> PackLoss:
         sources += range(start + len(segment.prompt) - 1, start + len(segment) - 1)
         targets += segment.target
         start += len(segment)
-    logits = model.lm_head(hidden[torch.tensor(sources)]).float()
+    logits = model.lm_head(output.last_hidden_state[0, torch.tensor(sources)]).float()
     wanted = torch.tensor(targets)
-    return PackLoss(F.cross_entropy(logits, wanted), aux_loss, len(targets), int((logits.argmax(-1) == wanted).sum()))
+    return PackLoss(F.cross_entropy(logits, wanted), output.aux_loss, len(targets), int((logits.argmax(-1) == wanted).sum()))

@@ -37,7 +37,7 @@ def upcycle(
     if intermediate_size > width:
         raise UserError(f"experts of width {intermediate_size} are wider than the MLP they start from ({width})")
     hybrid = replace(
-        config,
+        config.shape,
         num_local_experts=num_local_experts,
         num_experts_per_tok=num_experts_per_tok,
         intermediate_size=intermediate_size,
@@ -46,7 +46,7 @@ def upcycle(
         residual_intermediate_size=width,
         dense_intermediate_size=width,
     )
-    model = ArcticForCausalLM(hybrid)
+    model = ArcticForCausalLM(ArcticConfig.from_shape(hybrid))
     generator = torch.Generator().manual_seed(seed)
     model.load_state_dict(_hybrid_state(model, dict(state), generator))
     return model
