@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,87 +12,15 @@ from openarctic.engine import Engine
 from openarctic.engine.reference import reference_logits
 from openarctic.engine.sampler import probabilities
 from openarctic.errors import CapacityError, CorruptError, MissingError, UserError
-from openarctic.formats import HybridConfig, read_gguf, to_gguf, write_gguf
+from openarctic.formats import read_gguf
 from openarctic.generator import Sampling
-
-IDS = [1, 5, 9, 60, 33, 2, 17, 48, 5, 63, 21, 8]
-
-
-def tiny_config(**changes: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": 64,
-        "hidden_size": 64,
-        "intermediate_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "num_local_experts": 8,
-        "num_experts_per_tok": 2,
-        "moe_layer_frequency": 1,
-        "parallel_attn_mlp_res": True,
-        "rope_theta": 1e4,
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 128,
-        "tie_word_embeddings": False,
-        **changes,
-    }
-
-
-LAYOUTS = {
-    "every layer": tiny_config(),
-    "dense": tiny_config(num_local_experts=0, num_experts_per_tok=0, intermediate_size=96),
-    "every second, top-1, tied": tiny_config(
-        moe_layer_frequency=2, num_experts_per_tok=1, tie_word_embeddings=True, dense_intermediate_size=96
-    ),
-    "sequential": tiny_config(parallel_attn_mlp_res=False),
-    "sequential every second, top-1": tiny_config(
-        parallel_attn_mlp_res=False, moe_layer_frequency=2, num_experts_per_tok=1, dense_intermediate_size=96
-    ),
-    "top-3, wide residual": tiny_config(num_experts_per_tok=3, residual_intermediate_size=160),
-}
-
-
-def write_model(path: Path, config: dict[str, Any], type_: str, seed: int = 0) -> Path:
-    rng = np.random.default_rng(seed)
-
-    def matrix(rows: int, cols: int) -> np.ndarray:
-        return (rng.standard_normal((rows, cols)) * 1.2 / np.sqrt(cols)).astype(np.float32)
-
-    hidden, kv = config["hidden_size"], config["num_key_value_heads"] * config["hidden_size"] // config["num_attention_heads"]
-    state = {"model.embed_tokens.weight": rng.standard_normal((config["vocab_size"], hidden)).astype(np.float32)}
-
-    def norm(name: str) -> None:
-        state[f"{name}.weight"] = (1 + 0.2 * rng.standard_normal(hidden)).astype(np.float32)
-
-    def mlp(name: str, width: int) -> None:
-        state[f"{name}.w1.weight"], state[f"{name}.w3.weight"] = matrix(width, hidden), matrix(width, hidden)
-        state[f"{name}.w2.weight"] = matrix(hidden, width)
-
-    for i in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{i}."
-        for name, rows in (("q_proj", hidden), ("k_proj", kv), ("v_proj", kv), ("o_proj", hidden)):
-            state[f"{prefix}self_attn.{name}.weight"] = matrix(rows, hidden)
-        norm(prefix + "input_layernorm")
-        norm(prefix + "post_attention_layernorm")
-        if config["num_local_experts"] and (i + 1) % config["moe_layer_frequency"] == 0:
-            if config["parallel_attn_mlp_res"]:
-                norm(prefix + "residual_layernorm")
-                mlp(prefix + "residual_mlp", config.get("residual_intermediate_size", hidden))
-            state[f"{prefix}block_sparse_moe.gate.weight"] = matrix(config["num_local_experts"], hidden)
-            for e in range(config["num_local_experts"]):
-                mlp(f"{prefix}block_sparse_moe.experts.{e}", config["intermediate_size"])
-        else:
-            mlp(f"{prefix}block_sparse_moe.mlp", config.get("dense_intermediate_size", config["intermediate_size"]))
-    norm("model.norm")
-    state["lm_head.weight"] = matrix(config["vocab_size"], hidden)
-    metadata, tensors = to_gguf(HybridConfig.from_dict(config), state, lambda name, shape: type_, {})
-    return write_gguf(path, metadata, tensors)[0]
+from tests.tiny import IDS, LAYOUTS, tiny_config, write_model
 
 
 @pytest.mark.parametrize("type_", ["F32", "Q8_0", "Q4_0"])
 def test_vector_kernels_agree_to_the_bit(tmp_path: Path, type_: str) -> None:
     """AVX-512 takes the same integer sums by fewer instructions; lengths around the tile's steps are covered."""
-    path = write_model(tmp_path / "m.gguf", LAYOUTS["every layer"], type_)
+    path = write_model(tmp_path / "m.gguf", LAYOUTS["parallel"], type_)
     engines = [Engine.load(path, threads=2, kernels=name) for name in available_kernels() if name != "plain"]
     for length in (1, 5, 8, 9, 23, 64):
         first, *others = [engine.logits((IDS * 4)[:length]) for engine in engines]

@@ -1,0 +1,70 @@
+"""The tiny world of the tests: small random hybrids of every layout, as configs, Hugging Face tensors and GGUF files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openarctic.formats import HybridConfig, to_gguf, write_gguf
+from openarctic.formats.names import state_dict_shapes
+
+IDS = [1, 5, 9, 60, 33, 2, 17, 48, 5, 63, 21, 8]
+
+
+def tiny_config(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of a parallel hybrid with experts in every layer."""
+    return {
+        "vocab_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_layer_frequency": 1,
+        "parallel_attn_mlp_res": True,
+        "rope_theta": 1e4,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": False,
+        **changes,
+    }
+
+
+LAYOUTS = {
+    "parallel": tiny_config(),
+    "dense": tiny_config(num_local_experts=0, num_experts_per_tok=0, intermediate_size=96),
+    "every second layer, top-1, tied": tiny_config(
+        moe_layer_frequency=2, num_experts_per_tok=1, tie_word_embeddings=True, dense_intermediate_size=96
+    ),
+    "every third layer, MHA": tiny_config(moe_layer_frequency=3, num_key_value_heads=4),
+    "top-3, wide residual MLP": tiny_config(num_experts_per_tok=3, residual_intermediate_size=160),
+    "one kv head, all experts": tiny_config(num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=4),
+    "sequential": tiny_config(parallel_attn_mlp_res=False),
+    "sequential, every second layer, top-1": tiny_config(
+        parallel_attn_mlp_res=False, moe_layer_frequency=2, num_experts_per_tok=1, dense_intermediate_size=96
+    ),
+}
+
+
+def random_state(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
+    """float32 tensors under Hugging Face names: norms near 1, matrices that keep the scale of what passes through."""
+    rng = np.random.default_rng(seed)
+    state = {}
+    for name, shape in state_dict_shapes(HybridConfig.from_dict(config)).items():
+        values = rng.standard_normal(shape)
+        if len(shape) == 1:
+            values = 1 + 0.2 * values
+        elif "embed_tokens" not in name:
+            values *= 1.2 / np.sqrt(shape[1])
+        state[name] = values.astype(np.float32)
+    return state
+
+
+def write_model(path: Path, config: dict[str, Any], type_: str, seed: int = 0) -> Path:
+    """A GGUF file of a random model with every matrix in one type."""
+    metadata, tensors = to_gguf(HybridConfig.from_dict(config), random_state(config, seed), lambda *_: type_, {})
+    return write_gguf(path, metadata, tensors)[0]
