@@ -15,7 +15,7 @@ TORCH_ROOMS = ("model", "train")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs no torch is marked `core`: it must pass on the core install alone."""
     for item in items:
-        is_default = not (item.get_closest_marker("slow") or item.get_closest_marker("peer"))
+        is_default = not any(item.get_closest_marker(marker) for marker in ("slow", "peer", "vllm"))
         if is_default and item.path.parent.name not in TORCH_ROOMS:
             item.add_marker("core")
 
