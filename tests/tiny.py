@@ -58,7 +58,7 @@ def random_state(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]
         values = rng.standard_normal(shape)
         if len(shape) == 1:
             values = 1 + 0.2 * values
-        elif "embed_tokens" not in name:
+        elif "embed_tokens" not in name or config["tie_word_embeddings"]:
             values *= 1.2 / np.sqrt(shape[1])
         state[name] = values.astype(np.float32)
     return state

@@ -10,7 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from openarctic.errors import MissingError, UserError  # noqa: E402
+from openarctic.formats import HybridConfig  # noqa: E402
+from openarctic.formats.names import state_dict_shapes  # noqa: E402
 from openarctic.model import ArcticConfig, ArcticForCausalLM, parameter_counts  # noqa: E402
+from tests.plain_hybrid import PlainHybrid  # noqa: E402
+from tests.tiny import IDS, LAYOUTS, random_state, tiny_config  # noqa: E402
 
 TINY = {
     "vocab_size": 64,
@@ -28,7 +32,6 @@ TINY = {
     "max_position_embeddings": 128,
     "tie_word_embeddings": False,
 }
-IDS = [1, 5, 9, 60, 33, 2, 17, 48, 5, 63, 21, 8]
 # spec/arctic-architecture.md section 2.6
 GOLDEN = {
     "A": {
@@ -81,6 +84,97 @@ def test_golden_vectors(case: str) -> None:
     assert out.loss.item() - 0.001 * out.aux_loss.item() == pytest.approx(cross_entropy, abs=1e-4)
 
 
+def random_model(config: dict[str, object], seed: int = 0) -> ArcticForCausalLM:
+    model = ArcticForCausalLM(ArcticConfig(**config))
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in random_state(config, seed).items()}, strict=False)
+    return model.eval()
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_the_plain_reference_has_the_golden_vectors_too(case: str) -> None:
+    """The reference that all else is held to is itself held to the published implementation."""
+    model = golden_model(GOLDEN[case]["frequency"])
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    logits = PlainHybrid(model.config.to_dict(), state).logits(IDS)
+    assert logits[0, :4].tolist() == pytest.approx(GOLDEN[case]["first"], abs=1e-4)
+    assert logits[-1, :6].tolist() == pytest.approx(GOLDEN[case]["last"], abs=1e-4)
+    assert logits.argmax(-1).tolist() == GOLDEN[case]["argmax"]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_the_plain_reference(layout: str, attention: str) -> None:
+    config = LAYOUTS[layout]
+    for seed in (1, 2):
+        model = random_model(config, seed)
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            got = model(torch.tensor([IDS])).logits[0].numpy()
+        assert np.abs(got - PlainHybrid(config, random_state(config, seed)).logits(IDS)).max() < 1e-5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_modules_have_the_official_names_in_the_official_order(layout: str) -> None:
+    shape = HybridConfig.from_dict(LAYOUTS[layout])
+    with torch.device("meta"):
+        state = ArcticForCausalLM(ArcticConfig.from_shape(shape)).state_dict()
+    wanted = state_dict_shapes(shape)
+    own = {name: tuple(t.shape) for name, t in state.items() if not (shape.tie_word_embeddings and name == "lm_head.weight")}
+    assert own == wanted
+    # The module order of an MLP is w1, w2, w3 and that of a layer is attention, experts, norms, residual MLP.
+    assert list(own) == list(wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_step_by_step_is_all_at_once(layout: str) -> None:
+    model = random_model(LAYOUTS[layout])
+    ids = torch.tensor([IDS, IDS[::-1]])
+    with torch.no_grad():
+        whole = model(ids).logits
+        cache = None
+        steps = []
+        for start, end in ((0, 5), (5, 6), (6, 9), (9, 12)):
+            out = model(ids[:, start:end], past_key_values=cache, use_cache=True)
+            cache = getattr(out, "cache", None) or out.past_key_values
+            steps.append(out.logits)
+    assert (torch.cat(steps, 1) - whole).abs().max() < 1e-5
+
+
+def test_padding_changes_nothing() -> None:
+    model = random_model(tiny_config())
+    short = IDS[:7]
+    padded = torch.tensor([[0] * 5 + short, IDS])
+    mask = (torch.arange(12)[None] >= torch.tensor([[5], [0]])).long()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        together = model(padded, attention_mask=mask, position_ids=positions).logits
+        alone = model(torch.tensor([short])).logits[0]
+    assert (together[0, 5:] - alone).abs().max() < 1e-5
+
+
+def test_the_balancing_loss_reaches_the_router_and_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = random_model(tiny_config()).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        ids = torch.tensor([IDS])
+        model(ids, labels=ids).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    plain, again = gradients
+    assert plain["model.layers.0.block_sparse_moe.gate.weight"].abs().max() > 0
+    assert plain.keys() == again.keys() and all(torch.allclose(plain[n], again[n], atol=1e-6) for n in plain)
+
+
+def test_router_logits_and_hidden_states_come_on_request() -> None:
+    model = random_model(tiny_config())
+    with torch.no_grad():
+        out = model(torch.tensor([IDS]), output_router_logits=True, output_hidden_states=True)
+    assert [tuple(r.shape) for r in out.router_logits] == [(12, 8)] * 3
+    assert len(out.hidden_states) == 4
+    assert model(torch.tensor([IDS])).router_logits is None
+
+
 def test_batch_equals_single() -> None:
     model = golden_model(1)
     ids = torch.tensor([IDS, IDS[::-1]])
@@ -121,3 +215,27 @@ def test_contradicting_layout_flags_are_refused() -> None:
 def test_heads_must_divide() -> None:
     with pytest.raises(UserError, match="num_attention_heads 5"):
         ArcticConfig.from_dict({**TINY, "num_attention_heads": 5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ({"num_experts_per_tok": 9}, "num_experts_per_tok 9"),
+        ({"moe_layer_frequency": 0}, "moe_layer_frequency is 0"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
+        ({"sliding_window": 512}, "sliding_window 512"),
+        ({"head_dim": 99}, "head_dim 99"),
+        ({"model_type": "mixtral"}, "mixtral"),
+        ({"rope_theta": -1.0}, "rope_theta is -1.0"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        ArcticConfig(**{**TINY, **changes})
+
+
+def test_the_newer_place_of_rope_theta_is_read() -> None:
+    older = {k: v for k, v in TINY.items() if k != "rope_theta"}
+    assert ArcticConfig(**older, rope_parameters={"rope_theta": 5e5, "rope_type": "default"}).rope_theta == 5e5

@@ -213,6 +213,11 @@ class ArcticPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Yes; transformers would guess it from the wording of this file."""
+        return True
+
 
 @dataclass
 class ArcticModelOutput(MoeModelOutputWithPast):
