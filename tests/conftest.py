@@ -9,13 +9,13 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-TORCH_ROOMS = ("model", "train")
+TORCH_ROOMS = ("model", "train", "vllm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs no torch is marked `core`: it must pass on the core install alone."""
     for item in items:
-        is_default = not any(item.get_closest_marker(marker) for marker in ("slow", "peer", "vllm"))
+        is_default = not (item.get_closest_marker("slow") or item.get_closest_marker("peer"))
         if is_default and item.path.parent.name not in TORCH_ROOMS:
             item.add_marker("core")
 
