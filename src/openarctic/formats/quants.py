@@ -1,8 +1,11 @@
-"""The number formats of GGUF tensors: F32, F16, Q8_0, Q4_0, Q4_1, written bit for bit as ggml's reference does.
+"""The number types of GGUF tensors, written and read bit for bit as ggml's reference does.
 
-Quantised types work on blocks of 32 values along a row:
-Q8_0 = f16 scale + 32 int8; Q4_0 = f16 scale + 16 bytes (value = d * (q - 8)); Q4_1 = f16 scale, f16 minimum + 16 bytes.
-The low nibbles of the 16 bytes are values 0..15 of the block, the high nibbles 16..31.
+F32, F16 and BF16 hold one value after the other; the others hold blocks of 32 or, those with a K, of 256 values along a
+row (layouts: `blocks.h`). The work is done in C++ (`quants.cpp`), every processor giving the same bits; the same arithmetic
+in plain numpy is `quants_reference.py`.
+
+Importance, one weight a column, says how much an error in that column matters (the mean square of what the column is
+multiplied with; llama.cpp's "imatrix"): every block's scale is then chosen for the smallest weighted error.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openarctic.errors import UserError
+from openarctic.formats._quants import encode as _encode
+from openarctic.formats._quants import first_not_finite as _first_not_finite
 
 F32Array = NDArray[np.float32]
 Raw = NDArray[np.uint8]
@@ -34,12 +39,15 @@ TYPES = {
     for t in (
         TensorType("F32", 0, 1, 4),
         TensorType("F16", 1, 1, 2),
+        TensorType("BF16", 30, 1, 2),
+        TensorType("Q8_0", 8, 32, 34),
         TensorType("Q4_0", 2, 32, 18),
         TensorType("Q4_1", 3, 32, 20),
         TensorType("Q5_0", 6, 32, 22),
         TensorType("Q5_1", 7, 32, 24),
-        TensorType("Q8_0", 8, 32, 34),
-        TensorType("BF16", 30, 1, 2),
+        TensorType("Q4_K", 12, 256, 144),
+        TensorType("Q5_K", 13, 256, 176),
+        TensorType("Q6_K", 14, 256, 210),
     )
 }
 TYPE_OF_CODE = {t.code: t.name for t in TYPES.values()}
@@ -54,29 +62,14 @@ def byte_size(type: str, shape: tuple[int, ...]) -> int:
 
 
 def quantize(values: F32Array, type: str, *, importance: F32Array | None = None, threads: int = 1) -> Raw:
-    """The raw bytes (1-D uint8) of float32 `values` in `type`. Raises UserError for an unfit row length."""
-    byte_size(type, values.shape)
-    if importance is not None:
-        raise NotImplementedError("importance")
+    """The raw bytes (1-D uint8) of float32 `values` in `type`; see `encode`."""
     flat = np.ascontiguousarray(values, dtype=np.float32)
-    if type == "BF16":
-        return _to_bf16(flat)
-    if type in ("F32", "F16"):
-        return flat.astype(np.float32 if type == "F32" else np.float16).view(np.uint8).reshape(-1)
-    blocks = flat.reshape(-1, TYPES[type].block_values)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _QUANTIZERS[type](blocks).reshape(-1)
+    return encode(flat.reshape(-1).view(np.uint8), "F32", type, values.shape, importance=importance, threads=threads)
 
 
 def dequantize(raw: Raw, type: str, shape: tuple[int, ...]) -> F32Array:
     """Float32 values of raw bytes, in `shape`."""
-    if type == "BF16":
-        return (np.ascontiguousarray(raw).view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    if type in ("F32", "F16"):
-        dtype = np.float32 if type == "F32" else np.float16
-        return np.ascontiguousarray(raw).view(dtype).astype(np.float32).reshape(shape)
-    blocks = np.ascontiguousarray(raw).reshape(-1, TYPES[type].block_bytes)
-    return _DEQUANTIZERS[type](blocks).reshape(shape)
+    return encode(raw, type, "F32", shape).view(np.float32).reshape(shape)
 
 
 def encode(
@@ -89,120 +82,46 @@ def encode(
     threads: int = 1,
     out: Raw | None = None,
 ) -> Raw:
-    """Raw bytes of a tensor of `shape` in `source_type`, as raw bytes in `type`; written to `out` where it is given."""
-    result = quantize(dequantize(raw, source_type, shape), type, importance=importance, threads=threads)
-    if out is None:
+    """The raw bytes of a tensor of `shape` in `source_type` as raw bytes (1-D uint8) in `type`, in `out` where it is given.
+
+    Works row by row, so that no second copy of the tensor is made, on `threads` threads, without Python's lock. Bytes that
+    have the type already are copied. `importance` is [columns], or [experts, columns] for a tensor of stacked experts; the
+    float types and Q8_0 have no use for it. Values must be finite (`first_not_finite`). Raises UserError when rows are
+    unfit for a type, `raw` or `out` has another size, or importance another shape or a weight that is negative or not finite.
+    """
+    for kind, data in ((source_type, raw), (type, out)):
+        size = byte_size(kind, shape)
+        if data is not None and data.size != size:
+            raise UserError(f"a tensor of shape {shape} as {kind} has {size} bytes, not {data.size}")
+    result = np.empty(byte_size(type, shape), np.uint8) if out is None else out
+    source = np.ascontiguousarray(raw).reshape(-1)
+    if source_type == type:
+        np.copyto(result, source)
         return result
-    out[:] = result
-    return out
+    weights = None
+    if importance is not None:
+        weights = _checked(importance, shape)
+        if TYPES[type].block_values == 1 or type == "Q8_0":
+            weights = None
+    if source.size:
+        _encode(source, TYPES[source_type].code, result, TYPES[type].code, weights, threads, "")
+    return result
 
 
-def _round_half_away(x: F32Array) -> F32Array:
-    """C's roundf: halves go away from zero."""
-    whole = np.floor(np.abs(x))
-    return np.sign(x) * (whole + np.floor(2 * (np.abs(x) - whole)))
+def first_not_finite(raw: Raw, type: str) -> int | None:
+    """Where the first infinity or NaN of a tensor is, None without any; a fraction of the time that `encode` takes.
+
+    In types with blocks only the scales are looked at (a value beyond f16's range has made one infinite), and the first
+    value of the block is given.
+    """
+    index: int | None = _first_not_finite(np.ascontiguousarray(raw).reshape(-1), TYPES[type].code)
+    return index
 
 
-def _f16(x: F32Array) -> Raw:
-    return x.astype(np.float16).view(np.uint8)
-
-
-def _pack_nibbles(q: NDArray[np.uint8]) -> Raw:
-    return q[:, :16] | (q[:, 16:] << np.uint8(4))
-
-
-def _unpack_nibbles(packed: Raw) -> NDArray[np.uint8]:
-    return np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=1)
-
-
-def _quantize_q8_0(x: F32Array) -> Raw:
-    d = np.abs(x).max(axis=1, keepdims=True) / 127
-    inverse = np.where(d == 0, 0, 1 / d)
-    return np.concatenate([_f16(d), _round_half_away(x * inverse).astype(np.int8).view(np.uint8)], axis=1)
-
-
-def _quantize_q4_0(x: F32Array) -> Raw:
-    largest = np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], axis=1)
-    d = (largest / -8).astype(np.float32)
-    inverse = np.where(d == 0, 0, 1 / d)
-    q = np.trunc(x * inverse + np.float32(8.5)).clip(0, 15).astype(np.uint8)
-    return np.concatenate([_f16(d), _pack_nibbles(q)], axis=1)
-
-
-def _quantize_q4_1(x: F32Array) -> Raw:
-    low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
-    d = (high - low) / 15
-    inverse = np.where(d == 0, 0, 1 / d)
-    q = np.trunc((x - low) * inverse + np.float32(0.5)).clip(0, 15).astype(np.uint8)
-    return np.concatenate([_f16(d), _f16(low), _pack_nibbles(q)], axis=1)
-
-
-def _pack_fifth_bits(q: NDArray[np.uint8]) -> Raw:
-    return np.packbits(q >> 4, axis=1, bitorder="little")
-
-
-def _unpack_fifth_bits(packed: Raw) -> NDArray[np.uint8]:
-    return np.unpackbits(packed, axis=1, bitorder="little") << np.uint8(4)
-
-
-def _quantize_q5_0(x: F32Array) -> Raw:
-    largest = np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], axis=1)
-    d = (largest / -16).astype(np.float32)
-    inverse = np.where(d == 0, 0, 1 / d)
-    q = np.trunc(x * inverse + np.float32(16.5)).clip(0, 31).astype(np.uint8)
-    return np.concatenate([_f16(d), _pack_fifth_bits(q), _pack_nibbles(q & 15)], axis=1)
-
-
-def _quantize_q5_1(x: F32Array) -> Raw:
-    low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
-    d = (high - low) / 31
-    inverse = np.where(d == 0, 0, 1 / d)
-    q = np.trunc((x - low) * inverse + np.float32(0.5)).astype(np.uint8)
-    return np.concatenate([_f16(d), _f16(low), _pack_fifth_bits(q), _pack_nibbles(q & 15)], axis=1)
-
-
-def _to_bf16(x: F32Array) -> Raw:
-    bits = x.view(np.uint32)
-    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16).view(np.uint8).reshape(-1)
-
-
-def _scale(blocks: Raw, offset: int = 0) -> F32Array:
-    return np.ascontiguousarray(blocks[:, offset : offset + 2]).view(np.float16).astype(np.float32)
-
-
-def _dequantize_q8_0(blocks: Raw) -> F32Array:
-    return _scale(blocks) * blocks[:, 2:].view(np.int8).astype(np.float32)
-
-
-def _dequantize_q4_0(blocks: Raw) -> F32Array:
-    return _scale(blocks) * (_unpack_nibbles(blocks[:, 2:]).astype(np.float32) - 8)
-
-
-def _dequantize_q4_1(blocks: Raw) -> F32Array:
-    return _scale(blocks) * _unpack_nibbles(blocks[:, 4:]).astype(np.float32) + _scale(blocks, 2)
-
-
-def _dequantize_q5_0(blocks: Raw) -> F32Array:
-    q = _unpack_nibbles(blocks[:, 6:]) | _unpack_fifth_bits(blocks[:, 2:6])
-    return _scale(blocks) * (q.astype(np.float32) - 16)
-
-
-def _dequantize_q5_1(blocks: Raw) -> F32Array:
-    q = _unpack_nibbles(blocks[:, 8:]) | _unpack_fifth_bits(blocks[:, 4:8])
-    return _scale(blocks) * q.astype(np.float32) + _scale(blocks, 2)
-
-
-_QUANTIZERS = {
-    "Q8_0": _quantize_q8_0,
-    "Q4_0": _quantize_q4_0,
-    "Q4_1": _quantize_q4_1,
-    "Q5_0": _quantize_q5_0,
-    "Q5_1": _quantize_q5_1,
-}
-_DEQUANTIZERS = {
-    "Q8_0": _dequantize_q8_0,
-    "Q4_0": _dequantize_q4_0,
-    "Q4_1": _dequantize_q4_1,
-    "Q5_0": _dequantize_q5_0,
-    "Q5_1": _dequantize_q5_1,
-}
+def _checked(importance: F32Array, shape: tuple[int, ...]) -> F32Array:
+    weights = np.ascontiguousarray(importance, dtype=np.float32)
+    if weights.shape not in (shape[-1:], (*shape[:-2], shape[-1])):
+        raise UserError(f"importance of shape {weights.shape} does not fit a tensor of shape {shape}", "it has a weight a column")
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise UserError("importance holds a weight that is negative or not finite")
+    return weights.reshape(-1, shape[-1])
