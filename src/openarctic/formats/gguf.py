@@ -1,7 +1,8 @@
 """Reading and writing GGUF files (version 3, little-endian), whole or as splits.
 
 A reader trusts nothing: every count, length and offset is checked against the file's size before it is used, and any
-damage is a CorruptError that names it. A writer goes through temporary files, the first split renamed last.
+damage is a CorruptError that names it. A writer plans first: `plan_gguf` knows every byte's place before the first tensor
+comes, so that files of any size can be written piece by piece. Files appear when they are complete, the first split last.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import hashlib
 import math
 import os
 import re
+import shutil
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from openarctic.errors import CorruptError, MissingError, UserError
+from openarctic.formats.planned import Place, Plan, PlannedFile, chunks, create, sync, write_at
 from openarctic.formats.quants import TYPE_OF_CODE, TYPES, F32Array, Raw, byte_size, dequantize
 
 MAGIC = b"GGUF"
@@ -39,12 +42,17 @@ TensorData = tuple[str, Shape, Raw]
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
-    """A tensor in a file: `shape` is row-major (the file's order reversed), `data` its raw bytes, mapped."""
+    """A tensor in a file: `shape` is row-major (the file's order reversed), `data` its raw bytes, mapped.
+
+    Its bytes begin at `offset` of the file `path`, for readers that must not map it.
+    """
 
     name: str
     type: str
     shape: Shape
     data: Raw
+    path: Path
+    offset: int
 
     def dequantize(self) -> F32Array:
         """Its values as float32."""
@@ -68,16 +76,21 @@ class GGUFFile:
     def verify(self) -> None:
         """Compare the tensors with the checksum written beside them. Raises CorruptError; silent without one."""
         expected = self.metadata.get(CHECKSUM_KEY)
-        if expected is not None and tensors_sha256(self.tensors) != expected:
+        if expected is None:
+            return
+        stored = {t.name: (t.type, chunks(t.path, t.offset, t.data.size)) for t in self.tensors.values()}
+        if tensors_sha256(stored) != expected:
             raise CorruptError(f"{self.paths[0]}: tensor data does not match its checksum", "get the file again")
 
 
-def tensors_sha256(tensors: Mapping[str, GGUFTensor]) -> str:
-    """sha256 over name, type and bytes of all tensors in order of name."""
+def tensors_sha256(tensors: Mapping[str, tuple[str, Iterable[Raw | memoryview]]]) -> str:
+    """sha256 over name, type and bytes of all tensors (name -> type and its bytes in pieces) in order of name."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(f"{name}\0{tensors[name].type}\0".encode())
-        digest.update(np.ascontiguousarray(tensors[name].data).data)
+        type_, pieces = tensors[name]
+        digest.update(f"{name}\0{type_}\0".encode())
+        for piece in pieces:
+            digest.update(piece if isinstance(piece, memoryview) else np.ascontiguousarray(piece).data)
     return digest.hexdigest()
 
 
@@ -197,7 +210,8 @@ def _read_one(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
             raise CorruptError(f"{path}: tensor {name} lies outside the file", "the file is cut short or damaged")
         if name in tensors:
             raise CorruptError(f"{path}: tensor {name} stands twice")
-        tensors[name] = GGUFTensor(name, type_, shape, cursor.data[start + offset : start + offset + size])
+        data = cursor.data[start + offset : start + offset + size]
+        tensors[name] = GGUFTensor(name, type_, shape, data, path, start + offset)
     return metadata, tensors
 
 
@@ -244,28 +258,83 @@ def write_gguf(
     for name, (type_, shape, raw) in tensors.items():
         if byte_size(type_, shape) != raw.size:
             raise UserError(f"tensor {name} of shape {shape} as {type_} needs {byte_size(type_, shape)} bytes, not {raw.size}")
-    checksum = tensors_sha256({n: GGUFTensor(n, t, s, r) for n, (t, s, r) in tensors.items()})
-    full = {**metadata, CHECKSUM_KEY: checksum}
+    plan = plan_gguf(path.name, metadata, {n: (t, s) for n, (t, s, _) in tensors.items()}, max_file_bytes)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        create(plan, partial)
+        for name, (_, _, raw) in tensors.items():
+            place = plan.places[name]
+            write_at(partial / plan.files[place.file].name, place.offset, raw)
+        write_checksum(plan, partial, tensors_sha256({n: (t, (raw,)) for n, (t, _, raw) in tensors.items()}))
+        return publish(plan, partial, path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def plan_gguf(
+    name: str, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[str, Shape]], max_file_bytes: int | None = None
+) -> Plan:
+    """Headers and places of a file `name`, or of its splits, for tensors of given type and shape, in their order.
+
+    The checksum's value is left open: `write_checksum` fills it in. Raises as `write_gguf`.
+    """
+    # Last of the keys, so that its place is known from the length of the others.
+    full = {**{k: v for k, v in metadata.items() if k != CHECKSUM_KEY}, CHECKSUM_KEY: "0" * 64}
     groups = _split(full, tensors, max_file_bytes)
-    if len(groups) == 1:
-        _write_one(path, full, tensors)
-        return (path,)
-    paths = [path.with_name(f"{path.stem}-{i:05d}-of-{len(groups):05d}.gguf") for i in range(1, len(groups) + 1)]
-    common = {"split.count": len(groups), "split.tensors.count": len(tensors)}
-    for i in reversed(range(len(groups))):
-        own = {"split.no": i, **common, **(full if i == 0 else {})}
-        _write_one(paths[i], own, groups[i])
-    return tuple(paths)
+    count = len(groups)
+    stem = Path(name).stem
+    names = [f"{stem}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)] if count > 1 else [name]
+    files: list[PlannedFile] = []
+    places: dict[str, Place] = {}
+    checksum_at = 0
+    for i, group in enumerate(groups):
+        own = {"split.no": i, "split.count": count, "split.tensors.count": len(tensors)} if count > 1 else {}
+        keys = _encode_metadata({**own, **full} if i == 0 else own)
+        if i == 0:
+            checksum_at = 24 + len(keys) - 64
+        header, offsets = _encode_header(keys, len(own) + (len(full) if i == 0 else 0), group)
+        at = len(header)
+        for tensor, offset in offsets.items():
+            size = byte_size(*group[tensor])
+            places[tensor] = Place(i, len(header) + offset, size)
+            at = len(header) + offset + size
+        files.append(PlannedFile(names[i], header, -(-at // ALIGNMENT) * ALIGNMENT))
+    return Plan(tuple(files), places, checksum_at)
 
 
-def _split(metadata: Mapping[str, Any], tensors: Mapping[str, TensorData], limit: int | None) -> list[dict[str, TensorData]]:
+def write_checksum(plan: Plan, folder: Path, sha256: str) -> None:
+    """Put the tensors' checksum where the plan left room for it."""
+    assert plan.checksum_at is not None
+    write_at(folder / plan.files[0].name, plan.checksum_at, sha256.encode())
+
+
+def publish(plan: Plan, partial: Path, folder: Path) -> tuple[Path, ...]:
+    """Move a plan's complete files from `partial` to where they belong, the first split last: readers begin with it."""
+    for file in reversed(plan.files):
+        sync(partial / file.name)
+        os.replace(partial / file.name, folder / file.name)
+    sync(folder)
+    return tuple(folder / file.name for file in plan.files)
+
+
+def stored_pieces(plan: Plan, folder: Path, types: Mapping[str, str]) -> dict[str, tuple[str, Iterator[memoryview]]]:
+    """A plan's tensors as they stand in `folder`, for `tensors_sha256`."""
+    return {
+        name: (types[name], chunks(folder / plan.files[place.file].name, place.offset, place.size))
+        for name, place in plan.places.items()
+    }
+
+
+def _split(
+    metadata: Mapping[str, Any], tensors: Mapping[str, tuple[str, Shape]], limit: int | None
+) -> list[dict[str, tuple[str, Shape]]]:
     if limit is None:
         return [dict(tensors)]
     header = len(_encode_metadata(metadata)) + 200 * len(tensors) + 4096
-    groups: list[dict[str, TensorData]] = [{}]
+    groups: list[dict[str, tuple[str, Shape]]] = [{}]
     used = header
     for name, tensor in tensors.items():
-        size = tensor[2].size + ALIGNMENT
+        size = byte_size(*tensor) + ALIGNMENT
         if used + size > limit and groups[-1]:
             groups.append({})
             used = 200 * len(tensors) + 4096
@@ -276,27 +345,17 @@ def _split(metadata: Mapping[str, Any], tensors: Mapping[str, TensorData], limit
     return groups
 
 
-def _write_one(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, TensorData]) -> None:
-    header = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(metadata)))
-    header += _encode_metadata(metadata)
+def _encode_header(keys: bytes, key_count: int, tensors: Mapping[str, tuple[str, Shape]]) -> tuple[bytes, dict[str, int]]:
+    """A file's bytes before the tensors' data, and each tensor's offset in that."""
+    header = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), key_count) + keys)
+    offsets: dict[str, int] = {}
     offset = 0
-    for name, (type_, shape, raw) in tensors.items():
+    for name, (type_, shape) in tensors.items():
         header += _encode_string(name) + struct.pack("<I", len(shape))
         header += struct.pack(f"<{len(shape)}QIQ", *shape[::-1], TYPES[type_].code, offset)
-        offset += -(-raw.size // ALIGNMENT) * ALIGNMENT
-    header += bytes(-len(header) % ALIGNMENT)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(header)
-            for _, _, raw in tensors.values():
-                file.write(np.ascontiguousarray(raw).data)
-                file.write(bytes(-raw.size % ALIGNMENT))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        offsets[name] = offset
+        offset += -(-byte_size(type_, shape) // ALIGNMENT) * ALIGNMENT
+    return bytes(header + bytes(-len(header) % ALIGNMENT)), offsets
 
 
 def _encode_string(text: str) -> bytes:

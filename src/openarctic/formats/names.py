@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openarctic.errors import CorruptError, UserError
 from openarctic.formats.config import HybridConfig
@@ -45,6 +46,7 @@ _ATTENTION = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_pro
 _MLP = {"w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up"}
 _FLOATS = {"rms_norm_eps", "rope_theta"}
 
+Item = TypeVar("Item", bound=np.generic)
 ChooseType = Callable[[str, tuple[int, ...]], str]
 
 
@@ -152,13 +154,13 @@ _ORDER = {
 }
 
 
-def permute(weight: F32Array, heads: int) -> F32Array:
-    """Rows of q or k from "rotate half" order to interleaved order."""
+def permute(weight: NDArray[Item], heads: int) -> NDArray[Item]:
+    """Rows of q or k from "rotate half" order to interleaved order; rows may be numbers or raw bytes."""
     rows, width = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
 
 
-def unpermute(weight: F32Array, heads: int) -> F32Array:
+def unpermute(weight: NDArray[Item], heads: int) -> NDArray[Item]:
     """The inverse of `permute`."""
     rows, width = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, width).swapaxes(1, 2).reshape(rows, width)
