@@ -1,71 +1,92 @@
-"""The same step in plain numpy, slow and short: what the native engine is tested against."""
+"""The model in plain numpy and float64, slow and short: what every runtime is compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openarctic.formats import GGUFFile, from_gguf
+from openarctic.formats import GGUFFile, HybridConfig, from_gguf
+from openarctic.formats.quants import F32Array
 
 Array = NDArray[np.float64]
 
 
 def reference_logits(file: GGUFFile, ids: Sequence[int]) -> Array:
-    """Logits [len(ids), vocab] of one sequence, in float64 (spec/arctic-architecture.md section 2)."""
-    config, loaded = from_gguf(file)
-    state = {name: values.astype(np.float64) for name, values in loaded.items()}
-    eps, heads, kv_heads = config.rms_norm_eps, config.num_attention_heads, config.num_key_value_heads
-    count, dim = len(ids), config.head_dim
-    angles = np.arange(count)[:, None] * config.rope_theta ** (-np.arange(0, dim, 2) / dim)
-    cos, sin = np.tile(np.cos(angles), 2)[:, None], np.tile(np.sin(angles), 2)[:, None]
-    hidden_future = np.triu(np.full((count, count), -np.inf), 1)
+    """Logits [len(ids), vocab] of one sequence through the numbers of a GGUF file."""
+    return PlainModel(*from_gguf(file)).logits(ids)
 
-    def weight(name: str) -> Array:
-        return state[name + ".weight"]
 
-    def norm(x: Array, name: str) -> Array:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight(name)
+class PlainModel:
+    """A model from float32 tensors under Hugging Face names (spec/arctic-architecture.md section 2)."""
 
-    def mlp(x: Array, name: str) -> Array:
-        gate = x @ weight(name + ".w1").T
-        return (gate / (1 + np.exp(-gate)) * (x @ weight(name + ".w3").T)) @ weight(name + ".w2").T
+    def __init__(self, config: HybridConfig, state: Mapping[str, F32Array]) -> None:
+        self.config = config
+        self._state = {name: values.astype(np.float64) for name, values in state.items()}
 
-    def rotate(x: Array) -> Array:
+    def logits(self, ids: Sequence[int]) -> Array:
+        """Logits [len(ids), vocab] of one sequence."""
+        x = self._weight("model.embed_tokens")[list(ids)]
+        for layer in range(self.config.num_hidden_layers):
+            x = self._layer(x, layer)
+        head = "model.embed_tokens" if self.config.tie_word_embeddings else "lm_head"
+        return self._norm(x, "model.norm") @ self._weight(head).T
+
+    def _layer(self, x: Array, layer: int) -> Array:
+        prefix = f"model.layers.{layer}."
+        h = x + self._attention(self._norm(x, prefix + "input_layernorm"), prefix + "self_attn")
+        if self.config.is_parallel_layer(layer):
+            residual = self._mlp(self._norm(h, prefix + "residual_layernorm"), prefix + "residual_mlp")
+            experts = self._experts(self._norm(x, prefix + "post_attention_layernorm"), prefix + "block_sparse_moe")
+            return h + residual + experts
+        normed = self._norm(h, prefix + "post_attention_layernorm")
+        if self.config.is_moe_layer(layer):
+            return h + self._experts(normed, prefix + "block_sparse_moe")
+        return h + self._mlp(normed, prefix + "block_sparse_moe.mlp")
+
+    def _weight(self, name: str) -> Array:
+        return self._state[name + ".weight"]
+
+    def _norm(self, x: Array, name: str) -> Array:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.rms_norm_eps) * self._weight(name)
+
+    def _mlp(self, x: Array, name: str) -> Array:
+        gate = x @ self._weight(name + ".w1").T
+        return (gate / (1 + np.exp(-gate)) * (x @ self._weight(name + ".w3").T)) @ self._weight(name + ".w2").T
+
+    def _attention(self, x: Array, name: str) -> Array:
+        count, heads, kv_heads, dim = len(x), *self._heads()
+        q, k, v = (
+            (x @ self._weight(f"{name}.{p}_proj").T).reshape(count, n, dim)
+            for p, n in (("q", heads), ("k", kv_heads), ("v", kv_heads))
+        )
+        k, v = (np.repeat(a, heads // kv_heads, axis=1) for a in (self._rotate(k), v))
+        hidden_future = np.triu(np.full((count, count), -np.inf), 1)
+        scores = np.einsum("iad,jad->aij", self._rotate(q), k, optimize=True) / np.sqrt(dim) + hidden_future
+        probs = _softmax(scores)
+        mixed = np.einsum("aij,jad->iad", probs, v, optimize=True).reshape(count, -1)
+        return mixed @ self._weight(f"{name}.o_proj").T
+
+    def _heads(self) -> tuple[int, int, int]:
+        return self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
+
+    def _rotate(self, x: Array) -> Array:
+        dim = x.shape[-1]
+        angles = np.arange(len(x))[:, None] * self.config.rope_theta ** (-np.arange(0, dim, 2) / dim)
+        cos, sin = np.tile(np.cos(angles), 2)[:, None], np.tile(np.sin(angles), 2)[:, None]
         first, second = np.split(x, 2, axis=-1)
         return x * cos + np.concatenate((-second, first), -1) * sin
 
-    def attention(x: Array, name: str) -> Array:
-        q, k, v = (
-            (x @ weight(f"{name}.{p}_proj").T).reshape(count, n, dim) for p, n in (("q", heads), ("k", kv_heads), ("v", kv_heads))
-        )
-        k, v = (np.repeat(a, heads // kv_heads, axis=1) for a in (rotate(k), v))
-        scores = np.einsum("iad,jad->aij", rotate(q), k) / np.sqrt(dim) + hidden_future
-        probs = np.exp(scores - scores.max(-1, keepdims=True))
-        probs /= probs.sum(-1, keepdims=True)
-        return np.einsum("aij,jad->iad", probs, v).reshape(count, -1) @ weight(f"{name}.o_proj").T
-
-    def experts(x: Array, name: str) -> Array:
-        logits = x @ weight(f"{name}.gate").T
-        probs = np.exp(logits - logits.max(-1, keepdims=True))
-        probs /= probs.sum(-1, keepdims=True)
+    def _experts(self, x: Array, name: str) -> Array:
         out = np.zeros_like(x)
-        for i, row in enumerate(probs):
-            best = np.argsort(-row, kind="stable")[: config.num_experts_per_tok]
+        for i, row in enumerate(_softmax(x @ self._weight(f"{name}.gate").T)):
+            best = np.argsort(-row, kind="stable")[: self.config.num_experts_per_tok]
             total = row[best].sum() if len(best) > 1 else 1.0
-            out[i] = sum(row[e] / total * mlp(x[i], f"{name}.experts.{e}") for e in best)
+            out[i] = sum(row[e] / total * self._mlp(x[i], f"{name}.experts.{e}") for e in best)
         return out
 
-    x = weight("model.embed_tokens")[list(ids)]
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}."
-        h = x + attention(norm(x, prefix + "input_layernorm"), prefix + "self_attn")
-        if config.is_parallel_layer(layer):
-            residual = mlp(norm(h, prefix + "residual_layernorm"), prefix + "residual_mlp")
-            x = h + residual + experts(norm(x, prefix + "post_attention_layernorm"), prefix + "block_sparse_moe")
-        elif config.is_moe_layer(layer):
-            x = h + experts(norm(h, prefix + "post_attention_layernorm"), prefix + "block_sparse_moe")
-        else:
-            x = h + mlp(norm(h, prefix + "post_attention_layernorm"), prefix + "block_sparse_moe.mlp")
-    return norm(x, "model.norm") @ weight("lm_head").T
+
+def _softmax(x: Array) -> Array:
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)

@@ -6,9 +6,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from openarctic.model.config import ArcticConfig
 from openarctic.model.hybrid import ArcticForCausalLM, ArcticModel, parameter_counts
+from openarctic.model.load import load_model
 
 AutoConfig.register("arctic", ArcticConfig, exist_ok=True)
 AutoModel.register(ArcticConfig, ArcticModel, exist_ok=True)
 AutoModelForCausalLM.register(ArcticConfig, ArcticForCausalLM, exist_ok=True)
 
-__all__ = ["ArcticConfig", "ArcticForCausalLM", "ArcticModel", "parameter_counts"]
+__all__ = ["ArcticConfig", "ArcticForCausalLM", "ArcticModel", "load_model", "parameter_counts"]
