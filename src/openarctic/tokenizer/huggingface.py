@@ -1,0 +1,332 @@
+"""A Hugging Face folder to the `tokenizer.*` keys of a GGUF file, and back.
+
+`tokenizer.json` is read where it exists, else `tokenizer.model`. `tokenizer_config.json` may give ids new names: Arctic
+instruct makes `<|im_start|>` and `<|im_end|>` of 31998 and 31999, which are Chinese characters in `tokenizer.model` (spec 1.2,
+trap 17). What the files ask for and we do not do is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from openarctic.errors import CorruptError, MissingError, UserError
+from openarctic.tokenizer.backends import GPT2_SPLITS, adds_bos, adds_space, gpt2_pre_tokenizer
+from openarctic.tokenizer.sentencepiece import read_sentencepiece
+from openarctic.tokenizer.vocabulary import (
+    ADDS_BOS,
+    ADDS_EOS,
+    ADDS_SPACE,
+    BYTE,
+    CONTROL,
+    MERGES,
+    MODEL,
+    NORMAL,
+    PRE,
+    SCORES,
+    TEMPLATE,
+    TOKENS,
+    TYPES,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    id_key,
+    padding_token,
+    scores_from_merges,
+    token_types,
+)
+
+JSON, MODEL_FILE, CONFIG, MAP, TEMPLATE_FILE = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+# transformers takes a class that it does not know for its own general one, which reads `tokenizer.json` as it is.
+CLASS = "ArcticTokenizer"
+_BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
+_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """The keys of a GGUF file. Raises MissingError, CorruptError or UserError."""
+    if not folder.is_dir():
+        raise MissingError(f"no folder {folder}", "give the folder of a checkpoint, with its tokenizer.json or tokenizer.model")
+    config = {**_named_tokens(_read(folder / MAP)), **_read(folder / CONFIG)}
+    if (folder / JSON).exists():
+        values = _from_json(folder / JSON)
+    elif (folder / MODEL_FILE).exists():
+        values = _from_sentencepiece(folder / MODEL_FILE, config)
+    else:
+        raise MissingError(f"{folder} has neither {JSON} nor {MODEL_FILE}", "a checkpoint's tokenizer is in one of them")
+    if config.get("legacy") and values[MODEL] == "llama":
+        raise UserError(
+            f"{folder / CONFIG} has legacy = true, a space after every special token, which is not supported",
+            "set it to false; plain text gives the same ids",
+        )
+    _rename(values, {int(id): token for id, token in config.get("added_tokens_decoder", {}).items()}, config)
+    _rename(values, {id: {"content": name} for name, id in _read(folder / "added_tokens.json").items()}, config)
+    return _with_settings(values, config, folder)
+
+
+def _named_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in _NAMES.values() if name in values}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CorruptError(f"{path} is not a JSON object")
+    return values
+
+
+def _from_sentencepiece(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    model = read_sentencepiece(path)
+    ids = {id_key(name): id for name, id in model.ids.items() if id is not None}
+    space = config.get("add_prefix_space")
+    return {
+        MODEL: "llama",
+        PRE: "default",
+        TOKENS: model.tokens,
+        SCORES: model.scores,
+        TYPES: model.types,
+        ADDS_SPACE: model.adds_space if space is None else bool(space),
+        **ids,
+    }
+
+
+def _from_json(path: Path) -> dict[str, Any]:
+    document = _read(path)
+    try:
+        model = document["model"]
+        kind = model.get("type") or ("BPE" if "merges" in model else "unknown")
+        if kind != "BPE":
+            raise UserError(f"{path} is a tokenizer of kind {kind}, only BPE is supported")
+        if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("ignore_merges"):
+            raise UserError(f"{path} marks the parts of a word or ignores merges, which is not supported")
+        tokens = _tokens(model["vocab"], path)
+        merges = [(pair[0], pair[1]) for pair in (m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"])]
+        values: dict[str, Any] = {TOKENS: tokens, TYPES: [NORMAL] * len(tokens)}
+        values |= _byte_level(document, path) if _mentions(document, "ByteLevel") else _llama_like(document, path)
+        if values[MODEL] == "llama":
+            values[TYPES] = [BYTE if token in _BYTES else NORMAL for token in tokens]
+        if isinstance(model.get("unk_token"), str):
+            values[id_key("unknown")] = tokens.index(model["unk_token"])
+        _rename(
+            values, {entry["id"]: entry for entry in document.get("added_tokens") or []}, {"unk_token": model.get("unk_token")}
+        )
+        _fit_merges(values, merges)
+        values.update(_begin_and_end(document.get("post_processor"), values))
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise CorruptError(f"{path} is not a tokenizer as the tokenizers library writes it: {error!r}") from error
+    return values
+
+
+def _tokens(vocab: Mapping[str, int], path: Path) -> list[str]:
+    """Tokens in the order of their ids; an id without a token becomes unused."""
+    names = {id: token for token, id in vocab.items()}
+    size = max(names, default=-1) + 1
+    if len(names) != len(vocab) or size == 0 or size > 2 * len(names) or min(names) < 0:
+        raise CorruptError(f"{path}: the ids of the vocabulary are not 0 to {len(vocab) - 1}")
+    return [names.get(id, padding_token(id)) for id in range(size)]
+
+
+def _mentions(document: Mapping[str, Any], kind: str) -> bool:
+    return any(kind in json.dumps(document.get(part)) for part in ("pre_tokenizer", "decoder", "normalizer"))
+
+
+def _byte_level(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """How the text is cut must be one of the ways that have a name in GGUF."""
+    if document.get("normalizer") is not None:
+        raise UserError(f"{path} rewrites text before encoding ({document['normalizer'].get('type')}), which is not supported")
+    given = _steps(document.get("pre_tokenizer"), "pretokenizers")
+    for name in GPT2_SPLITS:
+        if given == _steps(json.loads(gpt2_pre_tokenizer(name).__getstate__()), "pretokenizers"):
+            return {MODEL: "gpt2", PRE: name}
+    raise UserError(f"{path} cuts text in a way that is not supported: {given}", f"known: {', '.join(GPT2_SPLITS)}")
+
+
+def _llama_like(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """SentencePiece's way: a space before the text or none, and spaces written as U+2581. Old files put a space after every
+    special token too; Arctic does not (legacy = false)."""
+    if not document["model"].get("byte_fallback"):
+        raise UserError(f"{path} is neither byte-level BPE nor SentencePiece BPE with byte fallback")
+    steps = [*_steps(document.get("normalizer"), "normalizers"), *_steps(document.get("pre_tokenizer"), "pretokenizers")]
+    space = False
+    for step in steps:
+        if step["type"] == "Prepend" or (step["type"] == "Replace" and str(step["pattern"].get("Regex", "")).startswith(r"\A")):
+            space = True
+        elif step["type"] == "Metaspace":
+            space = space or step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never") != "never"
+        elif step["type"] != "Replace" or step["pattern"] != {"String": " "}:
+            raise UserError(f"{path} has a step that is not supported: {step['type']}", "SentencePiece BPE has none such")
+    return {MODEL: "llama", PRE: "default", ADDS_SPACE: space}
+
+
+def _steps(part: Mapping[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+    """A pipeline as a flat list, without what has no effect on ids."""
+    if part is None:
+        return []
+    if part["type"] == "Sequence":
+        return [step for child in part[inner] for step in _steps(child, inner)]
+    return [{k: v for k, v in part.items() if k != "trim_offsets"}]
+
+
+def _rename(values: dict[str, Any], added: Mapping[int, Any], config: Mapping[str, Any]) -> None:
+    """Give ids new names and types. A name that stands at another id already is damage."""
+    tokens, types = values[TOKENS], values[TYPES]
+    named = {_content(config.get(name)) for name in _NAMES.values()}
+    ids = {token: id for id, token in enumerate(tokens)}
+    for id, entry in sorted(added.items()):
+        name = _content(entry)
+        if not isinstance(name, str) or not name:
+            raise CorruptError(f"the added token {id} has no content")
+        if any(entry.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
+            raise UserError(f"the added token {name!r} takes spaces or words around it, which is not supported")
+        if ids.get(name, id) != id:
+            raise CorruptError(f"the added token {name!r} has id {id} in one place and {ids[name]} in another")
+        while id >= len(tokens):
+            if len(tokens) > 2 * max(len(ids), 1):
+                raise CorruptError(f"the added token {name!r} has id {id}, far beyond the vocabulary")
+            _append(values, padding_token(len(tokens)))
+        ids.pop(tokens[id], None)
+        tokens[id], ids[name] = name, id
+        types[id] = _type_of(name, entry.get("special", name in named), types[id], config)
+
+
+def _append(values: dict[str, Any], token: str) -> None:
+    values[TOKENS].append(token)
+    values[TYPES].append(UNUSED)
+    if SCORES in values:
+        values[SCORES].append(0.0)
+
+
+def _type_of(name: str, special: bool, before: int, config: Mapping[str, Any]) -> int:
+    if name == _content(config.get("unk_token")) and before in (UNKNOWN, NORMAL) and "<unk" in name.lower():
+        return UNKNOWN
+    if before in (UNKNOWN, CONTROL):
+        return before
+    return CONTROL if special else USER_DEFINED
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _fit_merges(values: dict[str, Any], merges: list[tuple[str, str]]) -> None:
+    """The merges as the kind of tokenizer keeps them."""
+    for id, token in enumerate(values[TOKENS]):
+        if token == padding_token(id) and values[TYPES][id] == NORMAL:
+            values[TYPES][id] = UNUSED
+    if values[MODEL] == "llama":
+        values[SCORES] = scores_from_merges(values, merges)
+    else:
+        values[MERGES] = [" ".join(merge) for merge in merges]
+
+
+def _begin_and_end(processor: Mapping[str, Any] | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether begin and end tokens are added, and which, as the template of `tokenizer.json` says."""
+    found: dict[str, Any] = {}
+    for step in _steps(processor, "processors"):
+        if step["type"] == "TemplateProcessing":
+            single = [part.get("SpecialToken", {}).get("id") for part in step["single"]]
+            text = single.index(None)
+            for name, key, token in (("bos", ADDS_BOS, single[:text][-1:]), ("eos", ADDS_EOS, single[text + 1 :][:1])):
+                found[key] = bool(token)
+                found |= {id_key(name): values[TOKENS].index(t) for t in token}
+    return found
+
+
+def _with_settings(values: dict[str, Any], config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What the files beside the vocabulary say: special ids, what is added to a text, the chat template."""
+    generation, model = _read(folder / "generation_config.json"), _read(folder / "config.json")
+    ids = {token: id for id, token in enumerate(values[TOKENS])}
+    for name, key in _NAMES.items():
+        token = _content(config.get(key))
+        if token is not None:
+            if token not in ids:
+                raise CorruptError(f"{folder}: {key} {token!r} is not in the vocabulary")
+            values[id_key(name)] = ids[token]
+            if values[TYPES][ids[token]] == NORMAL and name in ("bos", "eos"):
+                values[TYPES][ids[token]] = CONTROL
+    for name in ("bos", "eos"):
+        given = _as_ids(generation.get(f"{name}_token_id", model.get(f"{name}_token_id")))
+        if given and _content(config.get(_NAMES[name])) is None:
+            values[id_key(name)] = given[0]
+        others = [id for id in given if id != values.get(id_key(name))]
+        if name == "eos" and others:
+            values[id_key("eot")] = others[0]
+    for key, option in ((ADDS_BOS, "add_bos_token"), (ADDS_EOS, "add_eos_token")):
+        if config.get(option) is not None:
+            values[key] = bool(config[option])
+    template = _template(config.get("chat_template"), folder)
+    return {
+        **values,
+        ADDS_BOS: adds_bos(values) and id_key("bos") in values,
+        ADDS_EOS: bool(values.get(ADDS_EOS, False)),
+        **({TEMPLATE: template} if template is not None else {}),
+    }
+
+
+def _as_ids(value: Any) -> list[int]:
+    given = value if isinstance(value, list) else [value]
+    return [id for id in given if isinstance(id, int)]
+
+
+def _template(given: Any, folder: Path) -> str | None:
+    if (folder / TEMPLATE_FILE).exists():
+        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    if isinstance(given, list):  # several templates with names
+        given = next((entry.get("template") for entry in given if entry.get("name") == "default"), None)
+    if given is not None and not isinstance(given, str):
+        raise CorruptError(f"{folder / CONFIG}: chat_template is not text")
+    return given
+
+
+def write_folder(folder: Path, document: str, metadata: Mapping[str, Any]) -> None:
+    """Write the three files. `tokenizer_config.json` is last, as it makes the folder a tokenizer for transformers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = metadata[TOKENS]
+    named = {key: tokens[metadata[id_key(name)]] for name, key in _NAMES.items() if metadata.get(id_key(name)) is not None}
+    config = {
+        "tokenizer_class": CLASS,
+        "add_bos_token": adds_bos(metadata),
+        "add_eos_token": bool(metadata.get(ADDS_EOS, False)),
+        "add_prefix_space": adds_space(metadata),
+        "legacy": False,
+        "clean_up_tokenization_spaces": False,
+        "added_tokens_decoder": {str(id): entry for id, entry in _added_entries(metadata)},
+        **named,
+    }
+    if TEMPLATE in metadata:
+        config["chat_template"] = metadata[TEMPLATE]
+    _write(folder / JSON, document)
+    _write(folder / MAP, json.dumps(named, ensure_ascii=False, indent=2) + "\n")
+    _write(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+
+
+def _added_entries(metadata: Mapping[str, Any]) -> Iterable[tuple[int, dict[str, Any]]]:
+    for id, kind in enumerate(token_types(metadata)):
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED):
+            flags = dict.fromkeys(("lstrip", "rstrip", "single_word"), False)
+            normalized = metadata[MODEL] == "llama"
+            yield id, {"content": metadata[TOKENS][id], **flags, "normalized": normalized, "special": kind != USER_DEFINED}
+
+
+def _write(path: Path, text: str) -> None:
+    """Through a temporary file beside it, renamed when it is complete."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,195 @@
+"""`Tokenizer`: text and conversations to ids, ids to text, and the ways in and out of files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from openarctic.errors import CorruptError, UserError
+from openarctic.tokenizer.backends import adds_bos, adds_space, build, complete_json
+from openarctic.tokenizer.chat import Message, Shield, render
+from openarctic.tokenizer.huggingface import read_folder, write_folder
+from openarctic.tokenizer.vocabulary import (
+    ADDS_EOS,
+    CONTROL,
+    MERGES,
+    TEMPLATE,
+    TOKENS,
+    TYPES,
+    UNKNOWN,
+    check_metadata,
+    id_key,
+    pad,
+    token_types,
+)
+
+
+class Tokenizer:
+    """Encodes and decodes; knows the ids that begin and end a text.
+
+    What comes back: `decode(encode(text)) == text` for all valid Unicode in byte-level BPE (`gpt2`), and in SentencePiece BPE
+    (`llama`) with byte pieces for all text without U+2581, which is its way to write a space.
+    """
+
+    def __init__(self, backend: Backend, metadata: Mapping[str, Any]) -> None:
+        self._backend = backend  # never finds special tokens in a text
+        self._backend.encode_special_tokens = True
+        self._metadata = dict(metadata)
+        self.bos_id: int | None = metadata.get(id_key("bos"))
+        self.eos_id: int | None = metadata.get(id_key("eos"))
+        self.chat_template: str | None = metadata.get(TEMPLATE)
+        self.adds_bos = adds_bos(metadata)
+        self.adds_eos = bool(metadata.get(ADDS_EOS, False))
+        self._space = " " if adds_space(metadata) else ""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return int(self._backend.get_vocab_size())
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end a generated text: the end token, and the end of a turn where that is another."""
+        return frozenset(id for id in (self.eos_id, self._metadata.get(id_key("eot"))) if id is not None)
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Names and ids of the tokens that plain text never gives."""
+        if TOKENS not in self._metadata:
+            return {}
+        types = token_types(self._metadata)
+        return {token: i for i, token in enumerate(self._metadata[TOKENS]) if types[i] in (CONTROL, UNKNOWN)}
+
+    @cached_property
+    def _parser(self) -> Backend:
+        """Finds special tokens in a text. An object of its own, as a switch would be shared between threads."""
+        return Backend.from_str(self.to_json())
+
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids. `add_special` puts the begin token first, and the end token last, if the model wants them.
+
+        Names of special tokens inside `text` are plain text unless `parse_special`: text from outside cannot forge them. A
+        begin token that is there already is not doubled. Raises UserError for text that is not valid Unicode.
+        """
+        if parse_special:
+            ids = _encode(self._parser, text)
+        else:
+            ids = _encode(self._backend, self._space + text if text else "")
+        if not add_special:
+            return ids
+        begin = [self.bos_id] if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id] else []
+        end = [self.eos_id] if self.adds_eos and self.eos_id is not None and ids[-1:] != [self.eos_id] else []
+        return [*begin, *ids, *end]
+
+    def apply_chat_template(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The conversation as one text, in which names of special tokens that someone wrote look like true ones.
+
+        Use `encode_chat` for text from outside. Raises UserError without a template or for a bad message, MissingError for a
+        template that needs jinja2.
+        """
+        return render(self.chat_template, messages, add_generation_prompt, self._names())
+
+    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+        """Ids of the conversation; special tokens come from the template alone, whatever roles and contents say.
+
+        No begin token is added: a template writes its own. Raises like `apply_chat_template`.
+        """
+        shield = Shield(messages, self.special_tokens)
+        text = render(self.chat_template, shield.messages, add_generation_prompt, self._names())
+        names = sorted(self.special_tokens, key=len, reverse=True)
+        parts = re.split("|".join(f"({re.escape(name)})" for name in names), text) if names else [text]
+        ids: list[int] = []
+        for part in filter(None, parts):
+            if part in self.special_tokens:
+                ids.append(self.special_tokens[part])
+            else:
+                ids += _encode(self._backend, shield.open(part if ids else self._space + part))
+        return ids
+
+    def _names(self) -> dict[str, str]:
+        """The names that a template may use."""
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        return {name: "" if id is None else self.token(id) for name, id in ids.items()}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens; bytes that are no UTF-8 become U+FFFD."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def token(self, id: int) -> str:
+        """The vocabulary's own spelling of one token."""
+        return str(self._backend.id_to_token(id))
+
+    def to_json(self) -> str:
+        """As a `tokenizer.json`."""
+        return complete_json(self._backend, self._metadata) if TOKENS in self._metadata else str(self._backend.to_str())
+
+    def to_gguf_metadata(self, vocab_size: int | None = None) -> dict[str, Any]:
+        """The `tokenizer.*` keys of a GGUF file, with unused tokens up to `vocab_size`, the rows of the embedding.
+
+        Raises UserError when the vocabulary is larger than that.
+        """
+        if vocab_size is None:
+            return dict(self._metadata)
+        check_vocab(self, vocab_size)
+        return pad(self._metadata, vocab_size)
+
+    def save_huggingface(self, folder: str | Path) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, each whole or not at all.
+
+        The same ids come back from them, in any program that reads `tokenizer.json`.
+        """
+        write_folder(Path(folder), self.to_json(), self._metadata)
+
+    def truncate(self, size: int) -> Tokenizer:
+        """The first `size` tokens of a BPE vocabulary, whose ids are in merge order: still a BPE, of longer texts."""
+        tokens = self._metadata[TOKENS][:size]
+        known = set(tokens)
+        merges = [m for m in self._metadata[MERGES] if _survives(m, known)]
+        changed = {TOKENS: tokens, TYPES: self._metadata[TYPES][:size], MERGES: merges}
+        return Tokenizer.from_gguf_metadata({**self._metadata, **changed})
+
+    @classmethod
+    def from_gguf_metadata(cls, metadata: Mapping[str, Any]) -> Tokenizer:
+        """From the keys `tokenizer.*`. Raises UserError for an unknown kind, CorruptError for keys that are missing or do
+        not fit each other."""
+        own = {k: v for k, v in metadata.items() if k.startswith("tokenizer.")}
+        try:
+            backend = build(own)
+        except KeyError as error:
+            raise CorruptError(f"the file lacks the key {error.args[0]}") from error
+        check_metadata(own)
+        return cls(backend, own)
+
+    @classmethod
+    def from_huggingface(cls, folder: str | Path) -> Tokenizer:
+        """From a folder with `tokenizer.json` or `tokenizer.model` and the files beside it (see `huggingface.py`).
+
+        Raises MissingError, CorruptError, or UserError for a kind or an option that is not supported.
+        """
+        return cls.from_gguf_metadata(read_folder(Path(folder)))
+
+
+def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises UserError when a model of `vocab_size` rows lacks rows for some tokens; more rows than tokens are padding."""
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocab_size is {vocab_size}",
+            "they belong to different models, or tokens were added without new rows in the embedding",
+        )
+
+
+def _encode(backend: Backend, text: str) -> list[int]:
+    try:
+        return list(backend.encode(text, add_special_tokens=False).ids)
+    except TypeError as error:  # half of a surrogate pair, as it comes from bytes that are no UTF-8
+        raise UserError("the text is not valid Unicode", "give it as UTF-8") from error
+
+
+def _survives(merge: str, known: set[str]) -> bool:
+    left, right = merge.split(" ", 1)
+    return left in known and right in known and left + right in known
