@@ -113,6 +113,14 @@ class DenseFFN(nn.Module):
         return self.mlp(x_BSH), None
 
 
+def rotary(config: ArcticConfig, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, 1, S, D] of positions [B, S], computed in fp32 and rounded to the model's dtype."""
+    half = torch.arange(0, config.head_dim, 2, device=position_ids.device, dtype=torch.float32)
+    angles = position_ids[:, None, :, None].float() * config.rope_theta ** (-half / config.head_dim)
+    angles = torch.cat((angles, angles), -1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
 def rotate(x_BASD: Tensor, cos_B1SD: Tensor, sin_B1SD: Tensor) -> Tensor:
     """Rotary embedding over pairs (i, i + D/2)."""
     first, second = x_BASD.chunk(2, -1)
@@ -265,7 +273,7 @@ class ArcticModel(ArcticPreTrainedModel):
             past = cache.get_seq_length() if cache is not None else 0
             position_ids = torch.arange(past, past + x_BSH.shape[1], device=x_BSH.device)[None]
         mask = None if attention else causal_mask(self.config, x_BSH, attention_mask, cache, position_ids)
-        rope = self.rope(position_ids, x_BSH.dtype)
+        rope = rotary(self.config, position_ids, x_BSH.dtype)
         keep = _Records(
             hidden_states=_wanted(output_hidden_states, self.config, "output_hidden_states"),
             attentions=_wanted(output_attentions, self.config, "output_attentions"),
@@ -294,14 +302,6 @@ class ArcticModel(ArcticPreTrainedModel):
         if cache is None and _wanted(use_cache, self.config, "use_cache") and not self.training:
             return DynamicCache(config=self.config)
         return cache
-
-    def rope(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin [B, 1, S, D], computed in fp32 and rounded to the model's dtype."""
-        dim = self.config.head_dim
-        half = torch.arange(0, dim, 2, device=position_ids.device, dtype=torch.float32)
-        angles = position_ids[:, None, :, None].float() * self.config.rope_theta ** (-half / dim)
-        angles = torch.cat((angles, angles), -1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 class _Records:

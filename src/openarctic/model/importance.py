@@ -1,0 +1,175 @@
+"""Which columns of a matrix matter: the mean square of what meets them on a calibration text ("importance matrix").
+
+Quantisers then round so that the columns with large inputs lose least. Names and file form are llama.cpp's (`imatrix.gguf`):
+of every matrix the sum of squared inputs per column and the count of tokens, for experts each on its own.
+
+The model passes through memory one layer at a time, so a layer in float32 is what it takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from openarctic.errors import CapacityError, UserError
+from openarctic.formats import HybridConfig
+from openarctic.formats.gguf import TensorData, write_gguf
+from openarctic.formats.names import TensorSpec, state_dict_shapes, tensor_table
+from openarctic.formats.quants import F32Array, byte_size, dequantize
+from openarctic.formats.sources import open_source
+from openarctic.model.config import ArcticConfig
+from openarctic.model.hybrid import ArcticDecoderLayer, ArcticRMSNorm, rotary
+
+CHUNK_TOKENS = 512
+Read = Callable[[str], F32Array]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Importance:
+    """Of one GGUF tensor: sums of squared inputs [N, columns] and tokens counted [N]; N is 1, or the number of experts."""
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @property
+    def mean(self) -> F32Array:
+        """Mean squares [N, columns]; ones for an expert that no token reached."""
+        counts = self.counts[:, None]
+        return np.where(counts > 0, self.sums / np.maximum(counts, 1), 1.0).astype(np.float32)
+
+
+def measure_importance(
+    path: str | Path, ids: Sequence[int], *, chunk_tokens: int = CHUNK_TOKENS, progress: Progress = lambda done, of: None
+) -> dict[str, Importance]:
+    """GGUF tensor name -> importance, from running a GGUF file or checkpoint folder over `ids` in chunks.
+
+    `progress` gets (layers done, layers). Raises UserError for too short a text, CapacityError for a layer that does not fit
+    into memory.
+    """
+    if len(ids) < 2:
+        raise UserError(f"the calibration text has {len(ids)} tokens", "give some thousand: text like what the model will see")
+    chunks = [list(ids[i : i + chunk_tokens]) for i in range(0, len(ids), chunk_tokens)]
+    with _open(Path(path)) as (config, read), torch.no_grad():
+        _check_memory(config)
+        found = {
+            spec.gguf: Importance(np.zeros((len(spec.hf), spec.shape[1])), np.zeros(len(spec.hf), np.int64))
+            for spec in tensor_table(config)
+            if len(spec.shape) == 2 and spec.part != "embedding"
+        }
+        embedding = torch.from_numpy(read("model.embed_tokens.weight"))
+        hidden = [embedding[torch.tensor(chunk)][None] for chunk in chunks]
+        specs = list(tensor_table(config))
+        for layer in range(config.num_hidden_layers):
+            progress(layer, config.num_hidden_layers)
+            own = [spec for spec in specs if spec.gguf.startswith(f"blk.{layer}.")]
+            hidden = _run_layer(config, layer, own, read, hidden, found)
+        _add_head(config, read, hidden, found)
+        progress(config.num_hidden_layers, config.num_hidden_layers)
+    return found
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[HybridConfig, Read]]:
+    """The config, and a way to read one tensor as float32 under its Hugging Face name."""
+    source = open_source(path)
+    shapes = state_dict_shapes(source.config)
+
+    def read(name: str) -> F32Array:
+        type_ = source.type_of(name)
+        raw = source.read_rows(name, 0, np.empty(byte_size(type_, shapes[name]), np.uint8))
+        return dequantize(raw, type_, shapes[name])
+
+    try:
+        yield source.config, read
+    finally:
+        source.close()
+
+
+def _check_memory(config: HybridConfig) -> None:
+    per_layer = max(
+        sum(4 * int(np.prod(s.gguf_shape)) for s in tensor_table(config) if s.gguf.startswith(f"blk.{i}."))
+        for i in range(config.num_hidden_layers)
+    )
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else per_layer
+    if per_layer > available:
+        raise CapacityError(
+            f"a layer of this model takes {per_layer / 1e9:.1f} GB in float32, {available / 1e9:.1f} GB are free",
+            "measure on a larger machine, and convert with --imatrix FILE here",
+        )
+
+
+def _run_layer(
+    config: HybridConfig, layer: int, specs: list[TensorSpec], read: Read, hidden: list[Tensor], found: dict[str, Importance]
+) -> list[Tensor]:
+    torch_config = ArcticConfig.from_shape(config)
+    torch_config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        module = ArcticDecoderLayer(torch_config, layer)
+    prefix = f"model.layers.{layer}."
+    module.load_state_dict({n.removeprefix(prefix): _tensor(read(n)) for s in specs for n in s.hf}, assign=True)
+    module.eval()
+    for spec in specs:
+        if len(spec.shape) == 2:
+            for index, name in enumerate(spec.hf):
+                linear = module.get_submodule(name.removeprefix(prefix).removesuffix(".weight"))
+                linear.register_forward_pre_hook(_Counter(found[spec.gguf], index))
+    after = []
+    for x in hidden:
+        rope = rotary(torch_config, torch.arange(x.shape[1])[None], x.dtype)
+        after.append(module(x, rope, attention_mask=None, cache=None)[0])
+    return after
+
+
+def _tensor(values: F32Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+@dataclass(frozen=True, slots=True)
+class _Counter:
+    """A hook that adds what enters a matrix to its row of an importance."""
+
+    importance: Importance
+    index: int
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x_TC = inputs[0].flatten(0, -2).double()
+        self.importance.sums[self.index] += x_TC.square().sum(0).numpy()
+        self.importance.counts[self.index] += len(x_TC)
+
+
+def _add_head(config: HybridConfig, read: Read, hidden: list[Tensor], found: dict[str, Importance]) -> None:
+    """The head sees the final norm's output; a tied head is the embedding, which then has an importance too."""
+    name = "token_embd.weight" if config.tie_word_embeddings else "output.weight"
+    norm = ArcticRMSNorm(config.hidden_size, config.rms_norm_eps)
+    norm.load_state_dict({"weight": _tensor(read("model.norm.weight"))}, assign=True)
+    counter = _Counter(Importance(np.zeros((1, config.hidden_size)), np.zeros(1, np.int64)), 0)
+    for x in hidden:
+        counter(norm, (norm(x),))
+    found[name] = counter.importance
+
+
+def write_importance(path: str | Path, importance: dict[str, Importance], source: str, chunk_tokens: int = CHUNK_TOKENS) -> None:
+    """As llama.cpp's `imatrix.gguf`; `source` names the calibration text."""
+    tensors: dict[str, TensorData] = {}
+    for name, own in importance.items():
+        for key, values in (("in_sum2", own.sums), ("counts", own.counts[:, None])):
+            stored = np.ascontiguousarray(values, np.float32)
+            tensors[f"{name}.{key}"] = ("F32", stored.shape, stored.view(np.uint8).reshape(-1))
+    tokens = int(max(own.counts.max() for own in importance.values()))
+    metadata = {
+        "general.type": "imatrix",
+        "imatrix.datasets": [source],
+        "imatrix.chunk_count": -(-tokens // chunk_tokens),
+        "imatrix.chunk_size": chunk_tokens,
+    }
+    write_gguf(path, metadata, tensors)
