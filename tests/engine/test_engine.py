@@ -12,9 +12,9 @@ from openarctic.engine import Engine
 from openarctic.engine.reference import reference_logits
 from openarctic.engine.sampler import probabilities
 from openarctic.errors import CapacityError, CorruptError, MissingError, UserError
-from openarctic.formats import read_gguf
+from openarctic.formats import HybridConfig, from_gguf, read_gguf, to_gguf, write_gguf
 from openarctic.generator import Sampling
-from tests.tiny import IDS, LAYOUTS, tiny_config, write_model
+from tests.tiny import IDS, LAYOUTS, random_state, tiny_config, write_model
 
 
 @pytest.mark.parametrize("type_", ["F32", "Q8_0", "Q4_0"])
@@ -34,7 +34,10 @@ def test_unknown_kernels_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kernels", available_kernels())
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("type_", "tolerance"), [("F32", 1e-3), ("F16", 1e-3), ("Q8_0", 5e-3), ("Q4_0", 0.6), ("Q4_1", 0.6)])
+@pytest.mark.parametrize(
+    ("type_", "tolerance"),
+    [("F32", 1e-3), ("F16", 1e-3), ("BF16", 1e-3), ("Q8_0", 5e-3), ("Q4_0", 0.6), ("Q4_1", 0.6), ("Q5_0", 1e-3), ("Q5_1", 1e-3)],
+)
 def test_logits_are_those_of_the_reference(tmp_path: Path, layout: str, type_: str, tolerance: float, kernels: str) -> None:
     path = write_model(tmp_path / "m.gguf", LAYOUTS[layout], type_)
     engine = Engine.load(path, threads=2, kernels=kernels, f16_cache=False)
@@ -46,9 +49,28 @@ def test_logits_are_those_of_the_reference(tmp_path: Path, layout: str, type_: s
         assert np.abs(got - wanted).max() < tolerance
 
 
+WIDE = tiny_config(hidden_size=256, intermediate_size=256, num_hidden_layers=2, num_local_experts=4)
+
+
+@pytest.mark.parametrize("kernels", available_kernels())
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("type_", ["Q4_K", "Q5_K", "Q6_K", "ffn_gate: Q8_0, ffn_up: Q6_K"])
+def test_types_with_blocks_of_256(tmp_path: Path, type_: str, tied: bool, kernels: str) -> None:
+    """Also matrices of different types that are read together."""
+    config = {**WIDE, "tie_word_embeddings": tied}
+    types = dict(pair.split(": ") for pair in type_.split(", ")) if ":" in type_ else {"": type_}
+
+    def typed(name: str, shape: tuple[int, ...]) -> str:
+        return next((t for part, t in types.items() if part in name), "F32")
+
+    metadata, tensors = to_gguf(HybridConfig.from_dict(config), random_state(config), typed, {})
+    [path] = write_gguf(tmp_path / "m.gguf", metadata, tensors)
+    got = Engine.load(path, threads=2, kernels=kernels, f16_cache=False).logits(IDS)
+    assert np.abs(got - reference_logits(read_gguf(path), IDS)).max() < 1e-3
+
+
 def test_the_torch_model_agrees(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from openarctic.formats import from_gguf
     from openarctic.model import ArcticConfig, ArcticForCausalLM
 
     for layout in LAYOUTS.values():

@@ -8,6 +8,7 @@
 #include <map>
 #include <stdexcept>
 
+#include "../formats/blocks.h"
 #include "model.h"
 
 namespace nb = nanobind;
@@ -24,14 +25,10 @@ namespace {
 using Tensor = std::tuple<int, int, int, Bytes>;
 
 size_t needed_bytes(int type, int rows, int cols) {
-  switch (type) {
-    case 0: return size_t(rows) * cols * 4;
-    case 1: return size_t(rows) * cols * 2;
-    case 2: return size_t(rows) * (cols / 32) * 18;
-    case 3: return size_t(rows) * (cols / 32) * 20;
-    case 8: return size_t(rows) * (cols / 32) * 34;
-  }
-  throw std::invalid_argument("unknown tensor type " + std::to_string(type));
+  const Layout layout = layout_of(type);
+  if (!layout.values) throw std::invalid_argument("unknown tensor type " + std::to_string(type));
+  if (cols % layout.values) throw std::invalid_argument("rows must be whole blocks of " + std::to_string(layout.values));
+  return size_t(rows) * (cols / layout.values) * layout.bytes;
 }
 
 Source source(nb::handle item) {
