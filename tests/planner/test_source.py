@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openarctic.errors import CorruptError, MissingError, UserError
-from openarctic.formats import read_gguf, write_gguf
-from openarctic.planner import PRESETS, find
+from openarctic.formats import HybridConfig, read_gguf, write_gguf
+from openarctic.formats.names import state_dict_shapes
+from openarctic.planner import PRESETS, find, weight_bytes
 from tests.tiny import LAYOUTS, tiny_config, write_model
 
 
@@ -21,13 +23,13 @@ def write_config(folder: Path, values: dict[str, Any]) -> Path:
 
 def test_a_preset_by_name() -> None:
     source = find("arctic-480b")
-    assert (source.kind, source.config, source.file) == ("preset", PRESETS["arctic-480b"], None)
+    assert (source.kind, source.config, source.stored) == ("preset", PRESETS["arctic-480b"], None)
 
 
 def test_the_bundled_model_by_name() -> None:
     source = find("arctic-nano")
     assert source.kind == "gguf" and source.name == "arctic-nano"
-    assert source.file is not None and len(source.file.paths) == 2
+    assert source.stored is not None and set(source.stored.types) == {"F32", "Q4_1", "Q8_0"}
     assert source.config.num_local_experts == 8
 
 
@@ -35,6 +37,44 @@ def test_a_config_file_and_the_folder_that_holds_it(tmp_path: Path) -> None:
     path = write_config(tmp_path, PRESETS["arctic-480b"].to_dict())
     assert find(str(path)).config == find(str(tmp_path)).config == PRESETS["arctic-480b"]
     assert (find(str(path)).kind, find(str(tmp_path)).kind) == ("config", "checkpoint")
+
+
+def write_checkpoint(folder: Path, dtype: str = "BF16") -> dict[str, tuple[int, ...]]:
+    """A folder with one file of zeros, by the specification of safetensors: length, JSON header, bytes."""
+    write_config(folder, tiny_config())
+    shapes = state_dict_shapes(HybridConfig.from_dict(tiny_config()))
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        end = offset + prod(shape) * (1 if dtype.startswith("F8") else 2)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(offset))
+    return shapes
+
+
+def test_a_checkpoint_is_counted_as_it_is_stored(tmp_path: Path) -> None:
+    shapes = write_checkpoint(tmp_path)
+    stored = find(str(tmp_path)).stored
+    assert stored is not None and set(stored.types) == {"BF16"}
+    share = stored.types["BF16"]
+    assert (share.tensors, share.parameters) == (len(shapes), sum(map(prod, shapes.values())))
+    assert stored.tensor_bytes == 2 * share.parameters == weight_bytes(HybridConfig.from_dict(tiny_config()), "bf16")
+    assert stored.file_bytes == (tmp_path / "model.safetensors").stat().st_size
+
+
+def test_a_float8_checkpoint_is_told(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, "F8_E4M3")
+    with pytest.raises(UserError, match="float8"):
+        find(str(tmp_path))
+
+
+def test_a_checkpoint_that_is_cut_short_is_told(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptError):
+        find(str(tmp_path))
 
 
 def test_names_go_before_folders_and_a_path_reaches_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +127,7 @@ def test_a_gguf_file_that_differs_from_its_config_is_told(name: str, tensor: Any
     if tensor is None:
         del tensors[name]
     else:
-        size = 4
-        for side in tensor:
-            size *= side
-        tensors[name] = ("F32", tensor, tensors[name][2][:size])
+        tensors[name] = ("F32", tensor, tensors[name][2][: 4 * prod(tensor)])
     write_gguf(tmp_path / "bad.gguf", {k: v for k, v in file.metadata.items() if not k.startswith("openarctic")}, tensors)
     with pytest.raises(CorruptError, match=name):
         find(str(tmp_path / "bad.gguf"))

@@ -10,7 +10,7 @@ from typing import Any
 SUMMARY = "count a model's parameters, FLOPs, bytes, and the GPUs that hold it"
 DESCRIPTION = """\
 NAME_OR_PATH is a name (arctic-480b, arctic-nano, ...), a config.json, the checkpoint folder that holds one, or a GGUF file.
-Nothing is loaded: sizes come from the configuration alone, and for a GGUF file from its list of tensors too.
+No weight is read: sizes come from the configuration, and of files with weights from their lists of tensors too.
 --format csv prints every number of --format json as a line of key and value.
 
 examples:
@@ -78,8 +78,11 @@ def _page(body: dict[str, Any], args: argparse.Namespace) -> Iterator[str]:
         tables.append(_stored_table(body["stored"]))
     tables.append(_detail_table(body) if args.gpu else _gpu_table(body))
     for heading, columns, rows in tables:
-        title = f"## {heading}\n\n" if is_markdown else f"{heading}\n"
-        yield title + render(columns, rows, args.format)
+        if is_markdown:
+            cells = [[cell.strip() if isinstance(cell, str) else cell for cell in row] for row in rows]
+            yield f"## {heading}\n\n" + render(columns, cells, "md")
+        else:
+            yield f"{heading}\n" + render(columns, rows, "table")
     yield "".join(f"{'- ' if is_markdown else ''}{note}\n" for note in _notes(body))
 
 
@@ -89,8 +92,8 @@ def _shape(config: dict[str, Any]) -> str:
     text += f" ({config['num_key_value_heads']} kv)"
     if config["num_local_experts"]:
         every = config["moe_layer_frequency"]
-        text += f", top-{config['num_experts_per_tok']} of {config['num_local_experts']} experts in every "
-        text += "layer" if every == 1 else f"{every}. layer"
+        text += f", top-{config['num_experts_per_tok']} of {config['num_local_experts']} experts in "
+        text += "every layer" if every == 1 else f"one layer of {every}"
     return text
 
 
@@ -193,5 +196,7 @@ def _notes(body: dict[str, Any]) -> Iterator[str]:
     )
     yield f"keys and values in bf16; --batch {rest['batch']} must fit; at most {rest['max_gpus']} GPUs."
     yield "TP: tensor parallel, PP: pipeline stages. Times are bounds by memory and FLOPs, no predictions."
+    if rest["batch"] > 1:
+        yield "Experts that a batch reads are the mean of even routing."
     for obstacle in body["stock_obstacles"]:
         yield f"stock runtimes cannot run it: {obstacle}"

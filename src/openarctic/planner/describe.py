@@ -9,7 +9,7 @@ Keys, all of them always there; sizes in bytes unless the name says otherwise:
 - `flops_per_token`: `context`, `prefill` (averaged over that many tokens), `decode` (the token that sees them all), `training`
 - `weight_bytes`: by precision, bare; `gguf_bytes`: by file type, exact, null where the model cannot be stored so
 - `kv_bytes_per_token`: by form of keys and values
-- `stored`: null, or of a GGUF file `file_bytes`, `tensor_bytes` and `types` {type: {tensors, parameters, bytes}}
+- `stored`: null, or where there are weights `file_bytes`, `tensor_bytes` and `types` {type: {tensors, parameters, bytes}}
 - `stock_obstacles`: why stock runtimes cannot run it, as sentences; empty when they can
 - `assumptions`: of `fits`: `usable_share`, `runtime_bytes`, `activation_bytes`, `kv_value_bytes`, `batch`, `max_gpus`
 - `fits`: a list, by GPU, precision and count: `gpu precision gpus tensor_parallel pipeline_stages weight_bytes kv_room_bytes
@@ -18,13 +18,11 @@ Keys, all of them always there; sizes in bytes unless the name says otherwise:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from openarctic.errors import UserError
-from openarctic.formats.gguf import GGUFFile
 from openarctic.formats.names import stock_obstacles
 from openarctic.planner.fit import (
     KV_VALUE_BYTES,
@@ -60,7 +58,7 @@ def describe(
         "weight_bytes": {precision: weight_bytes(config, precision) for precision in PRECISIONS},
         "gguf_bytes": {type_: _gguf_bytes(source, type_) for type_ in gguf_file_types()},
         "kv_bytes_per_token": {form: kv_bytes_per_token(config, size) for form, size in KV_FORMS.items()},
-        "stored": _stored(source.file) if source.file else None,
+        "stored": source.stored and {**asdict(source.stored), "tensor_bytes": source.stored.tensor_bytes},
         "stock_obstacles": stock_obstacles(config),
         "assumptions": {
             "usable_share": USABLE_SHARE,
@@ -87,17 +85,3 @@ def _gguf_bytes(source: Source, file_type: str) -> int | None:
         return gguf_bytes(source.config, file_type)
     except UserError:
         return None
-
-
-def _stored(file: GGUFFile) -> dict[str, Any]:
-    types: dict[str, dict[str, int]] = {}
-    for tensor in file.tensors.values():
-        entry = types.setdefault(tensor.type, {"tensors": 0, "parameters": 0, "bytes": 0})
-        entry["tensors"] += 1
-        entry["parameters"] += math.prod(tensor.shape)
-        entry["bytes"] += tensor.data.nbytes
-    return {
-        "file_bytes": sum(path.stat().st_size for path in file.paths),
-        "tensor_bytes": sum(entry["bytes"] for entry in types.values()),
-        "types": dict(sorted(types.items())),
-    }

@@ -22,7 +22,7 @@ class Gpu:
     fp8_flops: float | None
 
     def flops(self, precision: str) -> float:
-        """Peak rate of a model stored in `precision`: integers are widened to bf16 before they are multiplied."""
+        """Peak rate of a model stored in `precision`: integers are widened to bf16 first, and fp32 is no faster than bf16."""
         return self.fp8_flops if precision == "fp8" and self.fp8_flops else self.bf16_flops
 
 
