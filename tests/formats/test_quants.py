@@ -120,6 +120,16 @@ def test_importance_of_stacked_experts_and_long_rows(type_: str) -> None:
     assert np.array_equal(quantize(experts[0], type_, importance=weights[0]), wanted[0])
 
 
+@pytest.mark.parametrize("type_", WEIGHTED)
+def test_importance_of_rows_of_any_width(type_: str) -> None:
+    rng = np.random.default_rng(10)
+    for columns in (32, 64, 96, 256, 288, 768):
+        if columns % TYPES[type_].block_values == 0:
+            values, weights = rng.standard_normal((9, columns)).astype(np.float32), rng.random(columns).astype(np.float32)
+            wanted = quantize_reference(values, type_, weights)
+            assert np.array_equal(quantize(values, type_, importance=weights), wanted), columns
+
+
 @pytest.mark.parametrize("type_", TYPES)
 def test_importance_lowers_the_weighted_error(type_: str) -> None:
     rng = np.random.default_rng(5)

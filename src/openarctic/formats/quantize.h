@@ -444,9 +444,10 @@ inline float sum_of_squares(const float* x, size_t count) {
 // The weight of a value is its column's, times the root of its square plus the mean square around it: of the row in types
 // of 32 values, twice that of the block in Q4_K and Q5_K; in Q6_K the column's alone.
 inline void weigh(int type, const float* x, const float* columns, int count, float row_mean, float* weights) {
-  const int step = type == Q4_K || type == Q5_K ? kSuper : count;
+  const bool by_block = type == Q4_K || type == Q5_K;
+  const int step = by_block ? kSuper : count;
   for (int from = 0; from < count; from += step) {
-    const float mean = step == kSuper ? 2 * sum_of_squares(x + from, kSuper) / kSuper : row_mean;
+    const float mean = by_block ? 2 * sum_of_squares(x + from, kSuper) / kSuper : row_mean;
     for (int i = from; i < from + step; i++) weights[i] = type == Q6_K ? columns[i] : columns[i] * std::sqrt(mean + x[i] * x[i]);
   }
 }
