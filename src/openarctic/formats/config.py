@@ -17,6 +17,7 @@ from openarctic.errors import CorruptError, MissingError, UserError
 
 # Keys of `config.json` that say the same for every model of this architecture.
 FIXED = {"model_type": "arctic", "architectures": ["ArcticForCausalLM"], "hidden_act": "silu"}
+MAX_MATRICES = 1 << 20  # of MLPs; the real 480B has 13,545. Keeps a damaged file from making lists without end.
 _OPTIONAL = frozenset(
     ("router_aux_loss_coef", "residual_intermediate_size", "dense_intermediate_size", "bos_token_id", "eos_token_id")
 )
@@ -70,6 +71,9 @@ class HybridConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
                 raise UserError(f"{name} is {value!r}, it must be a number above 0")
+        for name in ("parallel_attn_mlp_res", "tie_word_embeddings"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} is {getattr(self, name)!r}, it must be true or false")
         self._check_heads()
         self._check_experts()
 
@@ -85,8 +89,15 @@ class HybridConfig:
             raise UserError(f"heads of width {self.head_dim} cannot be rotated", "hidden_size / num_attention_heads must be even")
 
     def _check_experts(self) -> None:
-        if not isinstance(self.num_local_experts, int) or self.num_local_experts < 0:
-            raise UserError(f"num_local_experts is {self.num_local_experts!r}, it must be 0 (none) or more")
+        for name in ("num_local_experts", "num_experts_per_tok"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise UserError(f"{name} is {value!r}, it must be a whole number of at least 0")
+        matrices = 3 * self.num_hidden_layers * max(1, self.num_local_experts)
+        if matrices > MAX_MATRICES:
+            raise UserError(
+                f"{self.num_hidden_layers} layers of {self.num_local_experts} experts are more than {MAX_MATRICES} matrices"
+            )
         if self.num_local_experts and not 1 <= self.num_experts_per_tok <= self.num_local_experts:
             raise UserError(
                 f"num_experts_per_tok {self.num_experts_per_tok} must be 1 to num_local_experts {self.num_local_experts}"
@@ -125,8 +136,8 @@ class HybridConfig:
         """From a `config.json`. Raises MissingError for an absent key, UserError for contradictions and what is unsupported."""
         _check_supported(values)
         given = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        flags = {values[k] for k in ("parallel_attn_mlp_res", "use_residual") if k in values}
-        if len(flags) > 1:
+        flags = [values[k] for k in ("parallel_attn_mlp_res", "use_residual") if k in values]
+        if any(flag != flags[0] for flag in flags):
             raise UserError(
                 "parallel_attn_mlp_res and use_residual contradict each other", "both say whether MoE layers are parallel"
             )
@@ -178,6 +189,8 @@ def _check_supported(values: Mapping[str, Any]) -> None:
         raise UserError(f"sliding_window {values['sliding_window']!r} is not supported", "Arctic attends to the whole context")
     for name in ("rope_scaling", "rope_parameters"):
         scaling = values.get(name) or {}
+        if not isinstance(scaling, Mapping):
+            raise UserError(f"{name} is {scaling!r}, it must be an object")
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         if kind != "default":
             raise UserError(f"{name} of type {kind!r} is not supported", "Arctic rotates without scaling")

@@ -1,4 +1,5 @@
 // For processors with AVX2.
+#if defined(__GNUC__)
 #define OPENARCTIC_VECTORS
 #include "coder.h"
 #include "quantize.h"
@@ -11,3 +12,5 @@ const Coder& avx2_coder() {
 }
 
 }  // namespace openarctic
+
+#endif

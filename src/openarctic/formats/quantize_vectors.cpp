@@ -1,4 +1,5 @@
 // For processors of any kind through the vectors of GCC and clang (on arm64: NEON).
+#if defined(__GNUC__)
 #define OPENARCTIC_VECTORS
 #include "coder.h"
 #include "quantize.h"
@@ -11,3 +12,5 @@ const Coder& vector_coder() {
 }
 
 }  // namespace openarctic
+
+#endif

@@ -96,10 +96,6 @@ class PartialOutput:
         taken = sum((self.folder / file.name).stat().st_blocks * 512 for file in self.plan.files)
         return max(0, self.plan.size - taken)
 
-    def remove_journal(self) -> None:
-        """Nothing is left to go on with: the files are complete."""
-        (self.folder / JOURNAL).unlink()
-
     def close(self) -> None:
         """Let others write here."""
         if self._journal >= 0:

@@ -25,6 +25,8 @@ from openarctic.formats.planned import open_to_read, read_at
 from openarctic.formats.quants import Raw, byte_size, dequantize
 from openarctic.formats.verify import OnBytes, verify_checkpoint
 
+DEEPSPEED_MAIN = "mp_rank_00_model_states.pt"
+
 
 class Source(Protocol):
     """A model to convert. `path` names it in messages; `names` are its official names in the order of their bytes."""
@@ -160,36 +162,41 @@ class CollapsedSource:
     """A source whose repeated key and value heads are taken once; make it with `collapse_kv`, which proves the copies equal."""
 
     def __init__(self, source: Source, kv_heads: int) -> None:
-        self._source = source
+        self.source = source
         self._copies = source.config.num_key_value_heads // kv_heads
         self.path, self.names = source.path, source.names
         self.config = replace(source.config, num_key_value_heads=kv_heads)
 
     def type_of(self, name: str) -> str:
         """As the source."""
-        return self._source.type_of(name)
+        return self.source.type_of(name)
 
     def read_rows(self, name: str, first: int, out: Raw) -> Raw:
         """Fill `out`; of k and v with the first copy of each group's heads."""
         if not _is_kv(name):
-            return self._source.read_rows(name, first, out)
-        head = _head_bytes(self._source, name)
+            return self.source.read_rows(name, first, out)
+        head = _head_bytes(self.source, name)
         for number, rows in enumerate(out.reshape(-1, head)):
             kept = first // self.config.head_dim + number
-            self._source.read_rows(name, kept * self._copies * self.config.head_dim, rows)
+            self.source.read_rows(name, kept * self._copies * self.config.head_dim, rows)
         return out
 
     def verify(self, on_bytes: OnBytes) -> None:
         """As the source."""
-        self._source.verify(on_bytes)
+        self.source.verify(on_bytes)
 
     def fingerprint(self) -> Any:
         """The source's, and the number of heads."""
-        return [self.config.num_key_value_heads, self._source.fingerprint()]
+        return [self.config.num_key_value_heads, self.source.fingerprint()]
 
     def close(self) -> None:
         """Close the source."""
-        self._source.close()
+        self.source.close()
+
+
+def base(source: Source) -> Source:
+    """The source below one that changes it."""
+    return source.source if isinstance(source, CollapsedSource) else source
 
 
 def open_source(path: str | Path) -> FolderSource | GGUFSource:
@@ -203,6 +210,21 @@ def open_source(path: str | Path) -> FolderSource | GGUFSource:
     if path.suffix == ".safetensors":
         raise UserError(f"{path} is one file of a checkpoint", "give its folder, which also has config.json")
     return GGUFSource(path)
+
+
+def deepspeed_folder(path: Path) -> Path:
+    """The folder with the model states: `path`, or the step that its file `latest` names."""
+    latest = path / "latest"
+    if not (path / DEEPSPEED_MAIN).exists() and latest.is_file():
+        step = latest.read_text(encoding="utf-8").strip()
+        if step and step == Path(step).name and (path / step / DEEPSPEED_MAIN).is_file():
+            return path / step
+    return path
+
+
+def is_deepspeed(path: Path) -> bool:
+    """Whether a folder is such a checkpoint."""
+    return path.is_dir() and (deepspeed_folder(path) / DEEPSPEED_MAIN).is_file()
 
 
 def _is_kv(name: str) -> bool:

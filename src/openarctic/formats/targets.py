@@ -1,0 +1,286 @@
+"""What a conversion writes: a GGUF file (or splits), or a checkpoint folder of either layout.
+
+A target is planned completely from the source's headers: the files, and for every official tensor a slot that says where its
+first row goes and in what form. `convert` fills the slots; `finish` adds what depends on the written bytes and moves
+everything to its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openarctic.errors import UserError
+from openarctic.formats.checkpoint import (
+    DTYPES,
+    INDEX,
+    SHARD_BYTES,
+    STACKED,
+    Layout,
+    index_text,
+    layout_shapes,
+    shard_plan,
+    stacked_name,
+)
+from openarctic.formats.config import HybridConfig
+from openarctic.formats.gguf import CHECKSUM_KEY, plan_gguf, publish, stored_pieces, tensors_sha256, write_checksum
+from openarctic.formats.imatrix import read_imatrix
+from openarctic.formats.mixture import FILE_TYPES, choose_types, file_type_named
+from openarctic.formats.names import gguf_metadata, state_dict_shapes, tensor_table
+from openarctic.formats.planned import Plan, sync
+from openarctic.formats.quants import F32Array, byte_size
+from openarctic.formats.resume import JOURNAL, Note
+from openarctic.formats.safetensors import plan_safetensors
+from openarctic.formats.sources import GGUFSource, Source, base
+from openarctic.formats.verify import MANIFEST, OnBytes, manifest_text
+from openarctic.tokenizer import Tokenizer, check_vocab
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+# Small files of a checkpoint folder that go along unchanged.
+COMPANIONS = (
+    *TOKENIZER_FILES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+_OWN_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.md", MANIFEST, "LICENSE*", "NOTICE*")
+_TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where an official tensor goes: the byte of its first row, its type, and over how many heads its rows are permuted."""
+
+    file: int
+    offset: int
+    type: str
+    heads: int = 0
+    importance: F32Array | None = None
+
+
+class GGUFTarget:
+    """A GGUF file `path`, or its splits. `file_type` None keeps what the source has."""
+
+    def __init__(
+        self,
+        source: Source,
+        path: Path,
+        file_type: str | None,
+        *,
+        is_pure: bool = False,
+        max_file_bytes: int | None = None,
+        imatrix: Path | None = None,
+        note: Note = print,
+    ) -> None:
+        self.path = path
+        config = source.config
+        specs = list(tensor_table(config))
+        if file_type is None and not isinstance(base(source), GGUFSource):
+            file_type = _float_type(source)
+        file_type = file_type and file_type_named(file_type)
+        self.types = _gguf_types(source, file_type, is_pure, imatrix is not None)
+        importance = read_imatrix(imatrix, config) if imatrix else {}
+        metadata = {**_kept_metadata(source), **gguf_metadata(config), **_type_metadata(source, file_type, self.types)}
+        metadata |= _tokenizer_metadata(source, note)
+        shapes = {spec.gguf: (self.types[spec.gguf], spec.gguf_shape) for spec in specs}
+        self.plan: Plan = plan_gguf(path.name, metadata, shapes, max_file_bytes)
+        self.slots: dict[str, Slot] = {}
+        for spec in specs:
+            type_, place = self.types[spec.gguf], self.plan.places[spec.gguf]
+            weights = importance.get(spec.gguf)
+            for expert, name in enumerate(spec.hf):
+                offset = place.offset + expert * byte_size(type_, spec.shape)
+                own = None if weights is None else weights[expert]
+                self.slots[name] = Slot(place.file, offset, type_, spec.heads, own)
+
+    @property
+    def bytes_to_check(self) -> int:
+        """How much `finish` reads."""
+        return self.plan.size
+
+    def check_free(self, force: bool) -> None:
+        """Raise UserError when a file is in the way."""
+        for file in self.plan.files:
+            path = self.path.with_name(file.name)
+            if path.is_dir():
+                raise UserError(f"{path} is a folder")
+            if path.exists() and not force:
+                raise UserError(f"{path} exists already", "give another name, or --force to replace it")
+
+    def finish(self, partial: Path, on_bytes: OnBytes) -> tuple[Path, ...]:
+        """Read the tensors once for their checksum, put it into the header, and move the files to their place."""
+        pieces = {
+            name: (type_, _counted(stored, on_bytes))
+            for name, (type_, stored) in stored_pieces(self.plan, partial, self.types).items()
+        }
+        write_checksum(self.plan, partial, tensors_sha256(pieces))
+        paths = publish(self.plan, partial, self.path.parent)
+        shutil.rmtree(partial)
+        return paths
+
+
+class FolderTarget:
+    """A checkpoint folder `path` of one dtype, with index, config, tokenizer and checksums."""
+
+    def __init__(self, source: Source, path: Path, dtype: str | None, layout: Layout, *, note: Note = print) -> None:
+        self.path = path
+        self._source = source
+        self.dtype = (dtype or _float_type(source)).upper()
+        if self.dtype not in DTYPES:
+            raise UserError(f"a checkpoint folder cannot hold {self.dtype}", f"--type must be one of {', '.join(DTYPES)}")
+        config = source.config
+        _check_tokenizer(source, note)
+        shapes = layout_shapes(config, layout)
+        shards = shard_plan(shapes, self.dtype, SHARD_BYTES)
+        metadata = {"format": "pt", **({"layout": STACKED} if layout == "training" else {})}
+        described = {file: {n: (self.dtype, shapes[n]) for n in names} for file, names in shards.items()}
+        self.plan: Plan = plan_safetensors(described, metadata)
+        total = sum(place.size for place in self.plan.places.values())
+        self._texts = {"config.json": _config_text(source, self.dtype)}
+        if len(shards) > 1:
+            self._texts[INDEX] = index_text(shards, total, layout)
+        self.slots: dict[str, Slot] = {}
+        for name, shape in state_dict_shapes(config).items():
+            stacked = stacked_name(name) if layout == "training" else None
+            place = self.plan.places[stacked[0] if stacked else name]
+            offset = stacked[1] * byte_size(self.dtype, shape) if stacked else 0
+            self.slots[name] = Slot(place.file, place.offset + offset, self.dtype)
+
+    @property
+    def bytes_to_check(self) -> int:
+        """How much `finish` reads."""
+        return self.plan.size
+
+    def check_free(self, force: bool) -> None:
+        """Raise UserError when something is in the way that we may not or must not replace."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is a file", "give a folder, or a name that ends in .gguf")
+        if not any(self.path.iterdir()):
+            return
+        if not force:
+            raise UserError(f"{self.path} exists already", "give another name, or --force to replace it")
+        foreign = [file.name for file in self.path.iterdir() if not any(file.match(form) for form in _OWN_FILES) or file.is_dir()]
+        if foreign:
+            raise UserError(f"{self.path} holds more than a checkpoint: {', '.join(foreign[:3])}", "it is not replaced; empty it")
+
+    def finish(self, partial: Path, on_bytes: OnBytes) -> tuple[Path, ...]:
+        """Add config, index, tokenizer and the sha256 of every file, and move the folder to its place."""
+        _write_tokenizer(self._source, partial)
+        for name, text in self._texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        names = sorted(file.name for file in partial.iterdir() if file.name not in (MANIFEST, JOURNAL))
+        (partial / MANIFEST).write_text(manifest_text((partial / name for name in names), on_bytes), encoding="utf-8")
+        for name in (*names, MANIFEST):
+            sync(partial / name)
+        (partial / JOURNAL).unlink()
+        replaced = self.path.with_name(f"{self.path.name}.replaced")
+        if self.path.exists():
+            os.replace(self.path, replaced)
+        os.replace(partial, self.path)
+        sync(self.path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+        return tuple(self.path / name for name in (*names, MANIFEST))
+
+
+def _counted(pieces: Iterator[memoryview], on_bytes: OnBytes) -> Iterator[memoryview]:
+    for piece in pieces:
+        yield piece
+        on_bytes(len(piece))
+
+
+def _gguf_types(source: Source, file_type: str | None, is_pure: bool, has_importance: bool) -> dict[str, str]:
+    """GGUF tensor name -> type: as asked, or as the GGUF source has it."""
+    if file_type is None:
+        if is_pure or has_importance:
+            raise UserError("pure types and importance say how a type is made", "give --type too")
+        return {spec.gguf: source.type_of(spec.hf[0]) for spec in tensor_table(source.config)}
+    return choose_types(source.config, file_type, pure=is_pure, has_importance=has_importance)
+
+
+def _float_type(source: Source) -> str:
+    """The one float type of the source's matrices, BF16 where there is none."""
+    matrices = (name for name, shape in state_dict_shapes(source.config).items() if len(shape) > 1 and ".gate." not in name)
+    types = {source.type_of(name) for name in matrices}
+    return types.pop() if len(types) == 1 and types <= set(DTYPES) else "BF16"
+
+
+def _kept_metadata(source: Source) -> dict[str, Any]:
+    """Keys of a GGUF source that describe neither sizes nor types; of a folder its name."""
+    origin = base(source)
+    if not isinstance(origin, GGUFSource):
+        return {"general.name": source.path.resolve().name}
+    metadata = origin.file.metadata
+    dropped = (f"{metadata['general.architecture']}.", "tokenizer.", "general.file_type", "quantize.", CHECKSUM_KEY)
+    return {key: value for key, value in metadata.items() if not key.startswith(dropped)}
+
+
+def _type_metadata(source: Source, file_type: str | None, types: Mapping[str, str]) -> dict[str, Any]:
+    origin = base(source)
+    number = FILE_TYPES[file_type] if file_type else None
+    if number is None and isinstance(origin, GGUFSource):
+        number = origin.file.metadata.get("general.file_type")
+    told = {} if number is None else {"general.file_type": number}
+    is_quantised = not set(types.values()) <= set(DTYPES)
+    return {**told, **({"general.quantization_version": 2} if is_quantised else {})}
+
+
+def _tokenizer(source: Source) -> Tokenizer | None:
+    """The source's tokenizer, if it has one. Raises UserError for one that does not fit the model."""
+    origin = base(source)
+    if isinstance(origin, GGUFSource):
+        metadata = origin.file.metadata
+        tokenizer = Tokenizer.from_gguf_metadata(metadata) if "tokenizer.ggml.model" in metadata else None
+    else:
+        has_one = any((source.path / name).exists() for name in TOKENIZER_FILES)
+        tokenizer = Tokenizer.from_huggingface(source.path) if has_one else None
+    if tokenizer:
+        check_vocab(tokenizer, source.config.vocab_size)
+    return tokenizer
+
+
+def _check_tokenizer(source: Source, note: Note) -> Tokenizer | None:
+    tokenizer = _tokenizer(source)
+    if tokenizer is None:
+        note(f"{source.path} has no tokenizer, so the result has none: it takes and gives token ids only")
+    return tokenizer
+
+
+def _tokenizer_metadata(source: Source, note: Note) -> dict[str, Any]:
+    tokenizer = _check_tokenizer(source, note)
+    origin = base(source)
+    if tokenizer and isinstance(origin, GGUFSource):
+        return {key: value for key, value in origin.file.metadata.items() if key.startswith("tokenizer.")}
+    return tokenizer.to_gguf_metadata(source.config.vocab_size) if tokenizer else {}
+
+
+def _write_tokenizer(source: Source, folder: Path) -> None:
+    """A folder's own files unchanged; a GGUF file's vocabulary in Hugging Face form."""
+    if not isinstance(base(source), GGUFSource):
+        for name in COMPANIONS:
+            if (source.path / name).is_file():
+                shutil.copyfile(source.path / name, folder / name)
+        return
+    tokenizer = _tokenizer(source)
+    if tokenizer:
+        tokenizer.save_huggingface(folder)
+
+
+def _config_text(source: Source, dtype: str) -> str:
+    """config.json: what the source's says besides, without references to code that does not come along."""
+    path = source.path / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for key in ("auto_map", "dtype", *HybridConfig.__slots__):
+        values.pop(key, None)
+    values |= {**source.config.to_dict(), "torch_dtype": _TORCH_NAMES[dtype]}
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
