@@ -108,8 +108,8 @@ def _canonical(template: str) -> str | None:
     None where text stands between the tags: then spaces matter.
     """
     # A line's end right after a block tag is dropped by the renderers of chat templates (trim_blocks, lstrip_blocks).
-    template = re.sub(r"%\}\n[ \t]*(?=\{%)|-%\}\s*|%\}\n(?=\{\{)", "%}", template)
-    template = re.sub(r"\s*\{([{%])-", r"{\1", template.strip())
+    template = re.sub(r"%\}\n[ \t]*(?=\{%)|%\}\n(?=\{\{)", "%}", template.strip())
+    template = re.sub(r"\s*\{([{%])-", r"{\1", re.sub(r"-([}%]\})\s*", r"\1", template))
     tags = re.findall(r"\{%.*?%\}|\{\{.*?\}\}", template, re.DOTALL)
     if "".join(tags) != template:
         return None
@@ -139,7 +139,8 @@ def _render_jinja(template: str, messages: Sequence[Message], add_generation_pro
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.globals["raise_exception"] = refuse
-    values = {"messages": messages, "add_generation_prompt": add_generation_prompt, **names}
+    special = {f"{name}_token": token for name, token in names.items()}
+    values = {"messages": messages, "add_generation_prompt": add_generation_prompt, **special}
     try:
         return environment.from_string(template).render(values)
     except (TemplateError, TypeError, ValueError) as error:

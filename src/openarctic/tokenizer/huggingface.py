@@ -24,6 +24,7 @@ from openarctic.tokenizer.vocabulary import (
     CONTROL,
     MERGES,
     MODEL,
+    NAMED_IDS,
     NORMAL,
     PRE,
     SCORES,
@@ -49,7 +50,7 @@ JSON, MODEL_FILE, CONFIG, MAP, TEMPLATE_FILE = (
 # transformers takes a class that it does not know for its own general one, which reads `tokenizer.json` as it is.
 CLASS = "ArcticTokenizer"
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
-_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+_NAMES = {gguf: f"{name}_token" for name, gguf in NAMED_IDS.items()}
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _from_json(path: Path) -> dict[str, Any]:
         if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("ignore_merges"):
             raise UserError(f"{path} marks the parts of a word or ignores merges, which is not supported")
         tokens = _tokens(model["vocab"], path)
-        merges = [(pair[0], pair[1]) for pair in (m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"])]
+        merges = _merges(model["merges"], model["vocab"], path)
         values: dict[str, Any] = {TOKENS: tokens, TYPES: [NORMAL] * len(tokens)}
         values |= _byte_level(document, path) if _mentions(document, "ByteLevel") else _llama_like(document, path)
         if values[MODEL] == "llama":
@@ -140,6 +141,14 @@ def _tokens(vocab: Mapping[str, int], path: Path) -> list[str]:
     return [names.get(id, padding_token(id)) for id in range(size)]
 
 
+def _merges(given: Iterable[Any], vocab: Mapping[str, int], path: Path) -> list[tuple[str, str]]:
+    merges = [(left, right) for left, right in (m.split(" ", 1) if isinstance(m, str) else m for m in given)]
+    for left, right in merges:
+        if left not in vocab or right not in vocab or left + right not in vocab:
+            raise CorruptError(f"{path}: the merge {left!r} + {right!r} is not of tokens of the vocabulary")
+    return merges
+
+
 def _mentions(document: Mapping[str, Any], kind: str) -> bool:
     return any(kind in json.dumps(document.get(part)) for part in ("pre_tokenizer", "decoder", "normalizer"))
 
@@ -151,7 +160,7 @@ def _byte_level(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
     given = _steps(document.get("pre_tokenizer"), "pretokenizers")
     for name in GPT2_SPLITS:
         if given == _steps(json.loads(gpt2_pre_tokenizer(name).__getstate__()), "pretokenizers"):
-            return {MODEL: "gpt2", PRE: name}
+            return {MODEL: "gpt2", PRE: name, ADDS_SPACE: False}
     raise UserError(f"{path} cuts text in a way that is not supported: {given}", f"known: {', '.join(GPT2_SPLITS)}")
 
 

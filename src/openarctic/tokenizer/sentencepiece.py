@@ -64,9 +64,7 @@ def _check_supported(path: Path, trainer: dict[int, list[Any]], normalizer: dict
     if _last(normalizer, 2, b""):
         raise UserError(f"{path} rewrites characters before encoding", "only models with identity normalisation are supported")
     if _last(normalizer, 4, 1):
-        raise UserError(
-            f"{path} removes extra spaces", "only models that keep them are supported, as Arctic and the Llama family do"
-        )
+        raise UserError(f"{path} removes extra spaces", "only models that keep them are supported, as Arctic does")
     if not _last(normalizer, 5, 1) or _last(trainer, 24, 0):
         raise UserError(f"{path} marks spaces in another way than Arctic, which is not supported")
 

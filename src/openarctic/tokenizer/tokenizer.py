@@ -18,6 +18,7 @@ from openarctic.tokenizer.vocabulary import (
     ADDS_EOS,
     CONTROL,
     MERGES,
+    NAMED_IDS,
     TEMPLATE,
     TOKENS,
     TYPES,
@@ -92,7 +93,7 @@ class Tokenizer:
         Use `encode_chat` for text from outside. Raises UserError without a template or for a bad message, MissingError for a
         template that needs jinja2.
         """
-        return render(self.chat_template, messages, add_generation_prompt, self._names())
+        return render(self.chat_template, messages, add_generation_prompt, self.special_names())
 
     def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """Ids of the conversation; special tokens come from the template alone, whatever roles and contents say.
@@ -100,7 +101,7 @@ class Tokenizer:
         No begin token is added: a template writes its own. Raises like `apply_chat_template`.
         """
         shield = Shield(messages, self.special_tokens)
-        text = render(self.chat_template, shield.messages, add_generation_prompt, self._names())
+        text = render(self.chat_template, shield.messages, add_generation_prompt, self.special_names())
         names = sorted(self.special_tokens, key=len, reverse=True)
         parts = re.split("|".join(f"({re.escape(name)})" for name in names), text) if names else [text]
         ids: list[int] = []
@@ -111,10 +112,10 @@ class Tokenizer:
                 ids += _encode(self._backend, shield.open(part if ids else self._space + part))
         return ids
 
-    def _names(self) -> dict[str, str]:
-        """The names that a template may use."""
-        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
-        return {name: "" if id is None else self.token(id) for name, id in ids.items()}
+    def special_names(self) -> dict[str, str]:
+        """The names of the tokens that have a role: bos, eos, unk, pad, as far as there are such."""
+        ids = {name: self._metadata.get(id_key(key)) for name, key in NAMED_IDS.items()}
+        return {name: self.token(id) for name, id in ids.items() if id is not None}
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens; bytes that are no UTF-8 become U+FFFD."""

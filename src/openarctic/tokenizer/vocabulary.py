@@ -24,6 +24,8 @@ ADDS_SPACE = "tokenizer.ggml.add_space_prefix"
 ADDS_BOS = "tokenizer.ggml.add_bos_token"
 ADDS_EOS = "tokenizer.ggml.add_eos_token"
 TEMPLATE = "tokenizer.chat_template"
+# Hugging Face's names of the tokens that have a role, and GGUF's.
+NAMED_IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 Metadata = Mapping[str, Any]
 
