@@ -7,7 +7,7 @@ import importlib
 
 SUMMARY = "describe, convert and compare models"
 DESCRIPTION = "Works on model files and checkpoints; `openarctic model COMMAND --help` teaches each command."
-COMMANDS: tuple[str, ...] = ("describe",)
+COMMANDS: tuple[str, ...] = ("describe", "convert", "parity")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

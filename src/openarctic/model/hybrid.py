@@ -173,7 +173,9 @@ class SelfAttention(nn.Module):
         q, k, v = (p(x_BSH).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
-            k, v = cache.update(k, v, self.layer_idx)
+            # Older transformers tell a static cache where to write; newer ones count for themselves.
+            place = ({"cache_position": options["cache_position"]},) if "cache_position" in options else ()
+            k, v = cache.update(k, v, self.layer_idx, *place)
         if attention is not None:
             return self.o_proj(attention(q, k, v)), None
         name = self.config._attn_implementation
@@ -269,10 +271,12 @@ class ArcticModel(ArcticPreTrainedModel):
             raise UserError("exactly one of input_ids and inputs_embeds must be given")
         x_BSH = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         cache = self._cache(cache if cache is not None else past_key_values, use_cache)
-        if position_ids is None:
-            past = cache.get_seq_length() if cache is not None else 0
-            position_ids = torch.arange(past, past + x_BSH.shape[1], device=x_BSH.device)[None]
-        mask = None if attention else causal_mask(self.config, x_BSH, attention_mask, cache, position_ids)
+        past = cache.get_seq_length() if cache is not None else 0
+        places = torch.arange(past, past + x_BSH.shape[1], device=x_BSH.device)
+        position_ids = places[None] if position_ids is None else position_ids
+        if "cache_position" in _MASK_PARAMETERS:
+            options["cache_position"] = places
+        mask = None if attention else causal_mask(self.config, x_BSH, attention_mask, cache, position_ids, places)
         rope = rotary(self.config, position_ids, x_BSH.dtype)
         keep = _Records(
             hidden_states=_wanted(output_hidden_states, self.config, "output_hidden_states"),
@@ -323,10 +327,12 @@ def _wanted(given: bool | None, config: ArcticConfig, name: str) -> bool:
 
 
 def causal_mask(
-    config: ArcticConfig, x_BSH: Tensor, attention_mask: Tensor | None, cache: Cache | None, position_ids: Tensor
+    config: ArcticConfig, x_BSH: Tensor, attention_mask: Tensor | None, cache: Cache | None, position_ids: Tensor, places: Tensor
 ) -> Any:
-    """The mask in the form that the configured attention implementation reads; None where causality says it all."""
-    past = cache.get_seq_length() if cache is not None else 0
+    """The mask in the form that the configured attention implementation reads; None where causality says it all.
+
+    `places` [S] are the tokens' places in the cache.
+    """
     values = {
         "config": config,
         "inputs_embeds": x_BSH,
@@ -334,7 +340,7 @@ def causal_mask(
         "attention_mask": attention_mask,
         "cache": cache,
         "past_key_values": cache,
-        "cache_position": torch.arange(past, past + x_BSH.shape[1], device=x_BSH.device),
+        "cache_position": places,
         "position_ids": position_ids,
     }
     return create_causal_mask(**{name: value for name, value in values.items() if name in _MASK_PARAMETERS})
