@@ -95,9 +95,8 @@ class HybridConfig:
                 raise UserError(f"{name} is {value!r}, it must be a whole number of at least 0")
         matrices = 3 * self.num_hidden_layers * max(1, self.num_local_experts)
         if matrices > MAX_MATRICES:
-            raise UserError(
-                f"{self.num_hidden_layers} layers of {self.num_local_experts} experts are more than {MAX_MATRICES} matrices"
-            )
+            told = f"num_hidden_layers {self.num_hidden_layers} with num_local_experts {self.num_local_experts}"
+            raise UserError(f"{told} makes {matrices} MLP matrices, more than {MAX_MATRICES}")
         if self.num_local_experts and not 1 <= self.num_experts_per_tok <= self.num_local_experts:
             raise UserError(
                 f"num_experts_per_tok {self.num_experts_per_tok} must be 1 to num_local_experts {self.num_local_experts}"
