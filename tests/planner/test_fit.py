@@ -136,6 +136,12 @@ def test_decode_is_bound_by_reading_and_prefill_by_multiplying() -> None:
     assert found.prefill_tokens_per_s == pytest.approx(8 * 1979e12 / flops_per_token(ARCTIC, 4096).prefill)
 
 
+def test_pipeline_stages_hide_other_sequences_not_their_own() -> None:
+    one, many = ({f.pipeline_stages: f.decode_ms for f in fit(ARCTIC, "B200", "bf16", batch=batch)} for batch in (1, 64))
+    assert one[1] == one[2] == one[8]
+    assert many[1] > many[2] > many[8] > one[8]
+
+
 def test_a_large_batch_is_bound_by_multiplying() -> None:
     config = replace(PRESETS["hybrid-145m"], max_position_embeddings=1)
     found = fit(config, "H100", "bf16", batch=4096)[0]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from openarctic.errors import UserError
-from openarctic.formats import HybridConfig, read_gguf
-from openarctic.planner import PRESETS, gguf_bytes, kv_bytes_per_token, weight_bytes
-from tests.tiny import LAYOUTS, write_model
+from openarctic.formats import HybridConfig, read_gguf, to_gguf, write_gguf
+from openarctic.formats.mixture import choose_types
+from openarctic.planner import PRESETS, gguf_bytes, kv_bytes_per_token, parameters, weight_bytes
+from tests.tiny import LAYOUTS, random_state
 
 ARCTIC = PRESETS["arctic-480b"]
 
@@ -27,16 +28,26 @@ def test_an_unknown_precision_is_told() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("type_", ["F32", "Q8_0", "Q4_0"])
-def test_gguf_bytes_are_those_of_a_written_file(layout: str, type_: str, tmp_path: Path) -> None:
-    file = read_gguf(write_model(tmp_path / "model.gguf", LAYOUTS[layout], type_))
-    stored = sum(tensor.data.nbytes for tensor in file.tensors.values())
-    assert gguf_bytes(HybridConfig.from_dict(LAYOUTS[layout]), type_) == stored
+@pytest.mark.parametrize("file_type", ["F32", "BF16", "Q8_0", "Q4_0", "Q4_K_M"])
+def test_gguf_bytes_are_those_of_a_written_file(layout: str, file_type: str, tmp_path: Path) -> None:
+    config = HybridConfig.from_dict(LAYOUTS[layout])
+    types = choose_types(config, file_type)
+    write_gguf(tmp_path / "m.gguf", *to_gguf(config, random_state(LAYOUTS[layout]), lambda name, _: types[name], {}))
+    tensors = read_gguf(tmp_path / "m.gguf").tensors.values()
+    assert gguf_bytes(config, file_type) == sum(tensor.data.nbytes for tensor in tensors)
 
 
-def test_a_row_that_is_no_whole_number_of_blocks_is_told() -> None:
+def test_the_480b_in_q8_0() -> None:
+    """Norms and routers in fp32, of the rest 34 bytes for 32 weights."""
+    full = parameters(ARCTIC).norms + parameters(ARCTIC).router
+    assert gguf_bytes(ARCTIC, "Q8_0") == 4 * full + (parameters(ARCTIC).total - full) // 32 * 34
+
+
+def test_what_no_file_can_hold_is_told() -> None:
     with pytest.raises(UserError, match="multiple"):
         gguf_bytes(HybridConfig.from_dict({**LAYOUTS["parallel"], "intermediate_size": 24}), "Q8_0")
+    with pytest.raises(UserError, match="Q9_0"):
+        gguf_bytes(ARCTIC, "Q9_0")
 
 
 def test_keys_and_values() -> None:

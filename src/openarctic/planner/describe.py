@@ -23,6 +23,7 @@ from dataclasses import asdict
 from typing import Any
 
 from openarctic.errors import UserError
+from openarctic.formats.mixture import FILE_TYPES
 from openarctic.formats.names import stock_obstacles
 from openarctic.planner.fit import (
     KV_VALUE_BYTES,
@@ -35,7 +36,7 @@ from openarctic.planner.fit import (
 )
 from openarctic.planner.flops import flops_per_token
 from openarctic.planner.hardware import GPUS, Gpu
-from openarctic.planner.memory import KV_FORMS, PRECISIONS, gguf_bytes, gguf_file_types, kv_bytes_per_token, weight_bytes
+from openarctic.planner.memory import KV_FORMS, PRECISIONS, gguf_bytes, kv_bytes_per_token, weight_bytes
 from openarctic.planner.parameters import parameters
 from openarctic.planner.source import Source
 
@@ -56,7 +57,7 @@ def describe(
         "parameters": _parameters(source),
         "flops_per_token": {**asdict(flops), "training": flops.training},
         "weight_bytes": {precision: weight_bytes(config, precision) for precision in PRECISIONS},
-        "gguf_bytes": {type_: _gguf_bytes(source, type_) for type_ in gguf_file_types()},
+        "gguf_bytes": {type_: _gguf_bytes(source, type_) for type_ in FILE_TYPES},
         "kv_bytes_per_token": {form: kv_bytes_per_token(config, size) for form, size in KV_FORMS.items()},
         "stored": source.stored and {**asdict(source.stored), "tensor_bytes": source.stored.tensor_bytes},
         "stock_obstacles": stock_obstacles(config),

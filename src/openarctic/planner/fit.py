@@ -150,6 +150,8 @@ def _fit(config: HybridConfig, gpu: Gpu, precision: str, layout: tuple[int, int]
     if tokens < batch:
         return None
     length = min(context, tokens // batch)
+    # A token passes the stages one after another; meanwhile they work on other sequences, at best an equal part each.
+    at_once = max(1, batch / stages)
     return Fit(
         gpu=gpu.name,
         precision=precision,
@@ -159,23 +161,22 @@ def _fit(config: HybridConfig, gpu: Gpu, precision: str, layout: tuple[int, int]
         kv_room_bytes=room,
         context=length,
         sequences=tokens // length,
-        decode_ms=1e3 * decode_seconds(config, gpu, precision, context=length, batch=batch) / tensor_parallel,
+        decode_ms=1e3 * decode_seconds(config, gpu, precision, context=length, batch=at_once) / tensor_parallel,
         prefill_tokens_per_s=gpu.flops(precision) * tensor_parallel * stages / flops_per_token(config, length).prefill,
     )
 
 
-def decode_seconds(config: HybridConfig, gpu: Gpu, precision: str, *, context: int, batch: int = 1) -> float:
+def decode_seconds(config: HybridConfig, gpu: Gpu, precision: str, *, context: int, batch: float = 1) -> float:
     """Least seconds of one decode step on one GPU with room for all: the later of reading and multiplying.
 
     Weights are read once a step, keys and values once a sequence. With several sequences, as many experts are read as
-    independent even routing touches on average: E (1 - (1 - k/E)^batch). Pipeline stages wait for each other in a step, so
-    only tensor parallelism divides this time.
+    independent even routing touches on average: E (1 - (1 - k/E)^batch).
     """
     read = step_weights(config, batch) * bits(precision) / 8 + batch * context * kv_bytes_per_token(config, KV_VALUE_BYTES)
     return max(read / gpu.bandwidth, batch * flops_per_token(config, context).decode / gpu.flops(precision))
 
 
-def step_weights(config: HybridConfig, batch: int) -> float:
+def step_weights(config: HybridConfig, batch: float) -> float:
     """Weights that a decode step of `batch` sequences reads, on average over even routing; exact for one sequence."""
     counted = parameters(config)
     dense = counted.active_matrices - counted.experts_per_token * counted.expert

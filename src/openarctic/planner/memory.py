@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 from openarctic.errors import UserError
 from openarctic.formats.config import HybridConfig
+from openarctic.formats.mixture import choose_types
 from openarctic.formats.names import tensor_table
-from openarctic.formats.quants import TYPES, byte_size
+from openarctic.formats.quants import byte_size
 from openarctic.planner.parameters import parameters
 
 # Precision -> bits of a weight.
@@ -34,13 +35,12 @@ def weight_bytes(config: HybridConfig, precision: str) -> int:
 
 
 def gguf_bytes(config: HybridConfig, file_type: str) -> int:
-    """Bytes of all tensors of a GGUF file of that type, exactly. Raises UserError when the model cannot be stored so."""
-    return sum(byte_size("F32" if spec.is_kept_f32 else file_type, spec.gguf_shape) for spec in tensor_table(config))
+    """Bytes of all tensors of a GGUF file of that type (of `formats.mixture.FILE_TYPES`), exactly.
 
-
-def gguf_file_types() -> tuple[str, ...]:
-    """The file types that `gguf_bytes` knows."""
-    return tuple(TYPES)
+    Raises UserError for an unknown type and when the model cannot be stored so.
+    """
+    types = choose_types(config, file_type)
+    return sum(byte_size(types[spec.gguf], spec.gguf_shape) for spec in tensor_table(config))
 
 
 def kv_bytes_per_token(config: HybridConfig, bytes_per_value: float = 2) -> int:
