@@ -96,15 +96,16 @@ inline void scale_and_minimum(const uint8_t* packed, int i, int* scale, int* min
 template <int kind>
 inline void read_nibbles(const uint8_t* block, float* out) {
   constexpr bool has_minimum = kind == Q4_1 || kind == Q5_1, has_fifth = kind == Q5_0 || kind == Q5_1;
-  constexpr int offset = has_minimum ? 0 : has_fifth ? 16 : 8, at = 2 + 2 * has_minimum;
+  constexpr int offset = has_minimum ? 0 : has_fifth ? 16 : 8, head = 2 + 2 * has_minimum;
   const float scale = load_half(block), minimum = has_minimum ? load_half(block + 2) : 0;
-  const uint8_t* nibbles = block + at + 4 * has_fifth;
-  const uint32_t fifth = has_fifth ? load<uint32_t>(block + at) : 0;
-  for (int i = 0; i < 32; i++) {
-    int q = i < 16 ? nibbles[i] & 15 : nibbles[i - 16] >> 4;
-    float value = scale * float((q | int(fifth >> i & 1) << 4) - offset);
-    out[i] = has_minimum ? value + minimum : value;
-  }
+  const uint8_t* nibbles = block + head + 4 * has_fifth;
+  const uint32_t fifth = has_fifth ? load<uint32_t>(block + head) : 0;
+  for (int high = 0; high < 2; high++)
+    for (int i = 0; i < 16; i++) {
+      const int at = 16 * high + i, q = nibbles[i] >> (4 * high) & 15;
+      const float value = scale * float((q | int(fifth >> at & 1) << 4) - offset);
+      out[at] = has_minimum ? value + minimum : value;
+    }
 }
 
 inline void read_q8_0(const uint8_t* block, float* out) {
@@ -133,12 +134,14 @@ inline void read_k(const uint8_t* block, const uint8_t* low, const uint8_t* high
 // two top bits at 2 * s of byte i.
 inline void read_q6_k(const uint8_t* block, float* out) {
   const float scale = load_half(block + kScaleQ6K);
-  for (int i = 0; i < kSuper; i++) {
-    int half = i / 128, s = i % 128 / 32, at = i % 32;
-    int low = block[64 * half + 32 * (s % 2) + at] >> (s < 2 ? 0 : 4) & 15;
-    int high = block[kHighQ6K + 32 * half + at] >> (2 * s) & 3;
-    out[i] = scale * float(int8_t(block[kScalesQ6K + i / 16])) * float((low | high << 4) - 32);
-  }
+  const uint8_t* scales = block + kScalesQ6K;
+  for (int half = 0; half < 2; half++, block += 64)
+    for (int s = 0; s < 4; s++)
+      for (int part = 0; part < 2; part++) {
+        const uint8_t *low = block + 32 * (s % 2) + 16 * part, *high = block + kHighQ6K - 32 * half + 16 * part;
+        const float own = scale * float(int8_t(*scales++));
+        for (int i = 0; i < 16; i++) *out++ = own * float((low[i] >> 4 * (s / 2) & 15 | (high[i] >> 2 * s & 3) << 4) - 32);
+      }
 }
 
 template <int values, int bytes, class Read>

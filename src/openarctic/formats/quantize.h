@@ -33,6 +33,14 @@ inline void store_half(float f, uint8_t* out) {
   std::memcpy(out, &h, 2);
 }
 
+inline void write_halves(const float* x, int count, uint8_t* out) {
+  int i = 0;
+#if defined(__F16C__)
+  for (; i + 8 <= count; i += 8) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), 0));
+#endif
+  for (; i < count; i++) store_half(x[i], out + 2 * i);
+}
+
 inline int nearest(float x) { return int(bits_as<uint32_t>(x + 12582912.f) & 0x7fffff) - 0x400000; }
 inline int nearest(float x, int low, int high) { return std::max(low, std::min(high, nearest(x))); }
 // What no integer holds becomes 0 (blocks of the smallest subnormals, whose scale has no finite inverse).
@@ -414,9 +422,7 @@ inline void write_piece(int type, const float* x, const float* weights, int coun
   const int bytes = layout_of(type).bytes;
   switch (type) {
     case F32: std::memcpy(out, x, size_t(count) * 4); return;
-    case F16:
-      for (int i = 0; i < count; i++) store_half(x[i], out + 2 * i);
-      return;
+    case F16: return write_halves(x, count, out);
     case BF16:
       for (int i = 0; i < count; i++) {
         uint32_t bits = bits_as<uint32_t>(x[i]);
