@@ -60,7 +60,9 @@ def test_imports_point_down(path: Path) -> None:
         assert ORDER.index(own) <= ORDER.index(room(name)), f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("path", sorted(p for r in ("copilot", "engine", "formats") for p in (PACKAGE / r).glob("*.py")), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted(p for r in ("copilot", "planner", "engine", "formats") for p in (PACKAGE / r).glob("*.py")), ids=str
+)
 def test_the_core_rooms_do_not_import_torch(path: Path) -> None:
     makes_training_data = path.name == "nano.py"  # runs only under `openarctic train`
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from openarctic.cli import main
-from tests.tiny import tiny_config
+from openarctic.formats import HybridConfig
+from openarctic.formats.names import stock_obstacles
+from openarctic.planner import PRESETS, parameters
+from tests.tiny import LAYOUTS, tiny_config
 
 
 def run(*arguments: str) -> int:
@@ -88,6 +91,24 @@ def test_a_folder_and_a_file(checkpoint: Path, capsys: pytest.CaptureFixture[str
     assert run(str(checkpoint)) == 0
     assert run(str(checkpoint / "config.json"), "--context", "16", "--batch", "2") == 0
     assert "mean of 16 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_has_a_page(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LAYOUTS[layout]))
+    assert run(str(tmp_path), "--gpu", "B200") == 0
+    page = capsys.readouterr().out
+    assert f"{parameters(HybridConfig.from_dict(LAYOUTS[layout])).total:,}" in page
+    assert ("stock runtimes cannot" in page) is bool(stock_obstacles(HybridConfig.from_dict(LAYOUTS[layout])))
+
+
+def test_what_nothing_holds_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**PRESETS["arctic-480b"].to_dict(), "num_local_experts": 1280}))
+    assert run(str(tmp_path), "--gpu", "L4") == 0
+    assert "NONE HOLDS IT" in capsys.readouterr().out
+    assert run(str(tmp_path)) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("L4 "))
+    assert row.split() == ["L4", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(
