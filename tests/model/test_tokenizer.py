@@ -27,7 +27,8 @@ Pair = tuple[Any, Tokenizer]
 
 
 def with_config(folder: Path) -> Path:
-    write(folder / "config.json", HybridConfig.from_dict(tiny_config()).to_dict())
+    remote = {"AutoConfig": "configuration_arctic.ArcticConfig", "AutoModelForCausalLM": "modeling_arctic.ArcticForCausalLM"}
+    write(folder / "config.json", {**HybridConfig.from_dict(tiny_config()).to_dict(), "auto_map": remote})
     return folder
 
 

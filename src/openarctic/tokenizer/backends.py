@@ -1,8 +1,8 @@
-"""The `tokenizers` library's object for a vocabulary, and the same as a complete `tokenizer.json`.
+"""The `tokenizers` library's object for a vocabulary, for plain text, and a complete one for text with special tokens in it.
 
-The object itself knows nothing of the space that SentencePiece puts before a text: `Tokenizer` gives it, as only the start of
-a text gets one. A `tokenizer.json` has to say this alone, so its first normaliser matches the text's start, unless a special
-token stands there, and its added tokens are looked for after normalising, in the text as a whole.
+The first knows nothing of the space that SentencePiece puts before a text: `Tokenizer` gives it, as only the start of a text
+gets one. The complete one has to know, also as a `tokenizer.json` in other programs. So its first normaliser matches the text's
+start, unless a special token stands there, and added tokens are looked for after normalising, in the text as a whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from openarctic.errors import CorruptError, UserError
@@ -50,6 +50,8 @@ def build(metadata: Metadata) -> Backend:
     backend = builders[kind](metadata)
     backend.add_tokens(_added_tokens(metadata))
     backend.encode_special_tokens = True
+    if (processor := _post_processor(metadata)) is not None:
+        backend.post_processor = processor
     return backend
 
 
@@ -63,14 +65,12 @@ def adds_space(metadata: Metadata) -> bool:
     return metadata.get(MODEL) == "llama" and bool(metadata.get(ADDS_SPACE, True))
 
 
-def complete_json(backend: Backend, metadata: Metadata) -> str:
-    """A `tokenizer.json` that gives the ids of `Tokenizer.encode(parse_special=True)`, in every program."""
-    document = json.loads(backend.to_str())
+def complete(backend: Backend, metadata: Metadata) -> Backend:
+    """One that finds special tokens in a text and puts the space before it by itself, in every program that reads its JSON."""
+    copy = Backend.from_str(backend.to_str())
     if adds_space(metadata):
-        start = {"type": "Replace", "pattern": {"Regex": _start(metadata)}, "content": SPACE}
-        document["normalizer"] = {"type": "Sequence", "normalizers": [start, document["normalizer"]]}
-    document["post_processor"] = _post_processor(metadata) or document["post_processor"]
-    return json.dumps(document, ensure_ascii=False)
+        copy.normalizer = normalizers.Sequence([normalizers.Replace(Regex(_start(metadata)), SPACE), copy.normalizer])
+    return copy
 
 
 def _start(metadata: Metadata) -> str:
@@ -81,7 +81,9 @@ def _start(metadata: Metadata) -> str:
     return r"\A" + (f"(?!{special})" if special else "") + (rf"(?!(?:{other})\z)" if other else "")
 
 
-def _post_processor(metadata: Metadata) -> dict[str, Any] | None:
+def _post_processor(metadata: Metadata) -> Any:
+    """Puts begin and end tokens around a text, for programs that read the JSON. The library makes one of JSON alone, as its own
+    spelling of templates cannot hold every name."""
     begin = metadata.get(id_key("bos")) if adds_bos(metadata) else None
     end = metadata.get(id_key("eos")) if metadata.get(ADDS_EOS) else None
     if begin is None and end is None:
@@ -94,12 +96,14 @@ def _post_processor(metadata: Metadata) -> dict[str, Any] | None:
         return [*mark_begin, {"Sequence": {"id": name, "type_id": kind}}, *mark_end]
 
     names = {metadata[TOKENS][id]: id for id in (begin, end) if id is not None}
-    return {
+    template = {
         "type": "TemplateProcessing",
         "single": around("A", 0),
         "pair": [*around("A", 0), *around("B", 1)],
         "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]} for name, id in names.items()},
     }
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    return Backend.from_str(json.dumps({"model": empty, "post_processor": template})).post_processor
 
 
 def _added_ids(metadata: Metadata) -> list[tuple[int, int]]:

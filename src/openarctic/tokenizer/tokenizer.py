@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from openarctic.errors import CorruptError, UserError
-from openarctic.tokenizer.backends import adds_bos, adds_space, build, complete_json
+from openarctic.tokenizer.backends import adds_bos, adds_space, build, complete
 from openarctic.tokenizer.chat import Message, Shield, render
 from openarctic.tokenizer.huggingface import read_folder, write_folder
 from openarctic.tokenizer.vocabulary import (
@@ -69,7 +69,9 @@ class Tokenizer:
     @cached_property
     def _parser(self) -> Backend:
         """Finds special tokens in a text. An object of its own, as a switch would be shared between threads."""
-        return Backend.from_str(self.to_json())
+        parser = complete(self._backend, self._metadata)
+        parser.encode_special_tokens = False
+        return parser
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids. `add_special` puts the begin token first, and the end token last, if the model wants them.
@@ -127,7 +129,8 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """As a `tokenizer.json`."""
-        return complete_json(self._backend, self._metadata) if TOKENS in self._metadata else str(self._backend.to_str())
+        backend = self._parser if self._space else self._backend
+        return str(backend.to_str())
 
     def to_gguf_metadata(self, vocab_size: int | None = None) -> dict[str, Any]:
         """The `tokenizer.*` keys of a GGUF file, with unused tokens up to `vocab_size`, the rows of the embedding.
