@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from openarctic.errors import UserError
 from openarctic.formats.checkpoint import (
     DTYPES,
@@ -283,4 +285,6 @@ def _config_text(source: Source, dtype: str) -> str:
     for key in ("auto_map", "dtype", *HybridConfig.__slots__):
         values.pop(key, None)
     values |= {**source.config.to_dict(), "torch_dtype": _TORCH_NAMES[dtype]}
+    if isinstance(base(source), GGUFSource):  # which has its floats in 32 bits: 1e-05, not 9.99999974e-06
+        values |= {key: float(str(np.float32(values[key]))) for key in ("rms_norm_eps", "rope_theta")}
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
