@@ -14,7 +14,6 @@ from openarctic.formats.names import TensorSpec, tensor_table
 from openarctic.planner import GPUS, PRESETS, Gpu, fit, flops_per_token, kv_bytes_per_token, parameters, weight_bytes
 from openarctic.planner.fit import (
     RUNTIME_BYTES,
-    USABLE_SHARE,
     activation_bytes,
     layouts,
     stage_layers,
@@ -63,6 +62,8 @@ def test_layouts_divide_the_heads_and_go_on_in_stages() -> None:
     assert list(layouts(ARCTIC)) == [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 4), (8, 8)]
     odd = replace(ARCTIC, hidden_size=9 * 128, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=5)
     assert list(layouts(odd)) == [(1, 1), (1, 2), (1, 4)]
+    uneven = replace(odd, num_attention_heads=12, hidden_size=12 * 128, num_hidden_layers=1)
+    assert list(layouts(uneven)) == [(1, 1)]  # 2 and 4 divide the 12 heads, but neither split nor copy the 3 of keys
     wide = replace(ARCTIC, hidden_size=64 * 128, num_attention_heads=64)
     assert list(layouts(wide)) == [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (32, 1), (64, 1)]
 
@@ -84,7 +85,7 @@ def test_past_the_kv_heads_memory_for_keys_does_not_shrink() -> None:
 @pytest.mark.parametrize("batch", [1, 32])
 def test_what_is_said_to_fit_fits_and_no_more(gpu: str, precision: str, batch: int) -> None:
     for found in fit(ARCTIC, gpu, precision, batch=batch):
-        usable = GPUS[gpu].memory_bytes * USABLE_SHARE
+        usable = GPUS[gpu].memory_bytes * 0.9
         used = found.weight_bytes + found.kv_room_bytes + RUNTIME_BYTES + activation_bytes(ARCTIC, batch)
         assert used == pytest.approx(usable, abs=1)
         layers = max(map(len, stage_layers(ARCTIC, found.pipeline_stages)))
@@ -140,6 +141,35 @@ def test_pipeline_stages_hide_other_sequences_not_their_own() -> None:
     one, many = ({f.pipeline_stages: f.decode_ms for f in fit(ARCTIC, "B200", "bf16", batch=batch)} for batch in (1, 64))
     assert one[1] == one[2] == one[8]
     assert many[1] > many[2] > many[8] > one[8]
+
+
+def test_the_fullest_stage_limits() -> None:
+    """Of eight layers the third and sixth have experts, so that the second and third of four stages are the fullest."""
+    config = replace(PRESETS["hybrid-145m"], moe_layer_frequency=3, num_attention_heads=1, num_key_value_heads=1, vocab_size=32)
+    found = {f.pipeline_stages: f for f in fit(config, "L4", "bf16")}[4]
+    stages = [2 * weights_on_gpu(config, 1, layers) for layers in stage_layers(config, 4)]
+    assert found.weight_bytes == max(stages) == stages[1] > stages[3]
+
+
+def test_a_batch_without_room_for_a_token_each_does_not_fit() -> None:
+    config = replace(PRESETS["hybrid-145m"], vocab_size=1)
+    per_token = kv_bytes_per_token(config, 2)
+    fixed = weight_bytes(config, "bf16") + RUNTIME_BYTES + activation_bytes(config, 8)
+    for tokens, expected in ((8, 1), (7, 0)):
+        card = Gpu("small", round((fixed + (tokens + 0.5) * per_token) / 0.9), 1e12, 1e14, None)
+        assert sum(f.gpus == 1 for f in fit(config, card, "bf16", batch=8)) == expected
+
+
+def test_every_sequence_reads_its_own_keys() -> None:
+    config = HybridConfig.from_dict(LAYOUTS["dense"])
+    found = fit(config, "L4", "bf16", context=128, batch=50)[0]
+    read = 2 * parameters(config).active_matrices + 50 * 128 * kv_bytes_per_token(config, 2)
+    assert found.decode_ms == pytest.approx(1e3 * read / 0.3e12)
+
+
+def test_stages_prefill_side_by_side() -> None:
+    rates = {f.gpus: f.prefill_tokens_per_s for f in fit(ARCTIC, "H100", "fp8")}
+    assert rates[16] == pytest.approx(2 * rates[8])
 
 
 def test_a_large_batch_is_bound_by_multiplying() -> None:
