@@ -19,7 +19,7 @@ from openarctic.formats import GGUFFile, HybridConfig, config_from_gguf, read_gg
 from openarctic.formats.quants import TYPES
 from openarctic.generator import GREEDY, Completion, OnText, Sampling
 from openarctic.native._native import Model
-from openarctic.tokenizer import Tokenizer
+from openarctic.tokenizer import Tokenizer, has_vocabulary
 
 MAX_SEQUENCES = 65  # sequence 0 holds the prompt, the others its candidates
 MAX_CONTEXT = 4096
@@ -33,7 +33,7 @@ class Engine:
         self, file: GGUFFile, *, threads: int | None = None, name: str = "", f16_cache: bool = True, kernels: str = ""
     ) -> None:
         self.config = config_from_gguf(file)
-        self.tokenizer = Tokenizer.from_gguf_metadata(file.metadata) if "tokenizer.ggml.model" in file.metadata else None
+        self.tokenizer = Tokenizer.from_gguf_metadata(file.metadata) if has_vocabulary(file.metadata) else None
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
         self.context = min(self.config.max_position_embeddings, MAX_CONTEXT)
         self._model = _native_model(file, self.config, self.context, threads or default_threads(), f16_cache, kernels)
@@ -181,7 +181,7 @@ class _Run:
         token, logprob = candidate.sampler.choose(allowed)
         candidate.logprob += logprob
         tokenizer = self.engine.tokenizer
-        if tokenizer is not None and token == tokenizer.eos_id:
+        if tokenizer is not None and token in tokenizer.stop_ids:
             candidate.finish_reason = "stop"
         else:
             candidate.ids.append(token)

@@ -40,7 +40,7 @@ from openarctic.formats.resume import JOURNAL, Note
 from openarctic.formats.safetensors import plan_safetensors
 from openarctic.formats.sources import GGUFSource, Source, base
 from openarctic.formats.verify import MANIFEST, OnBytes, manifest_text
-from openarctic.tokenizer import Tokenizer, check_vocab
+from openarctic.tokenizer import MODEL, NO_VOCAB, Tokenizer, check_vocab, has_vocabulary
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # Small files of a checkpoint folder that go along unchanged.
@@ -242,7 +242,7 @@ def _tokenizer(source: Source) -> Tokenizer | None:
     origin = base(source)
     if isinstance(origin, GGUFSource):
         metadata = origin.file.metadata
-        tokenizer = Tokenizer.from_gguf_metadata(metadata) if "tokenizer.ggml.model" in metadata else None
+        tokenizer = Tokenizer.from_gguf_metadata(metadata) if has_vocabulary(metadata) else None
     else:
         has_one = any((source.path / name).exists() for name in TOKENIZER_FILES)
         tokenizer = Tokenizer.from_huggingface(source.path) if has_one else None
@@ -263,7 +263,7 @@ def _tokenizer_metadata(source: Source, note: Note) -> dict[str, Any]:
     origin = base(source)
     if tokenizer and isinstance(origin, GGUFSource):
         return {key: value for key, value in origin.file.metadata.items() if key.startswith("tokenizer.")}
-    return tokenizer.to_gguf_metadata(source.config.vocab_size) if tokenizer else {}
+    return tokenizer.to_gguf_metadata(source.config.vocab_size) if tokenizer else {MODEL: NO_VOCAB}
 
 
 def _write_tokenizer(source: Source, folder: Path) -> None:

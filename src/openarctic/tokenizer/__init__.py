@@ -5,6 +5,18 @@ written from them (`huggingface.py`), so that both give the same ids. `backends.
 """
 
 from openarctic.tokenizer.tokenizer import Tokenizer, check_vocab
-from openarctic.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from openarctic.tokenizer.vocabulary import BYTE, CONTROL, MODEL, NO_VOCAB, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, has_vocabulary
 
-__all__ = ["BYTE", "CONTROL", "NORMAL", "UNKNOWN", "UNUSED", "USER_DEFINED", "Tokenizer", "check_vocab"]
+__all__ = [
+    "BYTE",
+    "CONTROL",
+    "MODEL",
+    "NORMAL",
+    "NO_VOCAB",
+    "UNKNOWN",
+    "UNUSED",
+    "USER_DEFINED",
+    "Tokenizer",
+    "check_vocab",
+    "has_vocabulary",
+]

@@ -15,6 +15,7 @@ from openarctic.errors import CorruptError, UserError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "\u2581"  # how SentencePiece writes a space
 MODEL = "tokenizer.ggml.model"
+NO_VOCAB = "no_vocab"  # how a file without a tokenizer says so; llama.cpp asks for the word
 TOKENS = "tokenizer.ggml.tokens"
 TYPES = "tokenizer.ggml.token_type"
 SCORES = "tokenizer.ggml.scores"
@@ -47,18 +48,30 @@ def token_types(metadata: Metadata) -> list[int]:
 
 
 def check_metadata(metadata: Metadata) -> None:
-    """Raises CorruptError when the lists do not fit each other or an id has no token."""
+    """Raises CorruptError when the lists hold something else, do not fit each other, or an id has no token."""
     tokens = metadata[TOKENS]
+    for key, kind in ((TOKENS, str), (TYPES, int), (SCORES, float), (MERGES, str)):
+        if not all(isinstance(value, kind) for value in metadata.get(key, ())):
+            raise CorruptError(f"{key} is not a list of {kind.__name__}")
     for key in (TYPES, SCORES):
         if key in metadata and len(metadata[key]) != len(tokens):
             raise CorruptError(f"{key} has {len(metadata[key])} entries for {len(tokens)} tokens")
-    if len(set(tokens)) != len(tokens):
-        doubled = next(t for i, t in enumerate(tokens) if t in tokens[:i])
-        raise CorruptError(f"token {doubled!r} stands twice in the vocabulary")
+    seen: set[str] = set()
+    for token in tokens:
+        if token in seen:
+            raise CorruptError(f"token {token!r} stands twice in the vocabulary")
+        if not token.isprintable() and _is_broken(token):
+            raise CorruptError(f"token {token!r} is not Unicode")
+        seen.add(token)
     for name in ("bos", "eos", "eot", "unknown", "padding"):
         id = metadata.get(id_key(name))
-        if id is not None and not 0 <= id < len(tokens):
-            raise CorruptError(f"{id_key(name)} is {id}, the vocabulary has {len(tokens)} tokens")
+        if id is not None and not (isinstance(id, int) and 0 <= id < len(tokens)):
+            raise CorruptError(f"{id_key(name)} is {id!r}, the vocabulary has {len(tokens)} tokens")
+
+
+def _is_broken(token: str) -> bool:
+    """Whether it holds half of a surrogate pair: bytes in the file were no UTF-8."""
+    return any("\ud800" <= character <= "\udfff" for character in token)
 
 
 def pad(metadata: Metadata, size: int) -> dict[str, Any]:
@@ -116,3 +129,8 @@ def scores_from_merges(metadata: Metadata, merges: Sequence[tuple[str, str]]) ->
     for rank, id in enumerate(order):
         scores[id] = -float(rank)
     return scores
+
+
+def has_vocabulary(metadata: Mapping[str, Any]) -> bool:
+    """Whether a GGUF file's keys hold a tokenizer at all."""
+    return metadata.get(MODEL, NO_VOCAB) not in (NO_VOCAB, "none")

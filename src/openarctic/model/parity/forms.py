@@ -13,7 +13,7 @@ from openarctic.formats import HybridConfig, read_gguf
 from openarctic.formats.convert import ConvertOptions, convert
 from openarctic.formats.sources import FolderSource, open_source
 from openarctic.model.parity.runtimes import Forms
-from openarctic.tokenizer import Tokenizer
+from openarctic.tokenizer import Tokenizer, has_vocabulary
 
 FLOAT_TYPES = frozenset(("F32", "F16", "BF16"))
 TEXTS = (
@@ -93,5 +93,4 @@ def find_tokenizer(source: Path) -> Tokenizer | None:
         files = ("tokenizer.json", "tokenizer.model")
         return Tokenizer.from_huggingface(source) if any((source / name).exists() for name in files) else None
     metadata = read_gguf(source).metadata
-    known = metadata.get("tokenizer.ggml.model", "no_vocab") != "no_vocab"
-    return Tokenizer.from_gguf_metadata(metadata) if known else None
+    return Tokenizer.from_gguf_metadata(metadata) if has_vocabulary(metadata) else None
