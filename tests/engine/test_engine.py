@@ -14,6 +14,7 @@ from openarctic.engine.sampler import probabilities
 from openarctic.errors import CapacityError, CorruptError, MissingError, UserError
 from openarctic.formats import HybridConfig, from_gguf, read_gguf, to_gguf, write_gguf
 from openarctic.generator import Sampling
+from openarctic.tokenizer import Tokenizer
 from tests.tiny import IDS, LAYOUTS, random_state, tiny_config, write_model
 
 
@@ -106,6 +107,16 @@ def test_a_kept_prefix_changes_nothing(tmp_path: Path) -> None:
     fresh, used = Engine.load(path), Engine.load(path)
     used.generate([*IDS, 7, 7, 7], max_tokens=5)
     assert used.generate([*IDS, 9], max_tokens=8)[0].ids == fresh.generate([*IDS, 9], max_tokens=8)[0].ids
+
+
+@pytest.mark.parametrize("name", ["eos", "eot"])
+def test_every_stop_token_ends_a_text(tmp_path: Path, name: str) -> None:
+    engine = Engine.load(write_model(tmp_path / "m.gguf", tiny_config(), "F32"))
+    ids = engine.generate(IDS, max_tokens=8)[0].ids
+    keys = {"model": "gpt2", "tokens": [f"t{i}" for i in range(64)], "merges": [], f"{name}_token_id": ids[3]}
+    engine.tokenizer = Tokenizer.from_gguf_metadata({f"tokenizer.ggml.{key}": value for key, value in keys.items()})
+    [stopped] = engine.generate(IDS, max_tokens=8)
+    assert (stopped.ids, stopped.finish_reason) == (ids[: ids.index(ids[3])], "stop")
 
 
 def test_sampling_follows_its_distribution() -> None:

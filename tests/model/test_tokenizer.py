@@ -13,6 +13,8 @@ from hypothesis import given, settings
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch")
 
+from transformers.models.auto import tokenization_auto  # noqa: E402
+
 from openarctic.engine.library import bundled_models  # noqa: E402
 from openarctic.errors import CorruptError  # noqa: E402
 from openarctic.formats import HybridConfig, read_gguf  # noqa: E402
@@ -67,6 +69,8 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.fixture(scope="module", params=FOLDERS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if "Llama" in request.param and not hasattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS"):
+        pytest.skip("this transformers takes its general class where a folder names another one than is registered")
     return FOLDERS[request.param](tmp_path_factory.mktemp("folder"))
 
 

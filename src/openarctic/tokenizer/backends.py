@@ -43,16 +43,19 @@ GPT2_SPLITS = {
 
 def build(metadata: Metadata) -> Backend:
     """Encodes plain text, in which names of special tokens are text. Raises UserError, CorruptError, KeyError."""
-    kind = metadata.get(MODEL)
-    builders = {"gpt2": _gpt2, "llama": _llama}
-    if kind not in builders:
-        raise UserError(f"tokenizer model {kind!r} is not supported", f"known: {', '.join(builders)}")
-    backend = builders[kind](metadata)
+    backend = _llama(metadata) if metadata[MODEL] == "llama" else _gpt2(metadata)
     backend.add_tokens(_added_tokens(metadata))
     backend.encode_special_tokens = True
     if (processor := _post_processor(metadata)) is not None:
         backend.post_processor = processor
     return backend
+
+
+def check_kind(metadata: Metadata) -> None:
+    """Raises UserError for a kind of tokenizer that we do not have."""
+    kind = metadata.get(MODEL)
+    if kind not in ("gpt2", "llama"):
+        raise UserError(f"tokenizer model {kind!r} is not supported", "known: gpt2 (byte-level BPE), llama (SentencePiece BPE)")
 
 
 def adds_bos(metadata: Metadata) -> bool:

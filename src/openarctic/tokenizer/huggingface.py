@@ -192,7 +192,7 @@ def _steps(part: Mapping[str, Any] | None, inner: str) -> list[dict[str, Any]]:
 
 def _rename(values: dict[str, Any], added: Mapping[int, Any], config: Mapping[str, Any]) -> None:
     """Give ids new names and types. A name that stands at another id already is damage."""
-    tokens, types = values[TOKENS], values[TYPES]
+    tokens = values[TOKENS]
     named = {_content(config.get(name)) for name in _NAMES.values()}
     ids = {token: id for id, token in enumerate(tokens)}
     for id, entry in sorted(added.items()):
@@ -209,7 +209,7 @@ def _rename(values: dict[str, Any], added: Mapping[int, Any], config: Mapping[st
             _append(values, padding_token(len(tokens)))
         ids.pop(tokens[id], None)
         tokens[id], ids[name] = name, id
-        types[id] = _type_of(name, entry.get("special", name in named), types[id], config)
+        values[TYPES][id] = _type_of(values, id, entry.get("special", name in named))
 
 
 def _append(values: dict[str, Any], token: str) -> None:
@@ -219,11 +219,12 @@ def _append(values: dict[str, Any], token: str) -> None:
         values[SCORES].append(0.0)
 
 
-def _type_of(name: str, special: bool, before: int, config: Mapping[str, Any]) -> int:
-    if name == _content(config.get("unk_token")) and before in (UNKNOWN, NORMAL) and "<unk" in name.lower():
-        return UNKNOWN
+def _type_of(values: Mapping[str, Any], id: int, special: bool) -> int:
+    before: int = values[TYPES][id]
     if before in (UNKNOWN, CONTROL):
         return before
+    if values[MODEL] == "llama" and id == values.get(id_key("unknown")):
+        return UNKNOWN
     return CONTROL if special else USER_DEFINED
 
 

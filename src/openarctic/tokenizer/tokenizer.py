@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from openarctic.errors import CorruptError, UserError
-from openarctic.tokenizer.backends import adds_bos, adds_space, build, complete
+from openarctic.tokenizer.backends import adds_bos, adds_space, build, check_kind, complete
 from openarctic.tokenizer.chat import Message, Shield, render
 from openarctic.tokenizer.huggingface import read_folder, write_folder
 from openarctic.tokenizer.vocabulary import (
@@ -53,7 +53,7 @@ class Tokenizer:
         """Number of ids."""
         return int(self._backend.get_vocab_size())
 
-    @property
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end a generated text: the end token, and the end of a turn where that is another."""
         return frozenset(id for id in (self.eos_id, self._metadata.get(id_key("eot"))) if id is not None)
@@ -162,12 +162,12 @@ class Tokenizer:
         """From the keys `tokenizer.*`. Raises UserError for an unknown kind, CorruptError for keys that are missing or do
         not fit each other."""
         own = {k: v for k, v in metadata.items() if k.startswith("tokenizer.")}
+        check_kind(own)
         try:
-            backend = build(own)
+            check_metadata(own)
+            return cls(build(own), own)
         except KeyError as error:
             raise CorruptError(f"the file lacks the key {error.args[0]}") from error
-        check_metadata(own)
-        return cls(backend, own)
 
     @classmethod
     def from_huggingface(cls, folder: str | Path) -> Tokenizer:
