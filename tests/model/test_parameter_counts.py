@@ -11,7 +11,9 @@ from openarctic.planner import PRESETS, parameters
 from tests.tiny import LAYOUTS
 
 
-@pytest.mark.parametrize("config", [*map(HybridConfig.from_dict, LAYOUTS.values()), *PRESETS.values()], ids=[*LAYOUTS, *PRESETS])
+@pytest.mark.parametrize(
+    "config", [*map(HybridConfig.from_dict, LAYOUTS.values()), PRESETS["arctic-480b"]], ids=[*LAYOUTS, "arctic-480b"]
+)
 def test_the_torch_model_has_the_planned_parameters(config: HybridConfig) -> None:
     from openarctic.model import ArcticConfig, parameter_counts
 
