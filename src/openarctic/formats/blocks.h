@@ -140,7 +140,7 @@ inline void read_q6_k(const uint8_t* block, float* out) {
       for (int part = 0; part < 2; part++) {
         const uint8_t *low = block + 32 * (s % 2) + 16 * part, *high = block + kHighQ6K - 32 * half + 16 * part;
         const float own = scale * float(int8_t(*scales++));
-        for (int i = 0; i < 16; i++) *out++ = own * float((low[i] >> 4 * (s / 2) & 15 | (high[i] >> 2 * s & 3) << 4) - 32);
+        for (int i = 0; i < 16; i++) *out++ = own * float(((low[i] >> 4 * (s / 2) & 15) | (high[i] >> 2 * s & 3) << 4) - 32);
       }
 }
 

@@ -14,6 +14,7 @@
 
 #include "blocks.h"
 #include "coder.h"
+#include "processor.h"
 
 namespace nb = nanobind;
 using namespace openarctic;
@@ -31,8 +32,9 @@ std::vector<const Coder*> coders() {
   std::vector<const Coder*> all;
 #if defined(__GNUC__)
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) all.push_back(&avx512_coder());
+  const Processor can = processor();
+  const bool avx2 = can.avx2 && can.f16c;
+  if (avx2 && can.avx512f && can.avx512bw) all.push_back(&avx512_coder());
   if (avx2) all.push_back(&avx2_coder());
 #endif
   all.push_back(&vector_coder());

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "../formats/processor.h"
+
 namespace openarctic {
 namespace {
 
@@ -32,8 +34,9 @@ int form_bit(const Weights& w) { return 1 << int(w.matrix.form); }
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> tables;
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+  const Processor can = processor();
+  const bool avx2 = can.avx2 && can.fma && can.f16c;
+  const bool avx512 = avx2 && can.avx512f && can.avx512bw && can.avx512vnni;
   if (avx512) tables.push_back(&avx512_kernels());
   if (avx2) tables.push_back(&avx2_kernels());
 #endif
