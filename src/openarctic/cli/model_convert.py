@@ -146,7 +146,7 @@ def _print(args: argparse.Namespace, converted: Converted) -> None:
         }
         print(json.dumps(body, ensure_ascii=False))
         return
-    print(args.destination if len(files) != 1 else files[0]["path"])
+    print(files[0]["path"] if args.destination.suffix == ".gguf" else args.destination)
     types = ", ".join(f"{count} {type_}" for type_, count in sorted(converted.types.items(), key=lambda item: -item[1]))
     print(
         f"wrote {converted.bytes_written / 1e9:.3f} GB in {len(files)} file{'s' if len(files) > 1 else ''} ({types}) "
