@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch")
 
 from openarctic.errors import UserError  # noqa: E402
 from openarctic.formats import HybridConfig  # noqa: E402
-from openarctic.formats.imatrix import read_imatrix  # noqa: E402
+from openarctic.formats.imatrix import read_imatrix, write_imatrix  # noqa: E402
 from openarctic.formats.names import tensor_table  # noqa: E402
 from openarctic.formats.quants import dequantize, quantize  # noqa: E402
 from openarctic.model import load_model  # noqa: E402
-from openarctic.model.importance import measure_importance, write_importance  # noqa: E402
+from openarctic.model.importance import measure_importance  # noqa: E402
 from tests.tiny import LAYOUTS, tiny_config, write_model  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 64, 90).tolist()
@@ -50,7 +50,7 @@ def test_layer_by_layer_is_the_whole_model(layout: str, tmp_path: Path) -> None:
 def test_the_file_says_the_same(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", tiny_config(), "F32")
     measured = measure_importance(path, IDS)
-    write_importance(tmp_path / "imatrix.gguf", measured, "words")
+    write_imatrix(tmp_path / "imatrix.gguf", measured, "words")
     read = read_imatrix(tmp_path / "imatrix.gguf", HybridConfig.from_dict(tiny_config()))
     assert read.keys() == measured.keys()
     assert all(np.allclose(read[name], own.mean, rtol=1e-5) for name, own in measured.items())

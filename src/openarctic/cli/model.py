@@ -7,7 +7,7 @@ import importlib
 
 SUMMARY = "describe, convert and compare models"
 DESCRIPTION = "Works on model files and checkpoints; `openarctic model COMMAND --help` teaches each command."
-COMMANDS: tuple[str, ...] = ("describe", "convert", "parity")
+COMMANDS: tuple[str, ...] = ("describe", "convert", "importance", "parity")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

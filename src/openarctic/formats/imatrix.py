@@ -1,4 +1,4 @@
-"""Importance of a matrix's columns, from a file as llama.cpp's `llama-imatrix` writes it.
+"""Importance of a matrix's columns, in files as llama.cpp's `llama-imatrix` writes them.
 
 It is a GGUF file with `general.type` "imatrix" and, for each weight NAME, `NAME.in_sum2` (the sums of squares of what each
 column was multiplied with; one row an expert) and `NAME.counts` (how many inputs that were; one an expert).
@@ -6,15 +6,34 @@ column was multiplied with; one row an expert) and `NAME.counts` (how many input
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openarctic.errors import CorruptError, UserError
 from openarctic.formats.config import HybridConfig
-from openarctic.formats.gguf import read_gguf
+from openarctic.formats.gguf import TensorData, read_gguf, write_gguf
 from openarctic.formats.names import tensor_table
 from openarctic.formats.quants import F32Array
+
+CHUNK_TOKENS = 512
+
+
+@dataclass(slots=True)
+class Importance:
+    """Of one GGUF tensor: sums of squared inputs [N, columns] and tokens counted [N]; N is 1, or the number of experts."""
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @property
+    def mean(self) -> F32Array:
+        """Mean squares [N, columns]; ones for an expert that no token reached."""
+        counts = self.counts[:, None]
+        return np.where(counts > 0, self.sums / np.maximum(counts, 1), 1.0).astype(np.float32)
 
 
 def read_imatrix(path: str | Path, config: HybridConfig) -> dict[str, F32Array]:
@@ -43,3 +62,20 @@ def read_imatrix(path: str | Path, config: HybridConfig) -> dict[str, F32Array]:
     if not importance:
         raise UserError(f"{path} has no sums in it")
     return importance
+
+
+def write_imatrix(path: str | Path, importance: Mapping[str, Importance], dataset: str, chunk_tokens: int = CHUNK_TOKENS) -> None:
+    """Write importances by GGUF tensor name; `dataset` names the calibration text, `chunk_tokens` the length of its pieces."""
+    tensors: dict[str, TensorData] = {}
+    for name, own in importance.items():
+        for key, values in (("in_sum2", own.sums), ("counts", own.counts[:, None])):
+            stored = np.ascontiguousarray(values, np.float32)
+            tensors[f"{name}.{key}"] = ("F32", stored.shape, stored.view(np.uint8).reshape(-1))
+    tokens = int(max(own.counts.max() for own in importance.values()))
+    metadata = {
+        "general.type": "imatrix",
+        "imatrix.datasets": [dataset],
+        "imatrix.chunk_count": -(-tokens // chunk_tokens),
+        "imatrix.chunk_size": chunk_tokens,
+    }
+    write_gguf(path, metadata, tensors)

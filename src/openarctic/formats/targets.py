@@ -237,7 +237,7 @@ def _type_metadata(source: Source, file_type: str | None, types: Mapping[str, st
     return {**told, **({"general.quantization_version": 2} if is_quantised else {})}
 
 
-def _tokenizer(source: Source) -> Tokenizer | None:
+def find_tokenizer(source: Source) -> Tokenizer | None:
     """The source's tokenizer, if it has one. Raises UserError for one that does not fit the model."""
     origin = base(source)
     if isinstance(origin, GGUFSource):
@@ -252,7 +252,7 @@ def _tokenizer(source: Source) -> Tokenizer | None:
 
 
 def _check_tokenizer(source: Source, note: Note) -> Tokenizer | None:
-    tokenizer = _tokenizer(source)
+    tokenizer = find_tokenizer(source)
     if tokenizer is None:
         note(f"{source.path} has no tokenizer, so the result has none: it takes and gives token ids only")
     return tokenizer
@@ -273,7 +273,7 @@ def _write_tokenizer(source: Source, folder: Path) -> None:
             if (source.path / name).is_file():
                 shutil.copyfile(source.path / name, folder / name)
         return
-    tokenizer = _tokenizer(source)
+    tokenizer = find_tokenizer(source)
     if tokenizer:
         tokenizer.save_huggingface(folder)
 

@@ -17,35 +17,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openarctic.errors import CapacityError, UserError
 from openarctic.formats import HybridConfig
-from openarctic.formats.gguf import TensorData, write_gguf
+from openarctic.formats.imatrix import CHUNK_TOKENS, Importance
 from openarctic.formats.names import TensorSpec, state_dict_shapes, tensor_table
 from openarctic.formats.quants import F32Array, byte_size, dequantize
 from openarctic.formats.sources import open_source
 from openarctic.model.config import ArcticConfig
 from openarctic.model.hybrid import ArcticDecoderLayer, ArcticRMSNorm, rotary
 
-CHUNK_TOKENS = 512
 Read = Callable[[str], F32Array]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(slots=True)
-class Importance:
-    """Of one GGUF tensor: sums of squared inputs [N, columns] and tokens counted [N]; N is 1, or the number of experts."""
-
-    sums: NDArray[np.float64]
-    counts: NDArray[np.int64]
-
-    @property
-    def mean(self) -> F32Array:
-        """Mean squares [N, columns]; ones for an expert that no token reached."""
-        counts = self.counts[:, None]
-        return np.where(counts > 0, self.sums / np.maximum(counts, 1), 1.0).astype(np.float32)
 
 
 def measure_importance(
@@ -156,20 +140,3 @@ def _add_head(config: HybridConfig, read: Read, hidden: list[Tensor], found: dic
     for x in hidden:
         counter(norm, (norm(x),))
     found[name] = counter.importance
-
-
-def write_importance(path: str | Path, importance: dict[str, Importance], source: str, chunk_tokens: int = CHUNK_TOKENS) -> None:
-    """As llama.cpp's `imatrix.gguf`; `source` names the calibration text."""
-    tensors: dict[str, TensorData] = {}
-    for name, own in importance.items():
-        for key, values in (("in_sum2", own.sums), ("counts", own.counts[:, None])):
-            stored = np.ascontiguousarray(values, np.float32)
-            tensors[f"{name}.{key}"] = ("F32", stored.shape, stored.view(np.uint8).reshape(-1))
-    tokens = int(max(own.counts.max() for own in importance.values()))
-    metadata = {
-        "general.type": "imatrix",
-        "imatrix.datasets": [source],
-        "imatrix.chunk_count": -(-tokens // chunk_tokens),
-        "imatrix.chunk_size": chunk_tokens,
-    }
-    write_gguf(path, metadata, tensors)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from openarctic.errors import MissingError, UserError
-from openarctic.formats import HybridConfig, read_gguf
+from openarctic.formats import HybridConfig
 from openarctic.formats.convert import ConvertOptions, convert
 from openarctic.formats.sources import FolderSource, open_source
+from openarctic.formats.targets import find_tokenizer
 from openarctic.model.parity.runtimes import Forms
-from openarctic.tokenizer import Tokenizer, has_vocabulary
 
 FLOAT_TYPES = frozenset(("F32", "F16", "BF16"))
 TEXTS = (
@@ -70,7 +70,9 @@ def prompt_ids(model: Model, texts: Sequence[str] | None, max_tokens: int) -> li
 
     Raises MissingError for texts without a tokenizer, UserError for a prompt that leaves no room for `max_tokens`.
     """
-    tokenizer = find_tokenizer(model.source)
+    opened = open_source(model.source)
+    tokenizer = find_tokenizer(opened)
+    opened.close()
     if tokenizer is None:
         if texts is not None:
             raise MissingError(f"{model.source} has no tokenizer", "leave out the prompts: random ids are taken")
@@ -85,12 +87,3 @@ def prompt_ids(model: Model, texts: Sequence[str] | None, max_tokens: int) -> li
                 f"{model.config.max_position_embeddings}"
             )
     return ids
-
-
-def find_tokenizer(source: Path) -> Tokenizer | None:
-    """The tokenizer of a folder or a GGUF file, if it has one."""
-    if source.is_dir():
-        files = ("tokenizer.json", "tokenizer.model")
-        return Tokenizer.from_huggingface(source) if any((source / name).exists() for name in files) else None
-    metadata = read_gguf(source).metadata
-    return Tokenizer.from_gguf_metadata(metadata) if has_vocabulary(metadata) else None
