@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
 from openarctic.engine.library import bundled_models
-from openarctic.errors import CorruptError, MissingError, UserError
+from openarctic.errors import CorruptError, MissingError, OpenArcticError, UserError
 from openarctic.formats import read_gguf, write_gguf
 from openarctic.tokenizer import CONTROL, UNUSED, Tokenizer, check_vocab
 from tests.tokenizer.folders import CHATML, TEXTS, arctic, config, filled, json_document, model_bytes, trained, write
@@ -231,6 +232,56 @@ def test_what_is_damaged_or_unsupported_is_told(tmp_path: Path, case: str) -> No
     with pytest.raises(error, match=words) as caught:
         Tokenizer.from_huggingface(folder)
     assert type(caught.value) is error
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_no_damage_gets_past(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Any value of any file replaced by anything: a tokenizer, or an error for users."""
+    folder = arctic(tmp_path_factory.getbasetemp() / "any", form="json", size=450)
+    name = data.draw(st.sampled_from(["tokenizer.json", "tokenizer_config.json", "generation_config.json"]))
+    document = json.loads((folder / name).read_text())
+    place, key = document, data.draw(st.sampled_from(sorted(document)))
+    while place[key] and isinstance(place[key], dict | list) and data.draw(st.booleans()):
+        place = place[key]
+        key = data.draw(st.sampled_from(sorted(place)) if isinstance(place, dict) else st.integers(0, len(place) - 1))
+    place[key] = data.draw(
+        st.sampled_from([None, -1, 3, 10**9, "", "the", "\ud800", [], [1], ["the"], {}, {"a": 1}, {"type": "x"}, True, 0.5])
+    )
+    write(folder / name, document)
+    try:
+        tokenizer = Tokenizer.from_huggingface(folder)
+    except OpenArcticError:
+        return
+    assert tokenizer.decode(tokenizer.encode("the model")) == "the model"
+    Backend.from_str(tokenizer.to_json())
+
+
+TO_MARK = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+METASPACE = {"type": "Metaspace", "replacement": "\u2581"}
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer", "adds_space"),
+    [
+        ([{"type": "Prepend", "prepend": "\u2581"}, TO_MARK], None, True),
+        ([TO_MARK], None, False),
+        (None, {**METASPACE, "prepend_scheme": "never", "split": False}, False),
+        (None, {**METASPACE, "add_prefix_space": True}, True),
+    ],
+)
+def test_every_way_to_write_the_space(tmp_path: Path, normalizer: Any, pre_tokenizer: Any, adds_space: bool) -> None:
+    folder = arctic(tmp_path, form="json")
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["normalizer"] = normalizer and {"type": "Sequence", "normalizers": normalizer}
+    document["pre_tokenizer"] = pre_tokenizer
+    write(folder / "tokenizer.json", document)
+    tokenizer = Tokenizer.from_huggingface(folder)
+    assert tokenizer.to_gguf_metadata()["tokenizer.ggml.add_space_prefix"] is adds_space
+    assert (tokenizer.token(tokenizer.encode("the")[0])[0] == "\u2581") is adds_space
+    assert tokenizer.decode(tokenizer.encode(" the")) == " the"
+    tokenizer.save_huggingface(tmp_path / "saved")
+    assert Tokenizer.from_huggingface(tmp_path / "saved").encode(" the a") == tokenizer.encode(" the a")
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -69,9 +69,12 @@ def read_folder(folder: Path) -> dict[str, Any]:
             f"{folder / CONFIG} has legacy = true, a space after every special token, which is not supported",
             "set it to false; plain text gives the same ids",
         )
-    _rename(values, {int(id): token for id, token in config.get("added_tokens_decoder", {}).items()}, config)
-    _rename(values, {id: {"content": name} for name, id in _read(folder / "added_tokens.json").items()}, config)
-    return _with_settings(values, config, folder)
+    try:
+        _rename(values, {int(id): token for id, token in (config.get("added_tokens_decoder") or {}).items()}, config)
+        _rename(values, {id: {"content": name} for name, id in _read(folder / "added_tokens.json").items()}, config)
+        return _with_settings(values, config, folder)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise CorruptError(f"{folder}: the files beside the vocabulary are damaged: {error!r}") from error
 
 
 def _named_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,9 +125,7 @@ def _from_json(path: Path) -> dict[str, Any]:
             values[TYPES] = [BYTE if token in _BYTES else NORMAL for token in tokens]
         if isinstance(model.get("unk_token"), str):
             values[id_key("unknown")] = tokens.index(model["unk_token"])
-        _rename(
-            values, {entry["id"]: entry for entry in document.get("added_tokens") or []}, {"unk_token": model.get("unk_token")}
-        )
+        _rename(values, {entry["id"]: entry for entry in document.get("added_tokens") or []}, {})
         _fit_merges(values, merges)
         values.update(_begin_and_end(document.get("post_processor"), values))
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
