@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from openarctic.cli import main  # noqa: E402
 from openarctic.engine.reference import PlainModel  # noqa: E402
-from openarctic.errors import MissingError, UserError  # noqa: E402
+from openarctic.errors import CapacityError, MissingError, UserError  # noqa: E402
 from openarctic.formats.state import read_state  # noqa: E402
 from openarctic.model.parity import compare  # noqa: E402
 from openarctic.model.parity.report import judge  # noqa: E402
@@ -90,3 +90,11 @@ def test_failures_and_absent_runtimes_are_told(tmp_path: Path, monkeypatch: pyte
         compare(path, runtimes=["openarctic"], max_tokens=200)
     assert main(["model", "parity", str(tmp_path / "none"), "--runtimes", "openarctic"]) == 2
     assert main(["model", "parity", str(path), "--max-tokens", "0"]) == 2
+
+
+def test_a_model_that_does_not_fit_is_told_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openarctic.model.parity import report
+
+    monkeypatch.setattr(report.os, "sysconf", lambda name: 1)
+    with pytest.raises(CapacityError, match="GB are free"):
+        compare(write_model(tmp_path / "m.gguf", tiny_config(), "F32"), runtimes=["openarctic"])
