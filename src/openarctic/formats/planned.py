@@ -63,14 +63,17 @@ def create(plan: Plan, folder: Path) -> None:
 
 
 def write_at(path: Path, offset: int, data: Raw | bytes) -> None:
-    """Write `data` into an existing file. Raises CapacityError when the disk is full."""
+    """Write `data` into an existing file, and let the disk begin with it. Raises CapacityError when the disk is full."""
     view = (np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else memoryview(data)).cast("B")
     with full_disk_told(path):
         descriptor = os.open(path, os.O_WRONLY)
         try:
+            start, size = offset, len(view)
             while view:
                 written = os.pwrite(descriptor, view, offset)
                 view, offset = view[written:], offset + written
+            if size >= CHUNK_BYTES:
+                forget(descriptor, start, size)  # pages that are not on the disk yet stay, but their writing starts
         finally:
             os.close(descriptor)
 
@@ -117,10 +120,10 @@ def open_to_read(path: Path) -> int:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def forget(descriptor: int) -> None:
-    """Let the system drop the pages of a file that was read once, where it takes such advice."""
+def forget(descriptor: int, offset: int = 0, size: int = 0) -> None:
+    """Tell the system that the pages of a part of a file (size 0: to its end) are not needed, where it takes such advice."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
 
 @contextlib.contextmanager
