@@ -93,8 +93,8 @@ def test_failures_and_absent_runtimes_are_told(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_model_that_does_not_fit_is_told_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from openarctic.model.parity import report
+    from openarctic.model import memory
 
-    monkeypatch.setattr(report.os, "sysconf", lambda name: 1)
-    with pytest.raises(CapacityError, match="GB are free"):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1)
+    with pytest.raises(CapacityError, match="0.0 GB are available"):
         compare(write_model(tmp_path / "m.gguf", tiny_config(), "F32"), runtimes=["openarctic"])

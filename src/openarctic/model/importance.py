@@ -8,7 +8,7 @@ The model passes through memory one layer at a time, so a layer in float32 is wh
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openarctic.errors import CapacityError, UserError
+from openarctic.errors import UserError
 from openarctic.formats import HybridConfig
 from openarctic.formats.imatrix import CHUNK_TOKENS, Importance
 from openarctic.formats.names import TensorSpec, state_dict_shapes, tensor_table
@@ -27,6 +27,7 @@ from openarctic.formats.quants import F32Array, byte_size, dequantize
 from openarctic.formats.sources import open_source
 from openarctic.model.config import ArcticConfig
 from openarctic.model.hybrid import ArcticDecoderLayer, ArcticRMSNorm, rotary
+from openarctic.model.memory import check_memory
 
 Read = Callable[[str], F32Array]
 Progress = Callable[[int, int], None]
@@ -44,7 +45,8 @@ def measure_importance(
         raise UserError(f"the calibration text has {len(ids)} tokens", "give some thousand: text like what the model will see")
     chunks = [list(ids[i : i + chunk_tokens]) for i in range(0, len(ids), chunk_tokens)]
     with _open(Path(path)) as (config, read), torch.no_grad():
-        _check_memory(config)
+        hint = "measure on a larger machine, and convert with --imatrix FILE here"
+        check_memory(_layer_bytes(config), "a layer of this model in float32", hint)
         found = {
             spec.gguf: Importance(np.zeros((len(spec.hf), spec.shape[1])), np.zeros(len(spec.hf), np.int64))
             for spec in tensor_table(config)
@@ -79,17 +81,13 @@ def _open(path: Path) -> Iterator[tuple[HybridConfig, Read]]:
         source.close()
 
 
-def _check_memory(config: HybridConfig) -> None:
-    per_layer = max(
-        sum(4 * int(np.prod(s.gguf_shape)) for s in tensor_table(config) if s.gguf.startswith(f"blk.{i}."))
-        for i in range(config.num_hidden_layers)
-    )
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else per_layer
-    if per_layer > available:
-        raise CapacityError(
-            f"a layer of this model takes {per_layer / 1e9:.1f} GB in float32, {available / 1e9:.1f} GB are free",
-            "measure on a larger machine, and convert with --imatrix FILE here",
-        )
+def _layer_bytes(config: HybridConfig) -> int:
+    """The largest layer in float32."""
+    sizes = dict.fromkeys(range(config.num_hidden_layers), 0)
+    for spec in tensor_table(config):
+        if spec.gguf.startswith("blk."):
+            sizes[int(spec.gguf.split(".")[1])] += 4 * math.prod(spec.gguf_shape)
+    return max(sizes.values())
 
 
 def _run_layer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,9 +15,9 @@ import numpy as np
 
 from openarctic.engine.reference import PlainModel
 from openarctic.errors import CapacityError, MissingError, OpenArcticError, UserError
-from openarctic.formats import HybridConfig
 from openarctic.formats.names import state_dict_shapes, stock_obstacles
 from openarctic.formats.state import read_state
+from openarctic.model.memory import check_memory
 from openarctic.model.parity.forms import Model, make_forms, prompt_ids
 from openarctic.model.parity.runtimes import RUNTIMES, Answer, Forms, Logits, Task, measure, read_answer
 
@@ -94,7 +93,9 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="openarctic-parity-") as name:
         scratch = Path(name)
         model = make_forms(Path(source), scratch, progress)
-        _check_memory(model.config)
+        # float64 for the reference, beside the float32 that it is read from
+        needed = 12 * sum(math.prod(shape) for shape in state_dict_shapes(model.config).values())
+        check_memory(needed, "the reference", "compare a model of the same layout with fewer layers and experts")
         _leave_out_stock(model, available, skipped, was_named=runtimes is not None)
         ids = prompt_ids(model, texts, max_tokens)
         # Somebody must say how the prompts go on; the reference then judges every position of that.
@@ -112,17 +113,6 @@ def compare(
             differences.append(_difference(runtime, model.forms, task, wanted, scratch))
     limit = tolerance if tolerance is not None else QUANTISED_TOLERANCE if model.is_quantised else FLOAT_TOLERANCE
     return Report("plain numpy, float64", len(ids), max_tokens, limit, differences, skipped)
-
-
-def _check_memory(config: HybridConfig) -> None:
-    """The reference holds every weight in float64, and reads it from float32."""
-    needed = 12 * sum(math.prod(shape) for shape in state_dict_shapes(config).values())
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
-    if needed > available:
-        raise CapacityError(
-            f"the reference needs {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are free",
-            "compare a model of the same layout with fewer layers and experts",
-        )
 
 
 def _leave_out_stock(model: Model, available: list[str], skipped: dict[str, str], was_named: bool) -> None:
