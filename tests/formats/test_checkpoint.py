@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -35,12 +34,6 @@ OFFICIAL = tiny_config(
     max_position_embeddings=4096,
 )
 EXPERT_12 = "model.layers.1.block_sparse_moe.experts.12.w1.weight"
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test cuts the power."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.mark.parametrize(

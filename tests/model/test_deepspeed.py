@@ -84,6 +84,17 @@ def test_the_folder_above_a_step(tmp_path: Path) -> None:
     assert not is_deepspeed(tmp_path / "run") and not is_deepspeed(tmp_path / "none")
 
 
+def test_a_tied_head_is_stored_twice(tmp_path: Path) -> None:
+    config = tiny_config(tie_word_embeddings=True)
+    state = write_deepspeed(tmp_path / "ds", config)
+    embedding = state["model.embed_tokens.weight"]
+    edit(tmp_path / "ds", DEEPSPEED_MAIN, lambda s: s["module"].update({"lm_head.weight": embedding}))
+    assert "lm_head.weight" not in DeepSpeedSource(tmp_path / "ds").names
+    edit(tmp_path / "ds", DEEPSPEED_MAIN, lambda s: s["module"].update({"lm_head.weight": embedding + 1}))
+    with pytest.raises(CorruptError, match="lm_head differs from the embedding"):
+        DeepSpeedSource(tmp_path / "ds")
+
+
 class Malicious:
     """Runs a command when it is unpickled by anything but a weights-only loader."""
 

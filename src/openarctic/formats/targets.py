@@ -40,7 +40,7 @@ from openarctic.formats.resume import JOURNAL, Note
 from openarctic.formats.safetensors import plan_safetensors
 from openarctic.formats.sources import GGUFSource, Source, base
 from openarctic.formats.verify import MANIFEST, OnBytes, manifest_text
-from openarctic.tokenizer import MODEL, NO_VOCAB, Tokenizer, check_vocab, has_vocabulary
+from openarctic.tokenizer import Tokenizer, check_vocab, has_vocabulary
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # Small files of a checkpoint folder that go along unchanged.
@@ -259,11 +259,16 @@ def _check_tokenizer(source: Source, note: Note) -> Tokenizer | None:
 
 
 def _tokenizer_metadata(source: Source, note: Note) -> dict[str, Any]:
-    tokenizer = _check_tokenizer(source, note)
+    """Keys of a GGUF source as they are, of whatever kind; of a folder's tokenizer, one that we know."""
     origin = base(source)
-    if tokenizer and isinstance(origin, GGUFSource):
-        return {key: value for key, value in origin.file.metadata.items() if key.startswith("tokenizer.")}
-    return tokenizer.to_gguf_metadata(source.config.vocab_size) if tokenizer else {MODEL: NO_VOCAB}
+    if not isinstance(origin, GGUFSource) or "tokenizer.ggml.tokens" not in origin.file.metadata:
+        tokenizer = _check_tokenizer(source, note)
+        return tokenizer.to_gguf_metadata(source.config.vocab_size) if tokenizer else {}
+    keys = {key: value for key, value in origin.file.metadata.items() if key.startswith("tokenizer.")}
+    count, rows = len(keys["tokenizer.ggml.tokens"]), source.config.vocab_size
+    if count > rows:
+        raise UserError(f"the tokenizer has {count} tokens, the model's vocab_size is {rows}", "they belong to different models")
+    return keys
 
 
 def _write_tokenizer(source: Source, folder: Path) -> None:

@@ -120,7 +120,10 @@ class DeepSpeedSource:
         if self._open is None or self._open[0] != path:
             self.close()
             state = load_tensors(path)
-            self._open = (path, _official(state.get("module") if path.name == MAIN else state, path))
+            tensors = _official(state.get("module") if path.name == MAIN else state, path)
+            if self.config.tie_word_embeddings and "lm_head.weight" in tensors:
+                _drop_tied_head(tensors, path)
+            self._open = (path, tensors)
         return self._open[1]
 
 
@@ -153,3 +156,10 @@ def _official(state: Any, path: Path) -> dict[str, torch.Tensor]:
             name = name.replace(theirs, ours)
         tensors[name] = tensor
     return tensors
+
+
+def _drop_tied_head(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """DeepSpeed stores a tied head under both of its names."""
+    head = tensors.pop("lm_head.weight")
+    if not torch.equal(head, tensors.get("model.embed_tokens.weight", head)):
+        raise CorruptError(f"{path}: lm_head differs from the embedding, the config says that they are tied")
