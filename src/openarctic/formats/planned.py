@@ -72,7 +72,7 @@ def write_at(path: Path, offset: int, data: Raw | bytes) -> None:
             while view:
                 written = os.pwrite(descriptor, view, offset)
                 view, offset = view[written:], offset + written
-            if size >= CHUNK_BYTES:
+            if size >= 1 << 20:
                 forget(descriptor, start, size)  # pages that are not on the disk yet stay, but their writing starts
         finally:
             os.close(descriptor)
