@@ -106,18 +106,20 @@ def _openarctic(forms: Forms, task: Task) -> Answer:
 
 
 def _torch(forms: Forms, task: Task) -> Answer:
-    """The model's own forward, without cache: every token computes the whole sequence again."""
+    """The model's own forward, without cache: every token computes the whole sequences again."""
     model = _load_torch(forms, task)
     import torch
 
+    ids, mask = _padded(task.prompts)
+    width = ids.shape[1]
     with torch.no_grad():
-        rows = [list(prompt) for prompt in task.prompts]
-        for row in rows:
-            for _ in range(task.max_tokens):
-                last = model(torch.tensor([row]), use_cache=False, logits_to_keep=1).logits[0, -1]
-                row.append(int(last.argmax()))
+        for _ in range(task.max_tokens):
+            places = (mask.cumsum(-1) - 1).clamp(min=0)
+            last = model(ids, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=1).logits[:, -1]
+            ids = torch.cat((ids, last.argmax(-1, keepdim=True)), 1)
+            mask = torch.cat((mask, torch.ones_like(mask[:, :1])), 1)
         logits = [model(torch.tensor([s]), use_cache=False).logits[0].numpy() for s in task.sequences]
-    return Answer([row[len(p) :] for row, p in zip(rows, task.prompts, strict=True)], logits)
+    return Answer(ids[:, width:].tolist(), logits)
 
 
 def _transformers(forms: Forms, task: Task) -> Answer:
@@ -125,15 +127,22 @@ def _transformers(forms: Forms, task: Task) -> Answer:
     model = _load_torch(forms, task, attn_implementation="sdpa")
     import torch
 
-    width = max(map(len, task.prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in task.prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in task.prompts])
+    ids, mask = _padded(task.prompts)
     model.generation_config.eos_token_id = None
     count = task.max_tokens
     out = model.generate(ids, attention_mask=mask, max_new_tokens=count, do_sample=False, pad_token_id=0)
     with torch.no_grad():
         logits = [model(torch.tensor([s])).logits[0].numpy() for s in task.sequences]
-    return Answer(out[:, width:].tolist(), logits)
+    return Answer(out[:, ids.shape[1] :].tolist(), logits)
+
+
+def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+    """Prompts as one batch, padded on the left, and the mask of what is no padding."""
+    import torch
+
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
+    return ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
 
 
 def _load_torch(forms: Forms, task: Task, attn_implementation: str = "eager") -> Any:
