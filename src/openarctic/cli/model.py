@@ -6,7 +6,14 @@ import argparse
 import importlib
 
 SUMMARY = "describe, convert and compare models"
-DESCRIPTION = "Works on model files and checkpoints; `openarctic model COMMAND --help` teaches each command."
+DESCRIPTION = """\
+Works on GGUF files and checkpoint folders; `openarctic model COMMAND --help` teaches each command.
+
+examples:
+  openarctic model describe arctic-480b
+  openarctic model convert ./checkpoint model.gguf --type Q4_K_M
+  openarctic model parity ./checkpoint
+"""
 COMMANDS: tuple[str, ...] = ("describe", "convert", "importance", "parity")
 
 
