@@ -134,7 +134,7 @@ def test_control_c_keeps_what_is_done(tmp_path: Path) -> None:
     assert not path.exists()
     os.close(ours)
     again = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PAUSE": "0"})
-    assert again.returncode == 0 and re.search(r"note: going on at \d+ %", again.stderr)
+    assert again.returncode == 0 and re.search(r"note: going on at \d+\.\d%", again.stderr)
     assert read_gguf(path, verify=True).tensors.keys() and not path.with_name("m.gguf.partial").exists()
 
 

@@ -164,6 +164,7 @@ def test_too_little_space_is_said_before_work(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000))
     with pytest.raises(CapacityError, match=r"0\.0 GB free, 0\.\d GB are still to be written"):
         run(folder, tmp_path / "m.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
 def test_two_conversions_do_not_mix(tmp_path: Path) -> None:

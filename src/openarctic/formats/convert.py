@@ -25,7 +25,7 @@ from openarctic.formats.checkpoint import Layout
 from openarctic.formats.names import permute, state_dict_shapes, stock_obstacles
 from openarctic.formats.planned import Plan
 from openarctic.formats.quants import Raw, byte_size, encode, first_not_finite
-from openarctic.formats.resume import Note, PartialOutput
+from openarctic.formats.resume import Note, PartialOutput, partial_folder
 from openarctic.formats.sources import Source, collapse_kv, repeated_kv
 from openarctic.formats.targets import FolderTarget, GGUFTarget, Slot
 from openarctic.formats.verify import check_finite
@@ -115,13 +115,13 @@ def convert(
     pieces = list(plan_pieces(source, target.slots))
     fingerprint = _fingerprint(source, target.plan, options, pieces)
     destination.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(target.plan, destination)
     output = PartialOutput(destination, target.plan, fingerprint, restart=options.restart, note=note)
     try:
-        _check_space(output)
         total = sum(piece.size for piece in pieces)
         resumed = sum(piece.size for piece in pieces[: output.done])
         if output.done:
-            note(f"going on at {100 * resumed // total} %, where an earlier run was stopped")
+            note(f"going on at {resumed / total:.1%}, where an earlier run was stopped")
         _run(source, target.slots, pieces, output, options, _report("converting", total, resumed, on_progress))
         paths = target.finish(output.folder, _report("checking", target.plan.size, 0, on_progress))
     finally:
@@ -209,11 +209,14 @@ def _fingerprint(source: Source, plan: Plan, options: ConvertOptions, pieces: Se
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _check_space(output: PartialOutput) -> None:
-    missing, free = output.missing_bytes, shutil.disk_usage(output.folder).free
+def _check_space(plan: Plan, destination: Path) -> None:
+    """What an earlier run wrote has its place already; the rest of a file's size is holes."""
+    begun = [partial_folder(destination) / file.name for file in plan.files]
+    taken = sum(path.stat().st_blocks * 512 for path in begun if path.is_file())
+    missing, free = plan.size - taken, shutil.disk_usage(destination.parent).free
     if missing > free:
         raise CapacityError(
-            f"{output.folder.parent} has {free / 1e9:.1f} GB free, {missing / 1e9:.1f} GB are still to be written",
+            f"{destination.parent} has {free / 1e9:.1f} GB free, {missing / 1e9:.1f} GB are still to be written",
             "make room, or give another disk",
         )
 

@@ -21,11 +21,16 @@ JOURNAL = "journal"
 Note = Callable[[str], None]
 
 
+def partial_folder(destination: Path) -> Path:
+    """Where the output is until it is complete."""
+    return destination.with_name(destination.name + ".partial")
+
+
 class PartialOutput:
     """The files of a plan on their way. `done` pieces are safe; open one for a destination at a time."""
 
     def __init__(self, destination: Path, plan: Plan, fingerprint: str, *, restart: bool = False, note: Note = print) -> None:
-        self.folder = destination.with_name(destination.name + ".partial")
+        self.folder = partial_folder(destination)
         self.plan = plan
         self.done = 0
         self._unsynced: set[int] = set()
@@ -89,12 +94,6 @@ class PartialOutput:
         if done > self.done:
             self._append(str(done))
             self.done = done
-
-    @property
-    def missing_bytes(self) -> int:
-        """What the disk still has to find room for."""
-        taken = sum((self.folder / file.name).stat().st_blocks * 512 for file in self.plan.files)
-        return max(0, self.plan.size - taken)
 
     def close(self) -> None:
         """Let others write here."""
