@@ -84,8 +84,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         converted = convert(source, args.destination, _options(args), on_progress=meter, note=meter.note)
     except KeyboardInterrupt:
-        end()
-        print(f"{args.destination}.partial is kept: run the same command again to go on", file=sys.stderr)
+        meter.close()
+        if args.destination.with_name(args.destination.name + ".partial").exists():
+            print(f"{args.destination}.partial is kept: run the same command again to go on", file=sys.stderr)
         raise
     finally:
         source.close()
