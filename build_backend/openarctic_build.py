@@ -43,7 +43,8 @@ def _use_zig() -> None:
     folder = Path(tempfile.mkdtemp(prefix="openarctic-zig-"))
     for variable, name in (("CC", "cc"), ("CXX", "c++"), ("AR", "ar"), ("RANLIB", "ranlib")):
         script = folder / f"zig-{name}"
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang {name} "$@"\n')
+        target = " -mcpu=baseline" if name in ("cc", "c++") else ""  # zig's default is the processor that it runs on
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang {name}{target} "$@"\n')
         script.chmod(script.stat().st_mode | stat.S_IEXEC)
         os.environ[variable] = str(script)
     extra = f"-DCMAKE_AR={folder}/zig-ar -DCMAKE_CXX_COMPILER_AR={folder}/zig-ar -DCMAKE_RANLIB={folder}/zig-ranlib"
