@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_world_size
+from vllm.logger import init_logger
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory, GateLinear
@@ -36,11 +37,14 @@ from vllm.model_executor.models.utils import (
     make_layers,
     maybe_prefix,
 )
+from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 
 from openarctic.errors import UserError
 from openarctic.formats import HybridConfig
 from openarctic.model.vllm.checkpoint import CheckedNames
+
+logger = init_logger(__name__)
 
 
 class MLP(nn.Module):
@@ -184,7 +188,16 @@ class DecoderLayer(nn.Module):
         return self.block_sparse_moe(moe_TH, normed_TH), h_TH
 
 
-@support_torch_compile(dynamic_arg_dims={"input_ids": 0, "positions": -1, "intermediate_tensors": 0, "inputs_embeds": 0})
+def _is_compiled(vllm_config: VllmConfig) -> bool:
+    """Not on CPU: there, traced parallel layers came out wrong with vLLM 0.32.0's oneDNN products (docs/vllm.md)."""
+    if current_platform.is_cpu() and not vllm_config.model_config.enforce_eager:
+        logger.warning("Arctic is not compiled on CPU: it runs as with --enforce-eager")
+    return not current_platform.is_cpu()
+
+
+@support_torch_compile(
+    dynamic_arg_dims={"input_ids": 0, "positions": -1, "intermediate_tensors": 0, "inputs_embeds": 0}, enable_if=_is_compiled
+)
 class ArcticModel(nn.Module):
     """Embedding, the layers of this pipeline stage, and the final norm."""
 
