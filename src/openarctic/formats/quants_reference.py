@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from openarctic.formats.quants import TYPES, F32Array, Raw
 
+Array = NDArray[Any]  # float32 too, where numpy's stubs think of float64
 Ints = NDArray[np.int32]
 F = np.float32
 NOTHING = F(1e-15)
@@ -51,7 +52,7 @@ def _sum(terms: F32Array) -> F32Array:
     return np.add.accumulate(terms, axis=-1, dtype=np.float32)[..., -1] + F(0)
 
 
-def _nearest(x: F32Array) -> Ints:
+def _nearest(x: Array) -> Ints:
     """Whole numbers, halves to even; beyond 2^22 the bits wrap around, as they do in ggml."""
     return ((x + F(12582912)).view(np.int32) & 0x7FFFFF) - 0x400000
 
@@ -177,7 +178,7 @@ def fit_affine(
     def levels(inverse: F32Array) -> Ints:
         return np.clip(_nearest(inverse[:, None] * (x - low[:, None])), 0, top)
 
-    def error_of(scale: F32Array, minimum: F32Array, q: Ints) -> F32Array:
+    def error_of(scale: Array, minimum: Array, q: Ints) -> F32Array:
         difference = scale[:, None] * q.astype(np.float32) + minimum[:, None] - x
         return _sum(weights * (difference * difference))
 
@@ -308,8 +309,8 @@ def _quantize_q6_k(x: F32Array, weights: F32Array | None) -> Raw:
 def _dequantize_q6_k(blocks: Raw) -> F32Array:
     low, high = blocks[:, :128].reshape(-1, 2, 2, 32), blocks[:, 128:192].reshape(-1, 2, 1, 32)
     low = np.concatenate([low & 15, low >> 4], axis=2)
-    high = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-    q = (low | high << 4).astype(np.float32).reshape(-1, 16, 16) - F(32)
+    top = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    q = (low | top << 4).astype(np.float32).reshape(-1, 16, 16) - F(32)
     return (_scale(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32))[:, :, None] * q
 
 
