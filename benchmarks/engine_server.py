@@ -45,7 +45,7 @@ class Ours:
     def run(self, ids: Sequence[int], start: int) -> NDArray[np.float32]:
         """One step."""
         count = len(ids)
-        return self.engine._step(ids, [0] * count, range(start, start + count), [count - 1])[0]
+        return self.engine.step(ids, [0] * count, range(start, start + count), [count - 1])[0]
 
 
 class Llama:

@@ -89,7 +89,7 @@ def test_step_by_step_is_all_at_once(tmp_path: Path, type_: str) -> None:
     path = write_model(tmp_path / "m.gguf", tiny_config(), type_)
     one, two = Engine.load(path, threads=1), Engine.load(path, threads=2)
     whole = one.logits(IDS)
-    steps = np.concatenate([two._step([t], [0], [i], [0]) for i, t in enumerate(IDS)])
+    steps = np.concatenate([two.step([t], [0], [i], [0]) for i, t in enumerate(IDS)])
     assert np.abs(whole - steps).max() < 1e-3
 
 

@@ -10,9 +10,17 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
 from openarctic.errors import UserError
+from openarctic.generator import Constraint
 from openarctic.tokenizer import Tokenizer
 
 COMPILED_GRAMMARS = 32
+NAMES = {"json": "JSON schema", "regex": "regular expression", "choice": "choice", "grammar": "grammar"}
+HINTS = {
+    "json": "llguidance's documentation of JSON Schema lists what is supported",
+    "regex": "the syntax is that of the Rust crate regex: no look-around, no back references",
+    "choice": None,
+    "grammar": "Lark as llguidance writes it: lower-case rules, upper-case terminals, a rule named start",
+}
 
 
 class Constraints:
@@ -22,27 +30,37 @@ class Constraints:
         self._tokenizer = LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=tokenizer.eos_id)
         self._compiled = lru_cache(COMPILED_GRAMMARS)(self._compile)
 
-    def start(self, grammar: str) -> Constraint:
-        """A fresh constraint. Raises UserError when the grammar (Lark text or a JSON Schema) is wrong."""
-        return Constraint(self._compiled(grammar).deep_copy(), self._tokenizer.vocab_size)
+    def start(self, constraint: Constraint | str) -> Follower:
+        """A follower at the start; a plain text is Lark. Raises UserError when the grammar is wrong."""
+        if isinstance(constraint, str):
+            constraint = Constraint(grammar=constraint)
+        matcher = self._compiled(constraint.kind, constraint.source, constraint.disable_any_whitespace)
+        return Follower(matcher.deep_copy())
 
-    def _compile(self, grammar: str) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, as_llguidance(grammar), limits=limits())
+    def _compile(self, kind: str, source: str, is_compact: bool) -> LLMatcher:
+        matcher = LLMatcher(self._tokenizer, as_llguidance(kind, source, is_compact), limits=limits(), log_level=0)
         if matcher.is_error():
-            raise UserError(f"the grammar is not valid: {matcher.get_error().splitlines()[0]}")
+            raise UserError(f"the {NAMES[kind]} is not valid: {_reason(matcher.get_error())}", HINTS[kind])
         matcher.deep_copy().compute_bitmask()  # warms the tables that copies share
         return matcher
 
 
-def as_llguidance(grammar: str) -> str:
-    """Lark text or a JSON Schema in llguidance's own form."""
-    if grammar.lstrip().startswith("{"):
-        try:
-            json.loads(grammar)
-        except ValueError as error:
-            raise UserError(f"the JSON schema is not valid JSON: {error}") from error
-        return str(LLMatcher.grammar_from_json_schema(grammar))
-    return str(LLMatcher.grammar_from_lark(grammar))
+def as_llguidance(kind: str, source: str, is_compact: bool = False) -> str:
+    """`Constraint.kind` and `.source` in llguidance's own form."""
+    if kind == "json":
+        return str(LLMatcher.grammar_from_json_schema(source, overrides={"whitespace_flexible": False} if is_compact else {}))
+    if kind == "regex":
+        return str(LLMatcher.grammar_from_regex(source))
+    if kind == "choice":
+        source = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(source))
+    return str(LLMatcher.grammar_from_lark(source))
+
+
+def _reason(error: str) -> str:
+    """llguidance's message in one line: what is wrong, without the excerpt of the grammar and the pointer under it."""
+    lines = [line.strip() for line in error.splitlines()]
+    causes = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return f"{lines[0].split(': regex parse error')[0]}{': ' if causes else ''}{'; '.join(causes)}"
 
 
 def limits() -> LLParserLimits:
@@ -52,21 +70,42 @@ def limits() -> LLParserLimits:
     )
 
 
-class Constraint:
+class Follower:
     """Where one candidate stands in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
-        self._matcher, self._vocab_size = matcher, vocab_size
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._bits: bytes | None = None  # of the place where it stands, one bit a token
+
+    def copy(self) -> Follower:
+        """One more candidate at the same place."""
+        return Follower(self._matcher.deep_copy())
 
     def mask(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
         """A copy of the logits with -inf wherever the grammar forbids the token."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        allowed = np.unpackbits(bits, bitorder="little")[: self._vocab_size].astype(bool)
-        return np.where(allowed, logits_V[: self._vocab_size], -np.inf).astype(np.float32)
+        bits = np.unpackbits(np.frombuffer(self._bitmask(), np.uint8), bitorder="little")[: len(logits_V)]
+        allowed = np.zeros(len(logits_V), bool)
+        allowed[: len(bits)] = bits
+        return np.where(allowed, logits_V, -np.inf).astype(np.float32)
+
+    def forced(self) -> int | None:
+        """The token, where the mask allows exactly one: the choice is the mask's, so nobody needs the model's logits.
+
+        llguidance's own list of forced tokens may hold more than that: a tokenisation that it prefers where several spell the
+        same forced text. Taking those would change what a model writes.
+        """
+        allowed = int.from_bytes(self._bitmask(), "little")
+        return None if self.is_stuck or allowed.bit_count() != 1 else allowed.bit_length() - 1
+
+    def _bitmask(self) -> bytes:
+        if self._bits is None:
+            self._bits = self._matcher.compute_bitmask()
+        return self._bits
 
     def advance(self, token: int) -> None:
         """The token was chosen."""
         self._matcher.consume_token(token)
+        self._bits = None
 
     @property
     def is_stuck(self) -> bool:

@@ -1,11 +1,11 @@
-"""The embedded engine: one GGUF file, one native model, and the loop that turns prompts into completions."""
+"""The embedded engine: one GGUF file and one native model; `generation.py` is the loop that turns prompts into completions."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openarctic.engine.sampler import Sampler
-from openarctic.errors import CapacityError, CorruptError, UserError
+from openarctic.engine.generation import generate
+from openarctic.errors import CorruptError, UserError
 from openarctic.formats import GGUFFile, HybridConfig, config_from_gguf, read_gguf
 from openarctic.formats.quants import TYPES
-from openarctic.generator import GREEDY, Completion, OnText, Sampling
+from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
 from openarctic.native._native import Model
 from openarctic.tokenizer import Tokenizer, has_vocabulary
 
@@ -37,6 +37,7 @@ class Engine:
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
         self.context = min(self.config.max_position_embeddings, MAX_CONTEXT)
         self._model = _native_model(file, self.config, self.context, threads or default_threads(), f16_cache, kernels)
+        self.max_candidates = MAX_SEQUENCES - 1
         self._cached: list[int] = []  # tokens whose keys and values stand in sequence 0
 
     @classmethod
@@ -70,7 +71,7 @@ class Engine:
         parts = []
         for start in range(0, len(ids), PREFILL_CHUNK):
             chunk = list(ids[start : start + PREFILL_CHUNK])
-            parts.append(self._step(chunk, [0] * len(chunk), range(start, start + len(chunk)), range(len(chunk))))
+            parts.append(self.step(chunk, [0] * len(chunk), range(start, start + len(chunk)), range(len(chunk))))
         return np.concatenate(parts)
 
     def generate(
@@ -79,67 +80,60 @@ class Engine:
         *,
         sampling: Sequence[Sampling] | Sampling = (GREEDY,),
         max_tokens: int = 256,
-        grammar: str | None = None,
-        stop: Iterable[str] = (),
+        grammar: str | Constraint | None = None,
         on_text: OnText | None = None,
+        forces_tokens: bool = True,
     ) -> list[Completion]:
-        """One completion for each of `sampling`; the prompt is computed once and all candidates advance in one batch.
+        """`n` completions for each of `sampling`; the prompt is computed once and all candidates advance in one batch.
 
-        What the prompt shares with the last one is not computed again. Raises CapacityError when it is too long.
+        What the prompt shares with the last one is not computed again, unless its log probabilities are wanted. `grammar` is Lark
+        text or a Constraint. `forces_tokens` appends what the grammar leaves no choice about without a step of its own; False is
+        slower and gives the same. Raises UserError, or CapacityError when the prompt is too long.
         """
         settings = [sampling] if isinstance(sampling, Sampling) else list(sampling)
-        if not 1 <= len(settings) < MAX_SEQUENCES:
-            raise UserError(f"{len(settings)} candidates were asked for, it must be 1 to {MAX_SEQUENCES - 1}")
-        ids = self._prompt_ids(prompt)
-        if not ids:
-            raise UserError("the prompt is empty")
-        room = self.context - len(ids)
-        if room < 1:
-            raise CapacityError(f"the prompt has {len(ids)} tokens, the context {self.context}", "shorten the prompt")
-        candidates = [
-            _Candidate(i + 1, Sampler(s), self._constraints.start(grammar) if grammar else None) for i, s in enumerate(settings)
-        ]
-        first = self._prefill(ids)
-        for candidate in candidates:
-            self._model.copy(0, candidate.sequence, len(ids))
-        run = _Run(self, candidates, min(max_tokens, room), tuple(stop), on_text)
-        run.choose(candidates, [first] * len(candidates))
-        while active := [c for c in candidates if c.finish_reason is None]:
-            rows = self._step(
-                [c.ids[-1] for c in active],
-                [c.sequence for c in active],
-                [len(ids) + len(c.ids) - 1 for c in active],
-                range(len(active)),
-            )
-            run.choose(active, list(rows))
-        return [Completion(run.text(c), c.ids, c.logprob, c.finish_reason or "stop") for c in candidates]
+        ids = self._text().encode(prompt, add_special=True) if isinstance(prompt, str) else list(prompt)
+        return generate(
+            self,
+            ids,
+            settings,
+            max_tokens=max_tokens,
+            follower=self._constraints.start(grammar) if grammar is not None else None,
+            on_text=on_text,
+            forces_tokens=forces_tokens,
+        )
 
-    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        if not isinstance(prompt, str):
-            return list(prompt)
-        text = self._text()
-        return text.encode(prompt, add_special=True)
+    @property
+    def vocab_size(self) -> int:
+        """Width of a row of logits."""
+        return self.config.vocab_size
 
-    def _prefill(self, ids: list[int]) -> NDArray[np.float32]:
-        """Logits after the prompt; only what follows the prefix shared with the cached tokens is computed."""
-        shared = 0
-        for mine, cached in zip(ids[:-1], self._cached, strict=False):
-            if mine != cached:
-                break
-            shared += 1
+    def prefill(self, ids: list[int], every_row: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Computes the prompt in sequence 0; gives (position of the first row, rows): of all tokens, or of the last alone.
+
+        Only what follows the prefix shared with the cached tokens is computed, or all of it for `every_row`.
+        """
+        shared = 0 if every_row else _shared_length(ids[:-1], self._cached)
         self._cached = self._cached[:shared]
-        rows = np.empty((1, 0), np.float32)
         for start in range(shared, len(ids), PREFILL_CHUNK):
             chunk = ids[start : start + PREFILL_CHUNK]
-            is_last = start + len(chunk) == len(ids)
-            positions = range(start, start + len(chunk))
-            rows = self._step(chunk, [0] * len(chunk), positions, [len(chunk) - 1] if is_last else [])
+            end = start + len(chunk)
+            wanted = range(len(chunk)) if every_row else [len(chunk) - 1] if end == len(ids) else []
+            rows = self.step(chunk, [0] * len(chunk), range(start, end), wanted)
             self._cached += chunk
-        return rows[0]
+            if len(rows):
+                yield end - len(rows), rows
 
-    def _step(
+    def fork(self, sequence: int, length: int) -> None:
+        """`sequence` becomes a copy of the prompt's first `length` positions."""
+        self._model.copy(0, sequence, length)
+
+    def step(
         self, tokens: Sequence[int], sequences: Sequence[int], positions: Iterable[int], wanted: Iterable[int]
     ) -> NDArray[np.float32]:
+        """Runs tokens of any sequences, each after what its sequence holds; gives [wanted, vocab] logits.
+
+        Several tokens of one sequence are allowed, in the order of their positions.
+        """
         rows = list(wanted)
         out = np.empty((max(len(rows), 1), self._model.padded_vocab), np.float32)
         arrays = (np.asarray(list(a), np.int32) for a in (tokens, sequences, positions))
@@ -147,71 +141,9 @@ class Engine:
         return out[: len(rows), : self.config.vocab_size]
 
 
-@dataclass(slots=True)
-class _Candidate:
-    sequence: int
-    sampler: Sampler
-    constraint: Any
-    ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
-    finish_reason: str | None = None
-    shown: int = 0
-
-
-@dataclass(slots=True)
-class _Run:
-    """The choices of one `generate` call."""
-
-    engine: Engine
-    candidates: list[_Candidate]
-    max_tokens: int
-    stop: tuple[str, ...]
-    on_text: OnText | None
-
-    def choose(self, candidates: list[_Candidate], rows: list[NDArray[np.float32]]) -> None:
-        """The next token of each candidate, from its row of logits."""
-        for candidate, logits in zip(candidates, rows, strict=True):
-            self._choose(candidate, logits)
-
-    def _choose(self, candidate: _Candidate, logits: NDArray[np.float32]) -> None:
-        allowed = candidate.constraint.mask(logits) if candidate.constraint else logits
-        if candidate.constraint and candidate.constraint.is_stuck:
-            candidate.finish_reason = "grammar"
-            return
-        token, logprob = candidate.sampler.choose(allowed)
-        candidate.logprob += logprob
-        tokenizer = self.engine.tokenizer
-        if tokenizer is not None and token in tokenizer.stop_ids:
-            candidate.finish_reason = "stop"
-        else:
-            candidate.ids.append(token)
-            if candidate.constraint:
-                candidate.constraint.advance(token)
-                if candidate.constraint.is_complete:
-                    candidate.finish_reason = "stop"
-            if self.stop and any(s in self.text(candidate, cut=False) for s in self.stop):
-                candidate.finish_reason = "stop"
-            elif candidate.finish_reason is None and len(candidate.ids) >= self.max_tokens:
-                candidate.finish_reason = "length"
-        self._show(candidate)
-
-    def text(self, candidate: _Candidate, cut: bool = True) -> str:
-        """The candidate's text, up to the first stop string."""
-        tokenizer = self.engine.tokenizer
-        if tokenizer is None:
-            return ""
-        text = tokenizer.decode(candidate.ids)
-        ends = [at for s in self.stop if (at := text.find(s)) >= 0] if cut else []
-        return text[: min(ends)] if ends else text
-
-    def _show(self, candidate: _Candidate) -> None:
-        if self.on_text is None:
-            return
-        text = self.text(candidate)
-        if candidate.finish_reason is None and text.endswith("\ufffd"):
-            return  # half a character: the rest comes with the next token
-        self.on_text(candidate.sequence - 1, text[candidate.shown :])
-        candidate.shown = len(text)
+def _shared_length(ids: Sequence[int], cached: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next((i for i, (mine, its) in enumerate(zip(ids, cached, strict=False)) if mine != its), min(len(ids), len(cached)))
 
 
 def default_threads() -> int:
