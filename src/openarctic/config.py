@@ -1,4 +1,4 @@
-"""Frozen configs and their overrides: `--set a.b=c` on any dataclass, checked by name and type."""
+"""Configs: JSON files that hold one object, and overrides (`--set a.b=c`) of frozen dataclasses, checked by name and type."""
 
 from __future__ import annotations
 
@@ -7,11 +7,23 @@ import json
 import types
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from openarctic.errors import UserError
+from openarctic.errors import CorruptError, UserError
 
 Config = TypeVar("Config")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CorruptError for anything else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CorruptError(f"{path} is not a JSON object")
+    return values
 
 
 def override(config: Config, settings: Sequence[str]) -> Config:

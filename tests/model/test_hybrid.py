@@ -16,22 +16,7 @@ from openarctic.model import ArcticConfig, ArcticForCausalLM, parameter_counts  
 from tests.plain_hybrid import PlainHybrid  # noqa: E402
 from tests.tiny import IDS, LAYOUTS, random_state, tiny_config  # noqa: E402
 
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_local_experts": 8,
-    "num_experts_per_tok": 2,
-    "moe_layer_frequency": 1,
-    "parallel_attn_mlp_res": True,
-    "rope_theta": 1e4,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 128,
-    "tie_word_embeddings": False,
-}
+TINY = tiny_config(hidden_size=32, intermediate_size=24)
 # spec/arctic-architecture.md section 2.6
 GOLDEN = {
     "A": {

@@ -25,9 +25,15 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         description="Ask databases in plain words, and make, run and measure the models that do it. Offline.",
     )
     parser.add_argument("--version", action="version", version=f"openarctic {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        module = importlib.import_module(f"openarctic.cli.{name}")
+    add_commands(parser, "command", "openarctic.cli.", COMMANDS)
+    return parser
+
+
+def add_commands(parser: argparse.ArgumentParser, dest: str, prefix: str, names: Sequence[str]) -> None:
+    """A subparser for each module `prefix` + name; the chosen one's `run` is set as `run_DEST`."""
+    commands = parser.add_subparsers(dest=dest, metavar="COMMAND", required=True)
+    for name in names:
+        module = importlib.import_module(prefix + name)
         command = commands.add_parser(
             name,
             help=module.SUMMARY,
@@ -35,8 +41,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    return parser
+        command.set_defaults(**{f"run_{dest}": module.run})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = argparse.Namespace()
     try:
         build_parser().parse_args(arguments, args)
-        code: int = args.run(args)
+        code: int = args.run_command(args)
         sys.stdout.flush()
         return code
     except OpenArcticError as error:

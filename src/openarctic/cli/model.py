@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 
 SUMMARY = "describe, convert and compare models"
 DESCRIPTION = """\
@@ -19,20 +18,12 @@ COMMANDS: tuple[str, ...] = ("describe", "convert", "importance", "parity")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A parser for every subcommand."""
-    commands = parser.add_subparsers(dest="model_command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        module = importlib.import_module(f"openarctic.cli.model_{name}")
-        command = commands.add_parser(
-            name,
-            help=module.SUMMARY,
-            description=module.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(command)
-        command.set_defaults(run_model=module.run)
+    from openarctic.cli import add_commands
+
+    add_commands(parser, "model_command", "openarctic.cli.model_", COMMANDS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    code: int = args.run_model(args)
+    code: int = args.run_model_command(args)
     return code

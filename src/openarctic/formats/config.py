@@ -7,13 +7,13 @@ describe another model in every field (spec/arctic-architecture.md, trap 1).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from openarctic.errors import CorruptError, MissingError, UserError
+from openarctic.config import read_object
+from openarctic.errors import MissingError, UserError
 
 # Keys of `config.json` that say the same for every model of this architecture.
 FIXED = {"model_type": "arctic", "architectures": ["ArcticForCausalLM"], "hidden_act": "silu"}
@@ -157,13 +157,7 @@ class HybridConfig:
         path = path / "config.json" if path.is_dir() else path
         if not path.exists():
             raise MissingError(f"no config at {path}", "a checkpoint folder has a config.json")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CorruptError(f"{path} is not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise CorruptError(f"{path} is not a JSON object")
-        return cls.from_dict(values)
+        return cls.from_dict(read_object(path))
 
     def to_dict(self) -> dict[str, Any]:
         """As a `config.json`; absent extensions stay absent."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from openarctic.config import read_object
 from openarctic.errors import CorruptError, MissingError, UserError
 from openarctic.tokenizer.backends import GPT2_SPLITS, adds_bos, adds_space, gpt2_pre_tokenizer
 from openarctic.tokenizer.sentencepiece import read_sentencepiece
@@ -82,15 +83,7 @@ def _named_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CorruptError(f"{path} is not a JSON object")
-    return values
+    return read_object(path) if path.exists() else {}
 
 
 def _from_sentencepiece(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
