@@ -96,5 +96,5 @@ def test_a_model_that_does_not_fit_is_told_before_work(tmp_path: Path, monkeypat
     from openarctic.model import memory
 
     monkeypatch.setattr(memory, "available_bytes", lambda: 1)
-    with pytest.raises(CapacityError, match="0.0 GB are available"):
+    with pytest.raises(CapacityError, match=r"0\.0 GB are available"):
         compare(write_model(tmp_path / "m.gguf", tiny_config(), "F32"), runtimes=["openarctic"])
