@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 
 import numpy as np
@@ -40,7 +41,7 @@ class Constraints:
     def _compile(self, kind: str, source: str, is_compact: bool) -> LLMatcher:
         matcher = LLMatcher(self._tokenizer, as_llguidance(kind, source, is_compact), limits=limits(), log_level=0)
         if matcher.is_error():
-            raise UserError(f"the {NAMES[kind]} is not valid: {_reason(matcher.get_error())}", HINTS[kind])
+            raise UserError(f"the {NAMES[kind]} is not valid: {_reason(kind, matcher.get_error())}", HINTS[kind])
         matcher.deep_copy().compute_bitmask()  # warms the tables that copies share
         return matcher
 
@@ -56,9 +57,11 @@ def as_llguidance(kind: str, source: str, is_compact: bool = False) -> str:
     return str(LLMatcher.grammar_from_lark(source))
 
 
-def _reason(error: str) -> str:
+def _reason(kind: str, error: str) -> str:
     """llguidance's message in one line: what is wrong, without the excerpt of the grammar and the pointer under it."""
     lines = [line.strip() for line in error.splitlines()]
+    if kind != "grammar":  # the place is one in the Lark text that llguidance made
+        lines[0] = re.sub(r"^(at )?\d+\(\d+\): ", "", lines[0]).replace(" (in regex)", "")
     causes = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return f"{lines[0].split(': regex parse error')[0]}{': ' if causes else ''}{'; '.join(causes)}"
 
