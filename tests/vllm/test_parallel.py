@@ -1,4 +1,4 @@
-"""Two processes give the tokens of one: tensor and expert parallelism."""
+"""Two processes give the tokens of one: tensor, pipeline and expert parallelism."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ MAX_TOKENS = 64
     [
         ("top-3, wide residual MLP", {}),
         ("every second layer, top-1, tied", {}),
+        ("top-3, wide residual MLP", {"tensor_parallel_size": 1, "pipeline_parallel_size": 2, "enforce_eager": False}),
         ("parallel", {"enable_expert_parallel": True, "enable_ep_weight_filter": True}),
     ],
-    ids=["parallel layout", "dense and expert layers", "expert parallel"],
+    ids=["parallel layout", "dense and expert layers", "pipeline", "expert parallel"],
 )
 def test_two_ranks(layout: str, options: dict[str, Any], tmp_path: Path) -> None:
-    """Expert parallelism needs `local_experts` on the CPU build, which passes the ids of all ranks' experts to its kernel."""
+    """On the CPU build, a pipeline does not start with enforce_eager, and expert parallelism needs `local_experts`: the
+    same with a stock Mixtral.
+    """
     folder = write_folder(tmp_path / "model", {**LAYOUTS[layout], "hidden_size": 128, "vocab_size": 96})
     wanted = greedy(load(folder), PROMPTS, MAX_TOKENS)
     job = {"model": str(folder), "prompts": PROMPTS, "max_tokens": MAX_TOKENS}
