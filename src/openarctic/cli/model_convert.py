@@ -24,6 +24,7 @@ goes on from there. Memory stays under 2 GB whatever the model's size.
 
 examples:
   openarctic model convert ./checkpoint model.gguf --type Q4_K_M
+  openarctic model convert ./checkpoint model.gguf --type Q4_0 --calibration questions.txt
   openarctic model convert ./checkpoint ./stacked --layout training
   openarctic model convert model.gguf ./checkpoint --type BF16
   openarctic model convert ./kv56 ./kv8 --collapse-kv
@@ -66,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kv.add_argument("--collapse-kv", action="store_true", help="keep one of equal key and value heads, after comparing all bits")
     kv.add_argument("--kv-heads", type=positive, metavar="N", help="collapse to N key and value heads")
     parser.add_argument("--split-max-size", type=size, metavar="SIZE", help="split a GGUF file: at most SIZE each, as 45G")
-    parser.add_argument("--imatrix", type=Path, metavar="FILE", help="importance of columns, an imatrix.gguf of llama.cpp")
+    importance = parser.add_mutually_exclusive_group()
+    importance.add_argument("--imatrix", type=Path, metavar="FILE", help="importance of columns, an imatrix.gguf of llama.cpp")
+    importance.add_argument("--calibration", type=Path, metavar="TEXT", help="measure importance on a text (DST.imatrix.gguf)")
     parser.add_argument("--verify", action="store_true", help="first read all of SRC: sha256 where given, no NaN")
     parser.add_argument("--stock", action="store_true", help="fail unless stock llama.cpp, vLLM and transformers can run it")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
@@ -79,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     """Convert and say what was written."""
     from openarctic.formats.convert import convert
 
+    if args.calibration:
+        args.imatrix = _measure(args)
     source = _open(args.source)
     meter = _Meter()
     try:
@@ -108,6 +113,16 @@ def _open(path: Path) -> Source:
     from openarctic.model.deepspeed import DeepSpeedSource
 
     return DeepSpeedSource(path)
+
+
+def _measure(args: argparse.Namespace) -> Path:
+    """The importance file of --calibration; one that an interrupted run left is taken as it is."""
+    from openarctic.cli.model_importance import measure
+
+    path = args.destination.with_name(args.destination.name + ".imatrix.gguf")
+    if not path.exists() or args.restart:
+        measure(args.source, args.calibration, path, threads=args.threads)
+    return path
 
 
 def _options(args: argparse.Namespace) -> ConvertOptions:

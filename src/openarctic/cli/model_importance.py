@@ -19,20 +19,36 @@ example:
   openarctic model convert ./checkpoint model.gguf --type Q4_K_M --imatrix imatrix.gguf
 """
 
+MAX_TOKENS = 65536
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("source", metavar="SOURCE", help="checkpoint folder or GGUF file, or a bundled model's name")
     parser.add_argument("text", type=Path, metavar="TEXT", help="the calibration text, UTF-8")
     parser.add_argument("out", type=Path, metavar="OUT.gguf", help="the file to write")
-    parser.add_argument("--max-tokens", type=int, default=65536, metavar="N", help="of the text at most (default 65536)")
+    parser.add_argument(
+        "--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help=f"of the text at most (default {MAX_TOKENS})"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and write."""
     from openarctic.engine.library import bundled_models
-    from openarctic.errors import MissingError, UserError
+    from openarctic.errors import UserError
+
+    if args.max_tokens < 2:
+        raise UserError(f"--max-tokens is {args.max_tokens}, it must be at least 2")
+    source = bundled_models().get(args.source, Path(args.source))
+    measure(source, args.text, args.out, threads=args.threads, max_tokens=args.max_tokens)
+    print(args.out)
+    return 0
+
+
+def measure(source: Path, text: Path, out: Path, *, threads: int | None, max_tokens: int = MAX_TOKENS) -> None:
+    """Write the importance of `source` on `text` to `out`, with a line of progress."""
+    from openarctic.errors import MissingError
     from openarctic.formats.imatrix import write_imatrix
 
     try:
@@ -40,19 +56,14 @@ def run(args: argparse.Namespace) -> int:
 
         from openarctic.model.importance import measure_importance
     except ImportError as error:
-        raise MissingError("measuring needs PyTorch and transformers", "pip install 'openarctic[train]'") from error
-    if args.max_tokens < 2:
-        raise UserError(f"--max-tokens is {args.max_tokens}, it must be at least 2")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    source = bundled_models().get(args.source, Path(args.source))
-    ids = calibration_ids(source, args.text)[: args.max_tokens]
-    importance = measure_importance(source, ids, progress=lambda done, of: renew(f"layer {done} of {of}"))
+        raise MissingError("measuring importance needs PyTorch and transformers", "pip install 'openarctic[train]'") from error
+    if threads:
+        torch.set_num_threads(threads)
+    ids = calibration_ids(source, text)[:max_tokens]
+    importance = measure_importance(source, ids, progress=lambda done, of: renew(f"importance: layer {done} of {of}"))
     end()
-    write_imatrix(args.out, importance, args.text.name)
-    print(f"{len(ids)} tokens; importance of {len(importance)} tensors", file=sys.stderr)
-    print(args.out)
-    return 0
+    write_imatrix(out, importance, text.name)
+    print(f"importance of {len(importance)} tensors, from {len(ids)} tokens", file=sys.stderr)
 
 
 def calibration_ids(source: Path, text: Path) -> list[int]:
