@@ -85,12 +85,15 @@ def test_twenty_real_prompts(
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`vllm serve` on a free port of the loopback interface, ended with the module."""
+    """vLLM's server on a free port of the loopback interface, ended with the module.
+
+    `vllm serve` is the same program, but in the CPU build it looks for a package named `vllm` and ends.
+    """
     work = tmp_path_factory.mktemp("server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(folder), "--served-model-name", "nano"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "nano"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"]
     with (work / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment(work), cwd=work, stdout=log, stderr=log)
