@@ -12,7 +12,7 @@ import pytest
 
 from openarctic.cli import main
 from openarctic.engine import Engine, load
-from openarctic.engine.library import bundled_models
+from openarctic.formats.bundled import bundled_models
 from openarctic.errors import MissingError
 from openarctic.formats import GGUFFile, read_gguf
 from openarctic.generator import Sampling

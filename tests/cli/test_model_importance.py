@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("torch")
 
 from openarctic.cli import main
-from openarctic.engine.library import bundled_models
 from openarctic.formats import config_from_gguf, read_gguf
+from openarctic.formats.bundled import bundled_models
 from openarctic.formats.imatrix import read_imatrix
 from tests.tiny import tiny_config, write_model
 

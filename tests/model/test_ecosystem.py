@@ -77,7 +77,7 @@ def test_lm_eval_on_a_local_task(folder: Path, tmp_path: Path) -> None:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from openarctic.engine.library import bundled_models
+    from openarctic.formats.bundled import bundled_models
     from openarctic.formats import from_gguf, read_gguf
     from openarctic.model import ArcticConfig, ArcticForCausalLM
     from openarctic.tokenizer import Tokenizer

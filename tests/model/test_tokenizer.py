@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from transformers.models.auto import tokenization_auto  # noqa: E402
 
-from openarctic.engine.library import bundled_models  # noqa: E402
+from openarctic.formats.bundled import bundled_models  # noqa: E402
 from openarctic.errors import CorruptError  # noqa: E402
 from openarctic.formats import HybridConfig, read_gguf  # noqa: E402
 from openarctic.model import ArcticTokenizer  # noqa: E402

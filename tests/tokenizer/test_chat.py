@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openarctic.engine.library import bundled_models
 from openarctic.errors import MissingError, UserError
 from openarctic.formats import read_gguf
+from openarctic.formats.bundled import bundled_models
 from openarctic.tokenizer import Tokenizer
 from openarctic.tokenizer.chat import chatml_default_system, render
 from tests.tokenizer.folders import CHATML, TEXTS, arctic

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
-from openarctic.engine.library import bundled_models
 from openarctic.errors import CorruptError, MissingError, OpenArcticError, UserError
 from openarctic.formats import read_gguf, write_gguf
+from openarctic.formats.bundled import bundled_models
 from openarctic.tokenizer import CONTROL, UNUSED, Tokenizer, check_vocab
 from tests.tokenizer.folders import CHATML, TEXTS, arctic, config, filled, json_document, model_bytes, trained, write
 

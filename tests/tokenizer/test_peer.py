@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from openarctic.engine.library import bundled_models
 from openarctic.formats import read_gguf, write_gguf
+from openarctic.formats.bundled import bundled_models
 from openarctic.tokenizer import Tokenizer
 from tests.tokenizer.folders import README, TEXTS, arctic
 

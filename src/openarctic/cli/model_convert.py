@@ -53,7 +53,7 @@ def positive(text: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("source", type=Path, metavar="SRC", help="what to convert")
+    parser.add_argument("source", type=Path, metavar="SRC", help="what to convert, or a bundled model's name")
     parser.add_argument("destination", type=Path, metavar="DST", help="a name that ends in .gguf, or a folder to make")
     parser.add_argument("--type", metavar="TYPE", help="Q8_0, Q4_K_M, BF16, ...; of a folder F32, F16 or BF16 (default: as SRC)")
     parser.add_argument("--pure", action="store_true", help="all matrices in the one type, no mixture")
@@ -80,8 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and say what was written."""
+    from openarctic.formats.bundled import model_path
     from openarctic.formats.convert import convert
 
+    args.source = model_path(args.source)
     if args.calibration:
         args.imatrix = _measure(args)
     source = _open(args.source)

@@ -35,12 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and write."""
-    from openarctic.engine.library import bundled_models
     from openarctic.errors import UserError
+    from openarctic.formats.bundled import model_path
 
     if args.max_tokens < 2:
         raise UserError(f"--max-tokens is {args.max_tokens}, it must be at least 2")
-    source = bundled_models().get(args.source, Path(args.source))
+    source = model_path(args.source)
     measure(source, args.text, args.out, threads=args.threads, max_tokens=args.max_tokens)
     print(args.out)
     return 0

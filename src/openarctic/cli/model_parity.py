@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print."""
     from openarctic.cli.render import render
     from openarctic.engine.engine import default_threads
-    from openarctic.engine.library import bundled_models
     from openarctic.errors import MissingError, UserError
+    from openarctic.formats.bundled import model_path
 
     for name, value, least in (("--max-tokens", args.max_tokens, 1), ("--threads", args.threads, 1)):
         if value is not None and value < least:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingError("the comparison needs PyTorch and transformers", "pip install 'openarctic[train]'") from error
     report = compare(
-        bundled_models().get(args.source, Path(args.source)),
+        model_path(args.source),
         texts=texts,
         runtimes=[n.strip() for n in args.runtimes.split(",")] if args.runtimes else None,
         max_tokens=args.max_tokens,

@@ -7,15 +7,9 @@ from pathlib import Path
 
 from openarctic.engine.engine import Engine
 from openarctic.errors import MissingError
+from openarctic.formats.bundled import bundled_models
 
-ASSETS = Path(__file__).parent.parent / "assets"
 DEFAULT = "arctic-nano"
-
-
-def bundled_models() -> dict[str, Path]:
-    """Name -> first file of every model in the package."""
-    firsts = [p for p in ASSETS.glob("*.gguf") if "-of-" not in p.name or "-00001-of-" in p.name]
-    return {p.name.removesuffix(".gguf").split("-00001-of-")[0]: p for p in firsts}
 
 
 def load(model: str | Path | None = None, threads: int | None = None) -> Engine:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from openarctic.errors import CorruptError, MissingError, UserError
+from openarctic.formats.bundled import bundled_models
 from openarctic.formats.checkpoint import INDEX, open_checkpoint
 from openarctic.formats.config import HybridConfig
 from openarctic.formats.gguf import read_gguf
@@ -62,7 +63,7 @@ def find(name: str) -> Source:
     if name.endswith(".gguf"):
         return _from_gguf(name, Path(name))
     is_path = os.path.basename(name) != name
-    bundled = {} if is_path else _bundled()
+    bundled = {} if is_path else bundled_models()
     if name in bundled:
         return _from_gguf(name, bundled[name])
     # Not Path.exists, which raises for a name that the system finds too long.
@@ -78,13 +79,6 @@ def find(name: str) -> Source:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}; or give a path"
     raise MissingError(f"no model named {name!r}", hint)
-
-
-def _bundled() -> dict[str, Path]:
-    """Models in the package; their library comes with the whole engine, which nothing else here needs."""
-    from openarctic.engine.library import bundled_models
-
-    return bundled_models()
 
 
 def _from_folder(name: str) -> Source:
