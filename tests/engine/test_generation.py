@@ -107,10 +107,19 @@ def test_n_are_different_and_the_first_is_the_one_alone(engine: Engine) -> None:
 
 
 def test_best_of_returns_the_highest_mean_log_probability(engine: Engine) -> None:
-    made = engine.generate(IDS, sampling=Sampling(temperature=1.5, seed=4, n=8, logprobs=0, ignore_eos=True), max_tokens=9)
-    means = {tuple(c.ids): np.mean([t.logprob for t in c.logprobs or []]) for c in made}
-    best = engine.generate(IDS, sampling=Sampling(temperature=1.5, seed=4, n=3, best_of=8, ignore_eos=True), max_tokens=9)
+    """Over all tokens with the one that ends the text, so that texts of other lengths compare."""
+    letters = Constraint(regex="[a-e]{1,12}")
+    made = engine.generate(IDS, sampling=Sampling(temperature=1.5, seed=4, n=8), grammar=letters)
+    means, sums = {}, {}
+    for done in made:
+        assert engine.tokenizer is not None and engine.tokenizer.eos_id is not None
+        ids = done.ids if len(done.text) == 12 else [*done.ids, engine.tokenizer.eos_id]
+        rows = engine.logits(IDS + ids)[len(IDS) - 1 :]
+        scores = [token_logprob(row, t, 0).logprob for row, t in zip(rows, ids, strict=False)]
+        means[tuple(done.ids)], sums[tuple(done.ids)] = np.mean(scores), np.sum(scores)
+    best = engine.generate(IDS, sampling=Sampling(temperature=1.5, seed=4, n=3, best_of=8), grammar=letters)
     assert [tuple(c.ids) for c in best] == sorted(means, key=lambda ids: -means[ids])[:3]
+    assert [tuple(c.ids) for c in best] != sorted(sums, key=lambda ids: -sums[ids])[:3]  # not the sum
     assert best[0].logprobs is None  # nobody asked
     with pytest.raises(UserError, match="cannot be streamed"):
         engine.generate(IDS, sampling=Sampling(temperature=1, best_of=2), on_text=lambda *_: None)
@@ -237,7 +246,7 @@ def test_the_end_of_a_grammar_ends_also_who_ignores_the_end(engine: Engine) -> N
     assert engine.tokenizer is not None
     sampling = Sampling(ignore_eos=True, logit_bias={engine.tokenizer.eos_id or 0: 100})
     done = only(engine.generate(IDS, sampling=sampling, grammar=Constraint(regex="x{2,20}")))
-    assert (done.text, done.finish_reason) == ("xx", "stop")
+    assert (done.text, len(done.ids), done.finish_reason) == ("xx", 2, "stop")
 
 
 def test_json_is_what_the_schema_says(engine: Engine) -> None:
