@@ -10,6 +10,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TORCH_ROOMS = ("model", "train", "vllm")
+HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+# On a core install these rooms cannot even be read.
+collect_ignore = [] if HAS_TORCH else list(TORCH_ROOMS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("core")
 
 
-if importlib.util.find_spec("torch"):
+if HAS_TORCH:
     import torch
 
     torch.set_num_threads(1)
