@@ -16,8 +16,6 @@ from openarctic.generator import Sampling, TokenLogprob
 Logits = NDArray[np.float32]
 Probabilities = NDArray[np.float64]
 
-FEW = 512  # top_p first looks at so many tokens: sorting a whole vocabulary takes milliseconds
-
 
 class Sampler:
     """Draws the tokens of one candidate: number `index` of those that share `sampling`, each with draws of its own."""
@@ -90,13 +88,14 @@ def probabilities(logits_V: Logits, sampling: Sampling) -> Probabilities:
     return probs
 
 
-def _most_probable(probs_V: Probabilities, total: float) -> NDArray[np.int64]:
-    """Token ids, the most probable first and at equality the lower id: all, or as many as have `total` together."""
-    if len(probs_V) > FEW:
-        few = np.flatnonzero(probs_V >= np.partition(probs_V, -FEW)[-FEW])
-        if probs_V[few].sum() > total:
-            return few[np.argsort(-probs_V[few], kind="stable")]
-    return np.argsort(-probs_V, kind="stable")
+def _most_probable(probs_V: Probabilities, top_p: float) -> NDArray[np.int64]:
+    """Ids of the tokens that top_p may keep, the most probable first and at equality the lower id.
+
+    Tokens of at most (1 - top_p) / V have at most 1 - top_p together, so what stands before them reaches top_p already; sorting
+    the few others takes a tenth of the time of sorting a vocabulary.
+    """
+    likely = np.flatnonzero(probs_V >= min((1 - top_p) / len(probs_V), probs_V.max()))
+    return likely[np.argsort(-probs_V[likely], kind="stable")]
 
 
 def draw(probs_V: Probabilities, uniform: float) -> int:
