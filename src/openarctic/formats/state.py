@@ -1,23 +1,32 @@
-"""A whole model in memory: config and float32 tensors under Hugging Face names, from a GGUF file or a checkpoint folder."""
+"""Tensors as float32 under Hugging Face names, from any source: one at a time, or a whole model in memory."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from openarctic.formats.checkpoint import open_checkpoint
+import numpy as np
+
 from openarctic.formats.config import HybridConfig
-from openarctic.formats.gguf import read_gguf
-from openarctic.formats.names import from_gguf
-from openarctic.formats.quants import F32Array, dequantize
+from openarctic.formats.names import state_dict_shapes
+from openarctic.formats.quants import F32Array, byte_size, dequantize
+from openarctic.formats.sources import Source, open_source
+
+
+def read_tensor(source: Source, name: str, shape: tuple[int, ...]) -> F32Array:
+    """One tensor of a source; `shape` is that of `state_dict_shapes`."""
+    type_ = source.type_of(name)
+    raw = source.read_rows(name, 0, np.empty(byte_size(type_, shape), np.uint8))
+    return dequantize(raw, type_, shape)
 
 
 def read_state(path: str | Path) -> tuple[HybridConfig, dict[str, F32Array]]:
-    """Everything, four bytes a parameter. Raises what `read_gguf` and `open_checkpoint` raise."""
-    path = Path(path)
-    if not path.is_dir():
-        return from_gguf(read_gguf(path))
-    with open_checkpoint(path) as checkpoint:
-        state = {n: dequantize(checkpoint.read(n), checkpoint.dtype(n), checkpoint.shape(n)) for n in checkpoint.names}
-    if checkpoint.config.tie_word_embeddings:
+    """Config and all tensors of a GGUF file or checkpoint folder, four bytes a parameter. Raises what `open_source` raises."""
+    source = open_source(path)
+    try:
+        shapes = state_dict_shapes(source.config)
+        state = {name: read_tensor(source, name, shapes[name]) for name in source.names}
+    finally:
+        source.close()
+    if source.config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    return checkpoint.config, state
+    return source.config, state

@@ -23,8 +23,9 @@ from openarctic.errors import UserError
 from openarctic.formats import HybridConfig
 from openarctic.formats.imatrix import CHUNK_TOKENS, Importance
 from openarctic.formats.names import TensorSpec, state_dict_shapes, tensor_table
-from openarctic.formats.quants import F32Array, byte_size, dequantize
+from openarctic.formats.quants import F32Array
 from openarctic.formats.sources import open_source
+from openarctic.formats.state import read_tensor
 from openarctic.model.config import ArcticConfig
 from openarctic.model.hybrid import ArcticDecoderLayer, ArcticRMSNorm, rotary
 from openarctic.model.memory import check_memory
@@ -69,14 +70,8 @@ def _open(path: Path) -> Iterator[tuple[HybridConfig, Read]]:
     """The config, and a way to read one tensor as float32 under its Hugging Face name."""
     source = open_source(path)
     shapes = state_dict_shapes(source.config)
-
-    def read(name: str) -> F32Array:
-        type_ = source.type_of(name)
-        raw = source.read_rows(name, 0, np.empty(byte_size(type_, shapes[name]), np.uint8))
-        return dequantize(raw, type_, shapes[name])
-
     try:
-        yield source.config, read
+        yield source.config, lambda name: read_tensor(source, name, shapes[name])
     finally:
         source.close()
 
