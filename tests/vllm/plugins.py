@@ -1,6 +1,7 @@
 """What the CPU build of vLLM 0.32.0 leaves out of its experts, supplied for the tests as plugins of vLLM's own kind.
 
-Without them a stock Mixtral fails in the same way, so they say nothing about our model but let it be tested further.
+They say nothing about our model but let it be tested further: expert parallelism crashes with a stock Mixtral too, and from
+its source vLLM asks for Triton's experts with any adapter.
 """
 
 from __future__ import annotations
