@@ -17,6 +17,7 @@ using namespace openarctic;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Values = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 namespace {
@@ -98,6 +99,26 @@ void copy(Model& m, int from, int to, int length) {
   if (from != to) m.copy(from, to, length);
 }
 
+// out[t] = W x[t] by one table of kernels, quantised as in a step.
+void matmul(const std::string& name, nb::tuple matrix, Values x, Logits out) {
+  const Weights w = repack({source(matrix)}, false);
+  const int count = int(x.shape(0));
+  if (int(x.shape(1)) != w.matrix.cols || int(out.shape(0)) != count || int(out.shape(1)) != w.matrix.rows) throw std::invalid_argument("x must be [count, cols], out [count, rows in whole panels]");
+  for (const Kernels* table : available_kernels()) {
+    if (name != table->name) continue;
+    Activations activations;
+    activations.resize(count, w.matrix.cols, form_bit(w));
+    std::vector<float*> rows(count);
+    for (int t = 0; t < count; t++) {
+      std::memcpy(activations.row(t), x.data() + size_t(t) * w.matrix.cols, w.matrix.cols * sizeof(float));
+      activations.finish(*table, t);
+      rows[t] = out.data() + size_t(t) * w.matrix.rows;
+    }
+    return table->matmul(w.matrix, 0, w.matrix.panels(), activations.rows.data(), rows.data(), count);
+  }
+  throw std::invalid_argument("no kernels named " + name);
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -107,6 +128,7 @@ NB_MODULE(_native, module) {
     for (const Kernels* table : available_kernels()) names.push_back(table->name);
     return names;
   });
+  module.def("matmul", &matmul);
   nb::class_<Model>(module, "Model")
       .def("__init__",
            [](Model* self, int hidden, int layers, int heads, int kv_heads, int head_dim, int vocab, int experts, int top_k, float eps, float theta, int max_sequences, int max_context, int threads, bool f16_cache, const std::string& kernels) {
@@ -119,5 +141,6 @@ NB_MODULE(_native, module) {
       .def("step", &step)
       .def("copy", &copy)
       .def_prop_ro("padded_vocab", &Model::padded_vocab)
+      .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def_prop_ro("kernels", [](const Model& m) { return std::string(m.kernels.name); });
 }

@@ -1,23 +1,43 @@
 // The arithmetic of one processor family: a table of functions, chosen once at run time.
 //
-// Weights are repacked into panels of 8 rows, so that one vector holds the same column of 8 rows:
-//   F32  per column: 8 floats
-//   Q8   per 32 columns: 8 f16 scales, then 16 x (8 rows x 2 columns) int8
-//   Q4   per 32 columns: 8 f16 scales, 8 f16 minima, then 4 x 32 bytes; byte r*4+k of vector j holds columns 8j+k (low
-//        nibble) and 8j+4+k (high nibble) of row r. Q4_0 is stored with minimum -8 * scale.
-// Activations are quantised per 32 columns: to int16 for Q8 (W8A16), to int8 for Q4 (W4A8).
+// Weights are repacked into panels of 8 rows, so that one vector holds the same column of 8 rows. The forms, with their bytes
+// a weight, and the GGUF types that become them:
+//   F32   4       per column 8 floats. Also types of different forms that are read together.
+//   F16   2       per column 8 halves. F16
+//   BF16  2       per column the upper halves of 8 floats. BF16
+//   Q8    1.0625  per 32 columns 8 f16 scales, then 16 x (8 rows x 2 columns) int8. Q8_0
+//   Q4    0.625   per 32 columns 8 f16 scales, 8 f16 minima, then codes. Q4_0 (minimum -8 * scale), Q4_1, Q4_K
+//   Q5    0.75    as Q4, with a fifth bit. Q5_0 (minimum -16 * scale), Q5_1, Q5_K
+//   Q6    0.875   per 32 columns 8 f16 scales, 2 x 8 int8 scales of 16 columns, then codes; a code stands for itself - 32. Q6_K
+// Codes: 4 x 32 bytes, byte r*4+k of vector j holds the four low bits of columns 8j+k (low nibble) and 8j+4+k (high nibble) of
+// row r; then one vector for each further bit: those bits of column 4i+k, lowest first, begin at bit e*i of their 8e in byte
+// r*4+k. In Q6, bytes 1 and 2 of every four change places, so that even bytes hold the first two columns, odd ones the others.
+// Products of two scales (Q4_K, Q5_K) are rounded to f16 once; everything else keeps the file's exact values.
+//
+// Activations stay f32 for floats and are quantised per 32 columns: to int16 for Q8 and Q6, to int8 for Q4 and Q5.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace openarctic {
 
-enum class Form : int { F32 = 0, Q8 = 1, Q4 = 2 };
+enum class Form : int { F32, F16, BF16, Q8, Q4, Q5, Q6 };
+enum class Reads : int { F32, Int16, Int8 };
 
 constexpr int kGroup = 32;
 constexpr int kPanelRows = 8;
-constexpr size_t kQ8Block = 16 + 256;
-constexpr size_t kQ4Block = 32 + 128;
+constexpr int kCodes = 32;  // where the codes of Q4, Q5 and Q6 begin
+
+constexpr bool is_float(Form form) { return form == Form::F32 || form == Form::F16 || form == Form::BF16; }
+constexpr int extra_bits(Form form) { return form == Form::Q5 ? 1 : form == Form::Q6 ? 2 : 0; }
+constexpr Reads reads_of(Form form) { return is_float(form) ? Reads::F32 : form == Form::Q8 || form == Form::Q6 ? Reads::Int16 : Reads::Int8; }
+// Of a panel's 32 columns.
+constexpr size_t block_bytes(Form form) {
+  if (is_float(form)) return kGroup * kPanelRows * (form == Form::F32 ? 4 : 2);
+  return form == Form::Q8 ? 16 + 256 : kCodes + 128 + 32 * extra_bits(form);
+}
+// The byte of each four of Q6 that holds a column.
+constexpr int pair_order(int column) { return column == 1 ? 2 : column == 2 ? 1 : column; }
 
 struct Matrix {
   Form form = Form::F32;

@@ -42,87 +42,146 @@ inline __m256i four(const int8_t* p) {
   return _mm256_set1_epi32(v);
 }
 
+inline __m256i bytes32(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+// ---- weights of a panel
+
+// Codes of columns 4i..4i+3, four bytes a row.
+template <Form F>
+inline __m256i codes(const uint8_t* block, int i) {
+  constexpr int extra = extra_bits(F);
+  const __m256i nibbles = bytes32(block + kCodes + 32 * (i / 2));
+  const __m256i low = _mm256_and_si256(i % 2 ? _mm256_srli_epi16(nibbles, 4) : nibbles, _mm256_set1_epi8(15));
+  if constexpr (extra == 0) return low;
+  const int at = extra * i, left = 4 - at % 8;
+  const __m256i bits = bytes32(block + kCodes + 128 + 32 * (at / 8));
+  const __m256i moved = left >= 0 ? _mm256_slli_epi16(bits, left) : _mm256_srli_epi16(bits, -left);
+  return _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(((1 << extra) - 1) << 4)));
+}
+
+struct Pairs {
+  __m256i first, second;  // columns 4i, 4i+1 and 4i+2, 4i+3: two int16 a row
+};
+
+template <Form F>
+inline Pairs pairs(const uint8_t* block, int i) {
+  if constexpr (F == Form::Q6) {
+    const __m256i four = codes<F>(block, i), zero = _mm256_set1_epi16(32);
+    return {_mm256_sub_epi16(_mm256_and_si256(four, _mm256_set1_epi16(255)), zero), _mm256_sub_epi16(_mm256_srli_epi16(four, 8), zero)};
+  } else {
+    const __m128i* p = reinterpret_cast<const __m128i*>(block + 16 + i * 32);
+    return {_mm256_cvtepi8_epi16(_mm_loadu_si128(p)), _mm256_cvtepi8_epi16(_mm_loadu_si128(p + 1))};
+  }
+}
+
+// Of Q8 and Q6: how many parts of a group have scales of their own, and these.
+template <Form F>
+constexpr int kParts = F == Form::Q6 ? 2 : 1;
+
+template <Form F>
+inline __m256 scales(const uint8_t* block, int part) {
+  if constexpr (F == Form::Q8) return halves(block);
+  const __m128i own = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + 16 + 8 * part));
+  return _mm256_mul_ps(halves(block), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(own)));
+}
+
+// Column c of a panel of floats.
+template <Form F>
+inline __m256 column(const uint8_t* panel, int c) {
+  if constexpr (F == Form::F32) return _mm256_loadu_ps(reinterpret_cast<const float*>(panel) + c * 8);
+  if constexpr (F == Form::F16) return halves(panel + c * 16);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(panel + c * 16))), 16));
+}
+
 // ---- few tokens: weights are read once and used at once
-template <int T>
-inline void direct_q8(const uint8_t* p, int groups, const Row* x, __m256* acc) {
-  for (int g = 0; g < groups; g++, p += kQ8Block) {
-    __m256 scale = halves(p);
-    __m256i a[T], b[T];
-    for (int t = 0; t < T; t++) a[t] = b[t] = _mm256_setzero_si256();
-#pragma GCC unroll 16
-    for (int c = 0; c < 16; c += 2) {
-      __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 + c * 16)));
-      __m256i w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 32 + c * 16)));
+template <Form F, int T>
+inline void direct_int16(const uint8_t* p, int groups, const Row* x, __m256* acc) {
+  for (int g = 0; g < groups; g++, p += block_bytes(F)) {
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts<F>; part++) {
+      const __m256 scale = scales<F>(p, part);
+      __m256i a[T], b[T];
+      for (int t = 0; t < T; t++) a[t] = b[t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+      for (int k = 0; k < 8 / kParts<F>; k++) {
+        const int i = part * 4 + k;
+        const Pairs w = pairs<F>(p, i);
 #pragma GCC unroll 4
-      for (int t = 0; t < T; t++) {
-        const int16_t* q = x[t].q16 + g * kGroup + c * 2;
-        a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(w0, pair(q)));
-        PIN(a[t])
-        b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w1, pair(q + 2)));
-        PIN(b[t])
+        for (int t = 0; t < T; t++) {
+          const int16_t* q = x[t].q16 + g * kGroup + i * 4;
+          a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(w.first, pair(q)));
+          PIN(a[t])
+          b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w.second, pair(q + 2)));
+          PIN(b[t])
+        }
       }
-    }
-    for (int t = 0; t < T; t++) {
-      __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale16[g]));
-      acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a[t], b[t])), factor, acc[t]);
+      for (int t = 0; t < T; t++) {
+        __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale16[g]));
+        acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a[t], b[t])), factor, acc[t]);
+      }
     }
   }
 }
 
-template <int T>
-inline void direct_q4(const uint8_t* p, int groups, const Row* x, __m256* acc) {
-  const __m256i mask = _mm256_set1_epi8(15), one = _mm256_set1_epi16(1);
-  for (int g = 0; g < groups; g++, p += kQ4Block) {
+// Sums of 8 products of codes below 16, or of 4 below 32, are at most 2 * 8 * 15 * 127 = 30480 or 2 * 4 * 31 * 127 = 31496: they
+// fit into 16 bits.
+template <Form F, int T>
+inline void direct_int8(const uint8_t* p, int groups, const Row* x, __m256* acc) {
+  const __m256i one = _mm256_set1_epi16(1);
+  for (int g = 0; g < groups; g++, p += block_bytes(F)) {
     __m256 scale = halves(p), minimum = halves(p + 16);
-    __m256i a[T];
-    for (int t = 0; t < T; t++) a[t] = _mm256_setzero_si256();
+    __m256i a[T], first[T];
+    for (int t = 0; t < T; t++) a[t] = first[t] = _mm256_setzero_si256();
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-      __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32 + j * 32));
-      __m256i low = _mm256_and_si256(v, mask), high = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
+      const __m256i low = codes<F>(p, 2 * j), high = codes<F>(p, 2 * j + 1);
 #pragma GCC unroll 4
       for (int t = 0; t < T; t++) {
         const int8_t* q = x[t].q8 + g * kGroup + j * 8;
-        // At most 8 * 2 * 15 * 127 = 30480 before it is widened: no overflow.
         a[t] = _mm256_add_epi16(a[t], _mm256_add_epi16(_mm256_maddubs_epi16(low, four(q)), _mm256_maddubs_epi16(high, four(q + 4))));
         PIN(a[t])
       }
+      if (F == Form::Q5 && j == 1)
+        for (int t = 0; t < T; t++) {
+          first[t] = _mm256_madd_epi16(a[t], one);
+          a[t] = _mm256_setzero_si256();
+        }
     }
     for (int t = 0; t < T; t++) {
-      __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(a[t], one));
-      acc[t] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale8[g])), acc[t]);
+      __m256i whole = _mm256_madd_epi16(a[t], one);
+      if (F == Form::Q5) whole = _mm256_add_epi32(whole, first[t]);
+      acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale8[g])), acc[t]);
       acc[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x[t].sum8[g]), acc[t]);
     }
   }
 }
 
-template <int T>
-inline void direct_f32(const uint8_t* p, int cols, const Row* x, __m256* acc) {
-  const float* w = reinterpret_cast<const float*>(p);
+template <Form F, int T>
+inline void direct_floats(const uint8_t* p, int cols, const Row* x, __m256* acc) {
   __m256 second[T];
   for (int t = 0; t < T; t++) second[t] = _mm256_setzero_ps();
   int c = 0;
   for (; c + 2 <= cols; c += 2) {
-    __m256 w0 = _mm256_loadu_ps(w + c * 8), w1 = _mm256_loadu_ps(w + c * 8 + 8);
+    __m256 w0 = column<F>(p, c), w1 = column<F>(p, c + 1);
     for (int t = 0; t < T; t++) {
       acc[t] = _mm256_fmadd_ps(w0, _mm256_set1_ps(x[t].f32[c]), acc[t]);
       second[t] = _mm256_fmadd_ps(w1, _mm256_set1_ps(x[t].f32[c + 1]), second[t]);
     }
   }
   for (; c < cols; c++)
-    for (int t = 0; t < T; t++) acc[t] = _mm256_fmadd_ps(_mm256_loadu_ps(w + c * 8), _mm256_set1_ps(x[t].f32[c]), acc[t]);
+    for (int t = 0; t < T; t++) acc[t] = _mm256_fmadd_ps(column<F>(p, c), _mm256_set1_ps(x[t].f32[c]), acc[t]);
   for (int t = 0; t < T; t++) acc[t] = _mm256_add_ps(acc[t], second[t]);
 }
 
-template <int T>
+template <Form F, int T>
 void direct(const Matrix& w, int p0, int p1, const Row* x, float* const* out) {
   for (int p = p0; p < p1; p++) {
     __m256 acc[T];
     for (int t = 0; t < T; t++) acc[t] = _mm256_setzero_ps();
     const uint8_t* panel = w.data + size_t(p) * w.panel_bytes;
-    if (w.form == Form::Q8) direct_q8<T>(panel, w.cols / kGroup, x, acc);
-    else if (w.form == Form::Q4) direct_q4<T>(panel, w.cols / kGroup, x, acc);
-    else direct_f32<T>(panel, w.cols, x, acc);
+    if constexpr (is_float(F)) direct_floats<F, T>(panel, w.cols, x, acc);
+    else if constexpr (reads_of(F) == Reads::Int16) direct_int16<F, T>(panel, w.cols / kGroup, x, acc);
+    else direct_int8<F, T>(panel, w.cols / kGroup, x, acc);
     for (int t = 0; t < T; t++) _mm256_storeu_ps(out[t] + p * 8, acc[t]);
   }
 }
@@ -132,88 +191,157 @@ inline void accumulate(float* c, __m256i a, __m256 w, float s) {
   _mm256_store_ps(c, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(w, _mm256_set1_ps(s)), _mm256_load_ps(c)));
 }
 
-template <int T>
-inline void tile_q8(const __m256i* b, const int16_t* x, const float* s, float* c, __m256 w0, __m256 w1) {
-  __m256i a0[T], a1[T];
-  for (int t = 0; t < T; t++) a0[t] = a1[t] = _mm256_setzero_si256();
+// `w` are the scales of both panels, part after part.
+template <int Parts, int T>
+inline void tile_int16(const __m256i* b, const int16_t* x, const float* s, float* c, const __m256* w) {
+#pragma GCC unroll 2
+  for (int part = 0; part < Parts; part++) {
+    __m256i a0[T], a1[T];
+    for (int t = 0; t < T; t++) a0[t] = a1[t] = _mm256_setzero_si256();
 #pragma GCC unroll 16
-  for (int k = 0; k < 16; k++) {
+    for (int i = 0; i < 16 / Parts; i++) {
+      const int k = part * 8 + i;
 #pragma GCC unroll 4
-    for (int t = 0; t < T; t++) {
-      __m256i v = pair(x + t * kGroup + 2 * k);
-      a0[t] = _mm256_add_epi32(a0[t], _mm256_madd_epi16(b[2 * k], v));
-      a1[t] = _mm256_add_epi32(a1[t], _mm256_madd_epi16(b[2 * k + 1], v));
-      PIN(a0[t]) PIN(a1[t])
+      for (int t = 0; t < T; t++) {
+        __m256i v = pair(x + t * kGroup + 2 * k);
+        a0[t] = _mm256_add_epi32(a0[t], _mm256_madd_epi16(b[2 * k], v));
+        a1[t] = _mm256_add_epi32(a1[t], _mm256_madd_epi16(b[2 * k + 1], v));
+        PIN(a0[t]) PIN(a1[t])
+      }
     }
-  }
-  for (int t = 0; t < T; t++) {
-    accumulate(c + t * 16, a0[t], w0, s[t]);
-    accumulate(c + t * 16 + 8, a1[t], w1, s[t]);
+    for (int t = 0; t < T; t++) {
+      accumulate(c + t * 16, a0[t], w[2 * part], s[t]);
+      accumulate(c + t * 16 + 8, a1[t], w[2 * part + 1], s[t]);
+    }
   }
 }
 
-template <int T>
-inline void tile_q4(const __m256i* b, const int8_t* x, const float* s, const float* z, float* c, const __m256* w, const __m256* m) {
+template <Form F, int T>
+inline void tile_int8(const __m256i* b, const int8_t* x, const float* s, const float* z, float* c, const __m256* w, const __m256* m) {
   const __m256i one = _mm256_set1_epi16(1);
-  __m256i a0[T], a1[T];
-  for (int t = 0; t < T; t++) a0[t] = a1[t] = _mm256_setzero_si256();
+  constexpr int kHalves = F == Form::Q5 ? 2 : 1;  // what fits into 16 bits: see direct_int8
+  __m256i whole0[T], whole1[T];
+#pragma GCC unroll 2
+  for (int half = 0; half < kHalves; half++) {
+    __m256i a0[T], a1[T];
+    for (int t = 0; t < T; t++) a0[t] = a1[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
-  for (int k = 0; k < 8; k++) {
+    for (int i = 0; i < 8 / kHalves; i++) {
+      const int k = half * 4 + i;
 #pragma GCC unroll 4
+      for (int t = 0; t < T; t++) {
+        __m256i v = four(x + t * kGroup + 4 * k);
+        a0[t] = _mm256_add_epi16(a0[t], _mm256_maddubs_epi16(b[2 * k], v));
+        a1[t] = _mm256_add_epi16(a1[t], _mm256_maddubs_epi16(b[2 * k + 1], v));
+        PIN(a0[t]) PIN(a1[t])
+      }
+    }
     for (int t = 0; t < T; t++) {
-      __m256i v = four(x + t * kGroup + 4 * k);
-      a0[t] = _mm256_add_epi16(a0[t], _mm256_maddubs_epi16(b[2 * k], v));
-      a1[t] = _mm256_add_epi16(a1[t], _mm256_maddubs_epi16(b[2 * k + 1], v));
-      PIN(a0[t]) PIN(a1[t])
+      a0[t] = _mm256_madd_epi16(a0[t], one);
+      a1[t] = _mm256_madd_epi16(a1[t], one);
+      whole0[t] = half ? _mm256_add_epi32(whole0[t], a0[t]) : a0[t];
+      whole1[t] = half ? _mm256_add_epi32(whole1[t], a1[t]) : a1[t];
     }
   }
   for (int t = 0; t < T; t++) {
     float* o = c + t * 16;
     __m256 zero = _mm256_set1_ps(z[t]);
-    accumulate(o, _mm256_madd_epi16(a0[t], one), w[0], s[t]);
+    accumulate(o, whole0[t], w[0], s[t]);
     _mm256_store_ps(o, _mm256_fmadd_ps(m[0], zero, _mm256_load_ps(o)));
-    accumulate(o + 8, _mm256_madd_epi16(a1[t], one), w[1], s[t]);
+    accumulate(o + 8, whole1[t], w[1], s[t]);
     _mm256_store_ps(o + 8, _mm256_fmadd_ps(m[1], zero, _mm256_load_ps(o + 8)));
   }
 }
 
-void group_q8(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* c) {
-  __m256i b[32];
-  for (int k = 0; k < 16; k++) {
-    b[2 * k] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p0 + 16 + k * 16)));
-    b[2 * k + 1] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p1 + 16 + k * 16)));
+template <int T>
+inline void tile_floats(const __m256* b, int columns, const float* x, float* c) {
+  __m256 a0[T], a1[T];
+  for (int t = 0; t < T; t++) {
+    a0[t] = _mm256_load_ps(c + t * 16);
+    a1[t] = _mm256_load_ps(c + t * 16 + 8);
   }
-  __m256 w0 = halves(p0), w1 = halves(p1);
-  const int16_t* x = tile.q.data() + at * kGroup;
-  const float* s = tile.scale.data() + at;
-  over_tokens<4>(count, [&](int t) { tile_q8<4>(b, x + t * kGroup, s + t, c + t * 16, w0, w1); },
-              [&](int t) { tile_q8<1>(b, x + t * kGroup, s + t, c + t * 16, w0, w1); });
+  for (int k = 0; k < columns; k++)
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) {
+      const __m256 v = _mm256_set1_ps(x[t * kGroup + k]);
+      a0[t] = _mm256_fmadd_ps(b[2 * k], v, a0[t]);
+      a1[t] = _mm256_fmadd_ps(b[2 * k + 1], v, a1[t]);
+    }
+  for (int t = 0; t < T; t++) {
+    _mm256_store_ps(c + t * 16, a0[t]);
+    _mm256_store_ps(c + t * 16 + 8, a1[t]);
+  }
 }
 
-void group_q4(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* c) {
-  const __m256i mask = _mm256_set1_epi8(15);
+template <Form F>
+void group_int16(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* c) {
+  __m256i b[32];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    const Pairs w0 = pairs<F>(p0, i), w1 = pairs<F>(p1, i);
+    b[4 * i] = w0.first;
+    b[4 * i + 1] = w1.first;
+    b[4 * i + 2] = w0.second;
+    b[4 * i + 3] = w1.second;
+  }
+  __m256 w[2 * kParts<F>];
+  for (int i = 0; i < 2 * kParts<F>; i++) w[i] = scales<F>(i % 2 ? p1 : p0, i / 2);
+  const int16_t* x = tile.at<int16_t>(at);
+  const float* s = tile.scale.data() + at;
+  over_tokens<4>(count, [&](int t) { tile_int16<kParts<F>, 4>(b, x + t * kGroup, s + t, c + t * 16, w); },
+                 [&](int t) { tile_int16<kParts<F>, 1>(b, x + t * kGroup, s + t, c + t * 16, w); });
+}
+
+template <Form F>
+void group_int8(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* c) {
   __m256i b[16];
-  for (int j = 0; j < 4; j++) {
-    __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p0 + 32 + j * 32));
-    __m256i u = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p1 + 32 + j * 32));
-    b[4 * j] = _mm256_and_si256(v, mask);
-    b[4 * j + 1] = _mm256_and_si256(u, mask);
-    b[4 * j + 2] = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
-    b[4 * j + 3] = _mm256_and_si256(_mm256_srli_epi16(u, 4), mask);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    b[2 * i] = codes<F>(p0, i);
+    b[2 * i + 1] = codes<F>(p1, i);
   }
   const __m256 w[2] = {halves(p0), halves(p1)}, m[2] = {halves(p0 + 16), halves(p1 + 16)};
-  const int8_t* x = reinterpret_cast<const int8_t*>(tile.q.data()) + at * kGroup;
+  const int8_t* x = tile.at<int8_t>(at);
   const float *s = tile.scale.data() + at, *z = tile.sum.data() + at;
-  over_tokens<4>(count, [&](int t) { tile_q4<4>(b, x + t * kGroup, s + t, z + t, c + t * 16, w, m); },
-              [&](int t) { tile_q4<1>(b, x + t * kGroup, s + t, z + t, c + t * 16, w, m); });
+  over_tokens<4>(count, [&](int t) { tile_int8<F, 4>(b, x + t * kGroup, s + t, z + t, c + t * 16, w, m); },
+                 [&](int t) { tile_int8<F, 1>(b, x + t * kGroup, s + t, z + t, c + t * 16, w, m); });
+}
+
+template <Form F>
+void group_floats(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* c) {
+  __m256 b[2 * kGroup];
+  for (int k = 0; k < tile.columns; k++) {
+    b[2 * k] = column<F>(p0, k);
+    b[2 * k + 1] = column<F>(p1, k);
+  }
+  const float* x = tile.at<float>(at);
+  over_tokens<4>(count, [&](int t) { tile_floats<4>(b, tile.columns, x + t * kGroup, c + t * 16); },
+                 [&](int t) { tile_floats<1>(b, tile.columns, x + t * kGroup, c + t * 16); });
+}
+
+template <Form F>
+void multiply(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
+  if (count > 4) {
+    if constexpr (is_float(F)) return tiled(w, p0, p1, x, out, count, group_floats<F>);
+    else if constexpr (reads_of(F) == Reads::Int16) return tiled(w, p0, p1, x, out, count, group_int16<F>);
+    else return tiled(w, p0, p1, x, out, count, group_int8<F>);
+  }
+  if (count == 4) direct<F, 4>(w, p0, p1, x, out);
+  if (count == 3) direct<F, 3>(w, p0, p1, x, out);
+  if (count == 2) direct<F, 2>(w, p0, p1, x, out);
+  if (count == 1) direct<F, 1>(w, p0, p1, x, out);
 }
 
 void matmul(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
-  if (count > 4 && w.form != Form::F32) return tiled(w, p0, p1, x, out, count, group_q8, group_q4);
-  for (; count >= 4; count -= 4, x += 4, out += 4) direct<4>(w, p0, p1, x, out);
-  if (count == 3) direct<3>(w, p0, p1, x, out);
-  if (count == 2) direct<2>(w, p0, p1, x, out);
-  if (count == 1) direct<1>(w, p0, p1, x, out);
+  switch (w.form) {
+    case Form::F32: return multiply<Form::F32>(w, p0, p1, x, out, count);
+    case Form::F16: return multiply<Form::F16>(w, p0, p1, x, out, count);
+    case Form::BF16: return multiply<Form::BF16>(w, p0, p1, x, out, count);
+    case Form::Q8: return multiply<Form::Q8>(w, p0, p1, x, out, count);
+    case Form::Q4: return multiply<Form::Q4>(w, p0, p1, x, out, count);
+    case Form::Q5: return multiply<Form::Q5>(w, p0, p1, x, out, count);
+    case Form::Q6: return multiply<Form::Q6>(w, p0, p1, x, out, count);
+  }
 }
 
 struct Group {

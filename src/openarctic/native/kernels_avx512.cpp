@@ -27,20 +27,75 @@ inline __m512 scaled(__m512i sum, __m512 w, float s, __m512 onto) {
   return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(w, _mm512_set1_ps(s)), onto);
 }
 
-template <int T>
-inline void tile_q8(const __m512i* b, const int16_t* x, const float* s, float* out, __m512 w) {
-  __m512i acc[T];
-  for (int t = 0; t < T; t++) acc[t] = _mm512_setzero_si512();
-#pragma GCC unroll 16
-  for (int k = 0; k < 16; k++) {
+// Codes of columns 4i..4i+3 of both panels, four bytes a row.
+template <Form F>
+inline __m512i codes(const uint8_t* p0, const uint8_t* p1, int i) {
+  constexpr int extra = extra_bits(F);
+  const int at = extra * i, left = 4 - at % 8, nibbles_at = kCodes + 32 * (i / 2), bits_at = kCodes + 128 + 32 * (at / 8);
+  const __m512i nibbles = both(bytes32(p0 + nibbles_at), bytes32(p1 + nibbles_at));
+  const __m512i low = _mm512_and_si512(i % 2 ? _mm512_srli_epi16(nibbles, 4) : nibbles, _mm512_set1_epi8(15));
+  if constexpr (extra == 0) return low;
+  const __m512i bits = both(bytes32(p0 + bits_at), bytes32(p1 + bits_at));
+  const __m512i moved = left >= 0 ? _mm512_slli_epi16(bits, left) : _mm512_srli_epi16(bits, -left);
+  return _mm512_or_si512(low, _mm512_and_si512(moved, _mm512_set1_epi8(((1 << extra) - 1) << 4)));
+}
+
+// Two int16 a row of both panels: b[k] are columns 2k and 2k+1.
+template <Form F>
+inline void unpack_pairs(const uint8_t* p0, const uint8_t* p1, __m512i* b) {
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++) acc[t] = _mm512_dpwssd_epi32(acc[t], b[k], broadcast4(x + t * kGroup + 2 * k));
+  for (int i = 0; i < 8; i++) {
+    if constexpr (F == Form::Q6) {
+      const __m512i four = codes<F>(p0, p1, i), zero = _mm512_set1_epi16(32);
+      b[2 * i] = _mm512_sub_epi16(_mm512_and_si512(four, _mm512_set1_epi16(255)), zero);
+      b[2 * i + 1] = _mm512_sub_epi16(_mm512_srli_epi16(four, 8), zero);
+    } else {
+      const __m256i a = bytes32(p0 + 16 + i * 32), c = bytes32(p1 + 16 + i * 32);
+      b[2 * i] = _mm512_cvtepi8_epi16(_mm256_permute2x128_si256(a, c, 0x20));
+      b[2 * i + 1] = _mm512_cvtepi8_epi16(_mm256_permute2x128_si256(a, c, 0x31));
+    }
   }
-  for (int t = 0; t < T; t++) _mm512_store_ps(out + t * 16, scaled(acc[t], w, s[t], _mm512_load_ps(out + t * 16)));
+}
+
+// Of Q8 and Q6: how many parts of a group have scales of their own, and these.
+template <Form F>
+constexpr int kParts = F == Form::Q6 ? 2 : 1;
+
+template <Form F>
+inline __m512 scales(const uint8_t* p0, const uint8_t* p1, int part) {
+  if constexpr (F == Form::Q8) return halves(p0, p1);
+  const int at = 16 + 8 * part;
+  const __m128i own = _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p0 + at)), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p1 + at)));
+  return _mm512_mul_ps(halves(p0, p1), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(own)));
+}
+
+// Column c of two panels of floats.
+template <Form F>
+inline __m512 column(const uint8_t* p0, const uint8_t* p1, int c) {
+  if constexpr (F == Form::F32) return _mm512_castsi512_ps(both(bytes32(p0 + c * 32), bytes32(p1 + c * 32)));
+  if constexpr (F == Form::F16) return halves(p0 + c * 16, p1 + c * 16);
+  const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p0 + c * 16)), b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p1 + c * 16));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1)), 16));
+}
+
+template <int Parts, int T>
+inline void tile_int16(const __m512i* b, const int16_t* x, const float* s, float* out, const __m512* w) {
+#pragma GCC unroll 2
+  for (int part = 0; part < Parts; part++) {
+    __m512i acc[T];
+    for (int t = 0; t < T; t++) acc[t] = _mm512_setzero_si512();
+#pragma GCC unroll 16
+    for (int i = 0; i < 16 / Parts; i++) {
+      const int k = part * 8 + i;
+#pragma GCC unroll 8
+      for (int t = 0; t < T; t++) acc[t] = _mm512_dpwssd_epi32(acc[t], b[k], broadcast4(x + t * kGroup + 2 * k));
+    }
+    for (int t = 0; t < T; t++) _mm512_store_ps(out + t * 16, scaled(acc[t], w[part], s[t], _mm512_load_ps(out + t * 16)));
+  }
 }
 
 template <int T>
-inline void tile_q4(const __m512i* b, const int8_t* x, const float* s, const float* z, float* out, __m512 w, __m512 minimum) {
+inline void tile_int8(const __m512i* b, const int8_t* x, const float* s, const float* z, float* out, __m512 w, __m512 minimum) {
   __m512i acc[T];
   for (int t = 0; t < T; t++) acc[t] = _mm512_setzero_si512();
 #pragma GCC unroll 8
@@ -54,37 +109,64 @@ inline void tile_q4(const __m512i* b, const int8_t* x, const float* s, const flo
   }
 }
 
-void group_q8(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* out) {
-  __m512i b[16];
-  for (int k = 0; k < 16; k += 2) {
-    __m256i a = bytes32(p0 + 16 + k * 16), c = bytes32(p1 + 16 + k * 16);
-    b[k] = _mm512_cvtepi8_epi16(_mm256_permute2x128_si256(a, c, 0x20));
-    b[k + 1] = _mm512_cvtepi8_epi16(_mm256_permute2x128_si256(a, c, 0x31));
-  }
-  const __m512 w = halves(p0, p1);
-  const int16_t* x = tile.q.data() + at * kGroup;
-  const float* s = tile.scale.data() + at;
-  over_tokens<kTokens>(count, [&](int t) { tile_q8<kTokens>(b, x + t * kGroup, s + t, out + t * 16, w); },
-                       [&](int t) { tile_q8<1>(b, x + t * kGroup, s + t, out + t * 16, w); });
+template <int T>
+inline void tile_floats(const __m512* b, int columns, const float* x, float* out) {
+  __m512 acc[T];
+  for (int t = 0; t < T; t++) acc[t] = _mm512_load_ps(out + t * 16);
+  for (int k = 0; k < columns; k++)
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) acc[t] = _mm512_fmadd_ps(b[k], _mm512_set1_ps(x[t * kGroup + k]), acc[t]);
+  for (int t = 0; t < T; t++) _mm512_store_ps(out + t * 16, acc[t]);
 }
 
-void group_q4(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* out) {
-  const __m512i mask = _mm512_set1_epi8(15);
+template <Form F>
+void group_int16(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* out) {
+  __m512i b[16];
+  unpack_pairs<F>(p0, p1, b);
+  __m512 w[kParts<F>];
+  for (int part = 0; part < kParts<F>; part++) w[part] = scales<F>(p0, p1, part);
+  const int16_t* x = tile.at<int16_t>(at);
+  const float* s = tile.scale.data() + at;
+  over_tokens<kTokens>(count, [&](int t) { tile_int16<kParts<F>, kTokens>(b, x + t * kGroup, s + t, out + t * 16, w); },
+                       [&](int t) { tile_int16<kParts<F>, 1>(b, x + t * kGroup, s + t, out + t * 16, w); });
+}
+
+template <Form F>
+void group_int8(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* out) {
   __m512i b[8];
-  for (int j = 0; j < 4; j++) {
-    __m512i v = both(bytes32(p0 + 32 + j * 32), bytes32(p1 + 32 + j * 32));
-    b[2 * j] = _mm512_and_si512(v, mask);
-    b[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
-  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) b[i] = codes<F>(p0, p1, i);
   const __m512 w = halves(p0, p1), minimum = halves(p0 + 16, p1 + 16);
-  const int8_t* x = reinterpret_cast<const int8_t*>(tile.q.data()) + at * kGroup;
+  const int8_t* x = tile.at<int8_t>(at);
   const float *s = tile.scale.data() + at, *z = tile.sum.data() + at;
-  over_tokens<kTokens>(count, [&](int t) { tile_q4<kTokens>(b, x + t * kGroup, s + t, z + t, out + t * 16, w, minimum); },
-                       [&](int t) { tile_q4<1>(b, x + t * kGroup, s + t, z + t, out + t * 16, w, minimum); });
+  over_tokens<kTokens>(count, [&](int t) { tile_int8<kTokens>(b, x + t * kGroup, s + t, z + t, out + t * 16, w, minimum); },
+                       [&](int t) { tile_int8<1>(b, x + t * kGroup, s + t, z + t, out + t * 16, w, minimum); });
+}
+
+template <Form F>
+void group_floats(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* out) {
+  __m512 b[kGroup];
+  for (int k = 0; k < tile.columns; k++) b[k] = column<F>(p0, p1, k);
+  const float* x = tile.at<float>(at);
+  over_tokens<kTokens>(count, [&](int t) { tile_floats<kTokens>(b, tile.columns, x + t * kGroup, out + t * 16); },
+                       [&](int t) { tile_floats<1>(b, tile.columns, x + t * kGroup, out + t * 16); });
+}
+
+GroupStep step_of(Form form) {
+  switch (form) {
+    case Form::F32: return group_floats<Form::F32>;
+    case Form::F16: return group_floats<Form::F16>;
+    case Form::BF16: return group_floats<Form::BF16>;
+    case Form::Q8: return group_int16<Form::Q8>;
+    case Form::Q4: return group_int8<Form::Q4>;
+    case Form::Q5: return group_int8<Form::Q5>;
+    case Form::Q6: return group_int16<Form::Q6>;
+  }
+  return nullptr;
 }
 
 void matmul(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
-  if (count > 4 && w.form != Form::F32) return tiled(w, p0, p1, x, out, count, group_q8, group_q4);
+  if (count > 4) return tiled(w, p0, p1, x, out, count, step_of(w.form));
   avx2_kernels().matmul(w, p0, p1, x, out, count);
 }
 

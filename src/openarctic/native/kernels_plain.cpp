@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "../formats/blocks.h"
+
 namespace openarctic {
 
 float half_to_float(uint16_t h) {
@@ -40,20 +42,20 @@ uint16_t float_to_half(float f) {
 
 namespace {
 
-float load_half(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  return half_to_float(h);
+template <Form F>
+float number(const uint8_t* panel, size_t i) {
+  if constexpr (F == Form::F32) return load<float>(panel + 4 * i);
+  else return F == Form::F16 ? load_half(panel + 2 * i) : from_bfloat(load<uint16_t>(panel + 2 * i));
 }
 
-void panel_f32(const uint8_t* panel, int cols, const Row& x, float* acc) {
-  const float* w = reinterpret_cast<const float*>(panel);
+template <Form F>
+void panel_floats(const uint8_t* panel, int cols, const Row& x, float* acc) {
   for (int c = 0; c < cols; c++)
-    for (int r = 0; r < kPanelRows; r++) acc[r] += w[c * kPanelRows + r] * x.f32[c];
+    for (int r = 0; r < kPanelRows; r++) acc[r] += number<F>(panel, size_t(c) * kPanelRows + r) * x.f32[c];
 }
 
 void panel_q8(const uint8_t* block, int cols, const Row& x, float* acc) {
-  for (int g = 0; g < cols / kGroup; g++, block += kQ8Block)
+  for (int g = 0; g < cols / kGroup; g++, block += block_bytes(Form::Q8))
     for (int r = 0; r < kPanelRows; r++) {
       int32_t sum = 0;
       for (int c = 0; c < kGroup; c++)
@@ -62,26 +64,55 @@ void panel_q8(const uint8_t* block, int cols, const Row& x, float* acc) {
     }
 }
 
-void panel_q4(const uint8_t* block, int cols, const Row& x, float* acc) {
-  for (int g = 0; g < cols / kGroup; g++, block += kQ4Block)
+template <Form F>
+int code(const uint8_t* block, int r, int c) {
+  constexpr int extra = extra_bits(F);
+  const int i = c / 4, at = extra * i, byte = r * 4 + (F == Form::Q6 ? pair_order(c % 4) : c % 4);
+  const int low = block[kCodes + 32 * (i / 2) + byte] >> 4 * (i % 2) & 15;
+  return extra ? low | (block[kCodes + 128 + 32 * (at / 8) + byte] >> at % 8 & ((1 << extra) - 1)) << 4 : low;
+}
+
+void panel_q6(const uint8_t* block, int cols, const Row& x, float* acc) {
+  for (int g = 0; g < cols / kGroup; g++, block += block_bytes(Form::Q6))
+    for (int r = 0; r < kPanelRows; r++)
+      for (int part = 0; part < 2; part++) {
+        int32_t sum = 0;
+        for (int c = 16 * part; c < 16 * part + 16; c++) sum += (code<Form::Q6>(block, r, c) - 32) * x.q16[g * kGroup + c];
+        acc[r] += float(sum) * (load_half(block + 2 * r) * float(int8_t(block[16 + 8 * part + r])) * x.scale16[g]);
+      }
+}
+
+template <Form F>
+void panel_minimum(const uint8_t* block, int cols, const Row& x, float* acc) {
+  for (int g = 0; g < cols / kGroup; g++, block += block_bytes(F))
     for (int r = 0; r < kPanelRows; r++) {
       int32_t sum = 0;
-      for (int c = 0; c < kGroup; c++) {
-        uint8_t byte = block[32 + (c / 8) * 32 + r * 4 + c % 4];
-        sum += int32_t(c % 8 < 4 ? byte & 15 : byte >> 4) * x.q8[g * kGroup + c];
-      }
+      for (int c = 0; c < kGroup; c++) sum += code<F>(block, r, c) * x.q8[g * kGroup + c];
       acc[r] += float(sum) * (load_half(block + 2 * r) * x.scale8[g]) + load_half(block + 16 + 2 * r) * x.sum8[g];
     }
 }
 
+using Panel = void (*)(const uint8_t* panel, int cols, const Row& x, float* acc);
+
+Panel panel_of(Form form) {
+  switch (form) {
+    case Form::F32: return panel_floats<Form::F32>;
+    case Form::F16: return panel_floats<Form::F16>;
+    case Form::BF16: return panel_floats<Form::BF16>;
+    case Form::Q8: return panel_q8;
+    case Form::Q4: return panel_minimum<Form::Q4>;
+    case Form::Q5: return panel_minimum<Form::Q5>;
+    case Form::Q6: return panel_q6;
+  }
+  return nullptr;
+}
+
 void matmul(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
+  const Panel panel = panel_of(w.form);
   for (int p = p0; p < p1; p++)
     for (int t = 0; t < count; t++) {
       float acc[kPanelRows] = {};
-      const uint8_t* panel = w.data + size_t(p) * w.panel_bytes;
-      if (w.form == Form::F32) panel_f32(panel, w.cols, x[t], acc);
-      if (w.form == Form::Q8) panel_q8(panel, w.cols, x[t], acc);
-      if (w.form == Form::Q4) panel_q4(panel, w.cols, x[t], acc);
+      panel(w.data + size_t(p) * w.panel_bytes, w.cols, x[t], acc);
       std::memcpy(out[t] + p * kPanelRows, acc, sizeof acc);
     }
 }

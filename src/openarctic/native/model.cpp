@@ -27,8 +27,6 @@ Range share(int count, int thread, int threads) {
   return {std::min(count, thread * size), std::min(count, (thread + 1) * size)};
 }
 
-int form_bit(const Weights& w) { return 1 << int(w.matrix.form); }
-
 }  // namespace
 
 std::vector<const Kernels*> available_kernels() {
@@ -100,6 +98,16 @@ void Model::Free::operator()(void* p) const { std::free(p); }
 size_t Model::slot(int layer, int sequence, int head) const {
   size_t index = (size_t(layer) * shape.max_sequences + sequence) * shape.kv_heads + head;
   return index * shape.max_context * shape.head_dim * (shape.f16_cache ? 2 : 4);
+}
+
+size_t Model::weight_bytes() const {
+  size_t total = embedding.size() + head.bytes.size();
+  for (const Layer& l : layers) {
+    for (const Weights* w : {&l.q, &l.k, &l.v, &l.o, &l.gate_up, &l.down}) total += w->bytes.size();
+    for (const auto* experts : {&l.expert_gate_up, &l.expert_down})
+      for (const Weights& w : *experts) total += w.bytes.size();
+  }
+  return total;
 }
 
 void Model::copy(int from, int to, int length) {

@@ -36,6 +36,9 @@ void dequantize_row(const Source& source, int row, float* out);
 // Fastest first.
 std::vector<const Kernels*> available_kernels();
 
+// Which form of activations a matrix reads, as one bit.
+inline int form_bit(const Weights& w) { return 1 << int(reads_of(w.matrix.form)); }
+
 struct Layer {
   std::vector<float> attn_norm, ffn_norm, moe_norm, router;  // no router: no experts
   Weights q, k, v, o, gate_up, down;
@@ -47,7 +50,7 @@ struct Layer {
 
 // Activations of all tokens of a step, in the forms that the next matrices read.
 struct Activations {
-  int cols = 0, forms = 0;
+  int cols = 0, forms = 0;  // forms: form_bit of every matrix that reads them
   std::vector<float> f32, scale16, scale8, sum8;
   std::vector<int16_t> q16;
   std::vector<int8_t> q8;
@@ -73,6 +76,8 @@ class Model {
   void step(int count, const int* tokens, const int* sequences, const int* positions, const std::vector<int>& wanted, float* logits);
   // Sequence `to` becomes a copy of the first `length` positions of `from`.
   void copy(int from, int to, int length);
+  // Held by matrices and the embedding table.
+  size_t weight_bytes() const;
   int padded_vocab() const { return (shape.vocab + kPanelRows - 1) / kPanelRows * kPanelRows; }
 
  private:

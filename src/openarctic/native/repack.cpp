@@ -1,4 +1,5 @@
-// From GGUF rows to panels. Types without a form of their own are widened to F32.
+// From GGUF rows to panels.
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -9,41 +10,127 @@ namespace openarctic {
 namespace {
 
 size_t row_bytes(const Source& s) { return size_t(s.cols / layout_of(s.type).values) * layout_of(s.type).bytes; }
-Form form_of(int type) { return type == Q8_0 ? Form::Q8 : type == Q4_0 || type == Q4_1 ? Form::Q4 : Form::F32; }
 
-int nibble(const uint8_t* bytes, int i) { return i < 16 ? bytes[i] & 15 : bytes[i - 16] >> 4; }
+// Whether f16 holds `factor` times each of the `count` f16 numbers at the head of every block.
+bool fits_half(const Source& s, int count, float factor) {
+  const size_t bytes = layout_of(s.type).bytes, blocks = s.rows * (row_bytes(s) / bytes);
+  for (size_t i = 0; i < blocks; i++)
+    for (int n = 0; n < count; n++)
+      if (std::fabs(load_half(s.data + i * bytes + 2 * n)) * factor > 65504) return false;
+  return true;
+}
+
+Form form_of(const Source& s) {
+  switch (s.type) {
+    case F16: return Form::F16;
+    case BF16: return Form::BF16;
+    case Q8_0: return Form::Q8;
+    case Q4_0: return fits_half(s, 1, 8) ? Form::Q4 : Form::F32;
+    case Q4_1: return Form::Q4;
+    case Q4_K: return fits_half(s, 2, 63) ? Form::Q4 : Form::F32;
+    case Q5_0: return fits_half(s, 1, 16) ? Form::Q5 : Form::F32;
+    case Q5_1: return Form::Q5;
+    case Q5_K: return fits_half(s, 2, 63) ? Form::Q5 : Form::F32;
+    case Q6_K: return Form::Q6;
+  }
+  return Form::F32;
+}
+
+// 32 columns of a row.
+struct Codes {
+  uint8_t head[4];  // f16 scale and f16 minimum; Q6: f16 scale and two int8 scales
+  uint8_t code[kGroup];
+};
+
+void set_half(uint8_t* to, float value) {
+  const uint16_t half = float_to_half(value);
+  std::memcpy(to, &half, 2);
+}
+
+// Q4_0 to Q5_1: a scale, perhaps a minimum, perhaps fifth bits, nibbles.
+Codes read_simple(int type, const uint8_t* block) {
+  const bool has_minimum = type == Q4_1 || type == Q5_1, has_fifth = type == Q5_0 || type == Q5_1;
+  Codes out;
+  std::memcpy(out.head, block, has_minimum ? 4 : 2);
+  if (!has_minimum) set_half(out.head + 2, (has_fifth ? -16 : -8) * load_half(block));
+  block += has_minimum ? 4 : 2;
+  const uint32_t fifth = has_fifth ? load<uint32_t>(block) : 0;
+  if (has_fifth) block += 4;
+  for (int c = 0; c < kGroup; c++) out.code[c] = uint8_t((c < 16 ? block[c] & 15 : block[c - 16] >> 4) | (fifth >> c & 1) << 4);
+  return out;
+}
+
+// Sub-block s of Q4_K or Q5_K (formats/blocks.h).
+Codes read_k_codes(int type, const uint8_t* block, int s) {
+  Codes out;
+  int scale, minimum;
+  scale_and_minimum(block + kScalesK, s, &scale, &minimum);
+  set_half(out.head, load_half(block) * float(scale));
+  set_half(out.head + 2, -load_half(block + 2) * float(minimum));
+  const uint8_t* nibbles = block + (type == Q4_K ? kLowQ4K : kLowQ5K) + 32 * (s / 2);
+  for (int c = 0; c < kGroup; c++) {
+    const int fifth = type == Q5_K ? block[kHighQ5K + c] >> s & 1 : 0;
+    out.code[c] = uint8_t((nibbles[c] >> 4 * (s % 2) & 15) | fifth << 4);
+  }
+  return out;
+}
+
+// Values 32 * s ... of Q6_K (formats/blocks.h).
+Codes read_q6_codes(const uint8_t* block, int s) {
+  Codes out;
+  std::memcpy(out.head, block + kScaleQ6K, 2);
+  std::memcpy(out.head + 2, block + kScalesQ6K + 2 * s, 2);
+  const uint8_t *low = block + 64 * (s / 4) + 32 * (s % 2), *high = block + kHighQ6K + 32 * (s / 4);
+  for (int c = 0; c < kGroup; c++) out.code[c] = uint8_t((low[c] >> 4 * (s % 4 / 2) & 15) | (high[c] >> 2 * (s % 4) & 3) << 4);
+  return out;
+}
+
+Codes read_codes(const Source& s, const uint8_t* row, int group) {
+  const int groups = layout_of(s.type).values / kGroup, within = group % groups;
+  const uint8_t* block = row + size_t(group / groups) * layout_of(s.type).bytes;
+  if (s.type == Q6_K) return read_q6_codes(block, within);
+  return groups > 1 ? read_k_codes(s.type, block, within) : read_simple(s.type, block);
+}
+
+void pack_codes(const Codes& from, Form form, int r, uint8_t* block) {
+  const int extra = extra_bits(form);
+  std::memcpy(block + 2 * r, from.head, 2);
+  if (form == Form::Q6) {
+    block[16 + r] = from.head[2];
+    block[24 + r] = from.head[3];
+  } else {
+    std::memcpy(block + 16 + 2 * r, from.head + 2, 2);
+  }
+  for (int c = 0; c < kGroup; c++) {
+    const int i = c / 4, at = extra * i, byte = r * 4 + (form == Form::Q6 ? pair_order(c % 4) : c % 4);
+    uint8_t &low = block[kCodes + 32 * (i / 2) + byte], &high = block[kCodes + 128 + 32 * (at / 8) + byte];
+    low = uint8_t(low | (from.code[c] & 15) << 4 * (i % 2));
+    if (extra) high = uint8_t(high | from.code[c] >> 4 << at % 8);
+  }
+}
 
 void pack_q8(const uint8_t* from, int r, uint8_t* block) {
   std::memcpy(block + 2 * r, from, 2);
   for (int c = 0; c < kGroup; c++) block[16 + (c / 2) * 16 + r * 2 + c % 2] = from[2 + c];
 }
 
-void pack_q4(const uint8_t* from, int type, int r, uint8_t* block) {
-  std::memcpy(block + 2 * r, from, 2);
-  uint16_t minimum;
-  std::memcpy(&minimum, from, 2);
-  if (type == Q4_0) minimum = float_to_half(-8 * half_to_float(minimum));
-  else std::memcpy(&minimum, from + 2, 2);
-  std::memcpy(block + 16 + 2 * r, &minimum, 2);
-  const uint8_t* nibbles = from + (type == Q4_0 ? 2 : 4);
-  for (int c = 0; c < kGroup; c++) {
-    uint8_t& byte = block[32 + (c / 8) * 32 + r * 4 + c % 4];
-    byte = uint8_t(byte | nibble(nibbles, c) << (c % 8 < 4 ? 0 : 4));
-  }
+// `from` holds a row's numbers of `size` bytes.
+void pack_floats(const uint8_t* from, int size, int cols, int r, uint8_t* panel) {
+  for (int c = 0; c < cols; c++) std::memcpy(panel + (size_t(c) * kPanelRows + r) * size, from + c * size, size);
 }
 
 void pack_row(const Source& s, Form form, int row, int r, uint8_t* panel) {
+  const uint8_t* from = s.data + row * row_bytes(s);
   if (form == Form::F32) {
     static thread_local std::vector<float> values;
     values.resize(s.cols);
     dequantize_row(s, row, values.data());
-    for (int c = 0; c < s.cols; c++) std::memcpy(panel + (size_t(c) * kPanelRows + r) * 4, &values[c], 4);
-    return;
+    return pack_floats(reinterpret_cast<const uint8_t*>(values.data()), 4, s.cols, r, panel);
   }
-  const uint8_t* from = s.data + row * row_bytes(s);
-  for (int g = 0; g < s.cols / kGroup; g++, from += layout_of(s.type).bytes) {
-    if (s.type == Q8_0) pack_q8(from, r, panel + g * kQ8Block);
-    else pack_q4(from, s.type, r, panel + g * kQ4Block);
+  if (is_float(form)) return pack_floats(from, 2, s.cols, r, panel);
+  for (int g = 0; g < s.cols / kGroup; g++, panel += block_bytes(form)) {
+    if (form == Form::Q8) pack_q8(from + g * layout_of(Q8_0).bytes, r, panel);
+    else pack_codes(read_codes(s, from, g), form, r, panel);
   }
 }
 
@@ -53,11 +140,11 @@ Weights repack(const std::vector<Source>& sources, bool interleave) {
   const Source& first = sources.front();
   Weights w;
   Matrix& m = w.matrix;
-  m.form = form_of(first.type);
+  m.form = form_of(first);
   m.cols = first.cols;
   for (const Source& s : sources)
-    if (form_of(s.type) != m.form) m.form = Form::F32;
-  m.panel_bytes = m.form == Form::F32 ? size_t(first.cols) * 32 : size_t(first.cols / kGroup) * (m.form == Form::Q8 ? kQ8Block : kQ4Block);
+    if (form_of(s) != m.form) m.form = Form::F32;
+  m.panel_bytes = block_bytes(m.form) * first.cols / kGroup;
   int panels = 0;
   for (const Source& s : sources) {
     if (s.cols != m.cols) throw std::invalid_argument("matrices that are read together must be equally wide");
