@@ -22,22 +22,35 @@ struct Tile {
   const T* at(size_t i) const { return reinterpret_cast<const T*>(values.data()) + i * kGroup; }
 
   void gather(const Matrix& w, const Row* x, int count) {
-    const int groups = (w.cols + kGroup - 1) / kGroup;
-    const Reads reads = reads_of(w.form);
-    const size_t size = reads == Reads::F32 ? 4 : reads == Reads::Int16 ? 2 : 1;
-    values.resize(size_t(groups) * count * kGroup * size);
-    scale.resize(size_t(groups) * count);
-    sum.resize(size_t(groups) * count);
-    for (int t = 0; t < count; t++) {
-      const void* row = reads == Reads::F32 ? static_cast<const void*>(x[t].f32) : reads == Reads::Int16 ? static_cast<const void*>(x[t].q16) : x[t].q8;
-      for (int g = 0; g < groups; g++) {
-        const size_t at = size_t(g) * count + t, first = size_t(g) * kGroup;
-        std::memcpy(&values[at * kGroup * size], static_cast<const uint8_t*>(row) + first * size, std::min<size_t>(kGroup, w.cols - first) * size);
-        if (reads == Reads::F32) continue;
-        scale[at] = (reads == Reads::Int16 ? x[t].scale16 : x[t].scale8)[g];
-        if (reads == Reads::Int8) sum[at] = x[t].sum8[g];
-      }
+    switch (reads_of(w.form)) {
+      case Reads::F32: return gather_values(&Row::f32, w.cols, x, count);
+      case Reads::Int16:
+        gather_values(&Row::q16, w.cols, x, count);
+        return gather_scales(scale, &Row::scale16, w.cols / kGroup, x, count);
+      case Reads::Int8:
+        gather_values(&Row::q8, w.cols, x, count);
+        gather_scales(scale, &Row::scale8, w.cols / kGroup, x, count);
+        return gather_scales(sum, &Row::sum8, w.cols / kGroup, x, count);
     }
+  }
+
+ private:
+  template <class T>
+  void gather_values(const T* Row::*row, int cols, const Row* x, int count) {
+    const int groups = cols / kGroup, rest = cols % kGroup;
+    values.resize(size_t(groups + (rest > 0)) * count * kGroup * sizeof(T));
+    T* to = reinterpret_cast<T*>(values.data());
+    for (int t = 0; t < count; t++) {
+      const T* from = x[t].*row;
+      for (int g = 0; g < groups; g++) std::memcpy(to + (size_t(g) * count + t) * kGroup, from + g * kGroup, kGroup * sizeof(T));
+      if (rest) std::memcpy(to + (size_t(groups) * count + t) * kGroup, from + groups * kGroup, rest * sizeof(T));
+    }
+  }
+
+  void gather_scales(std::vector<float>& to, const float* Row::*row, int groups, const Row* x, int count) {
+    to.resize(size_t(groups) * count);
+    for (int t = 0; t < count; t++)
+      for (int g = 0; g < groups; g++) to[size_t(g) * count + t] = (x[t].*row)[g];
   }
 };
 
