@@ -156,21 +156,25 @@ inline void direct_int8(const uint8_t* p, int groups, const Row* x, __m256* acc)
   }
 }
 
+// Several chains of sums for each token: one would wait for the latency of its own additions.
 template <Form F, int T>
 inline void direct_floats(const uint8_t* p, int cols, const Row* x, __m256* acc) {
-  __m256 second[T];
-  for (int t = 0; t < T; t++) second[t] = _mm256_setzero_ps();
+  constexpr int kChains = T <= 2 ? 4 : 2;
+  __m256 sum[kChains][T];
+  for (int i = 0; i < kChains; i++)
+    for (int t = 0; t < T; t++) sum[i][t] = _mm256_setzero_ps();
   int c = 0;
-  for (; c + 2 <= cols; c += 2) {
-    __m256 w0 = column<F>(p, c), w1 = column<F>(p, c + 1);
-    for (int t = 0; t < T; t++) {
-      acc[t] = _mm256_fmadd_ps(w0, _mm256_set1_ps(x[t].f32[c]), acc[t]);
-      second[t] = _mm256_fmadd_ps(w1, _mm256_set1_ps(x[t].f32[c + 1]), second[t]);
+  for (; c + kChains <= cols; c += kChains)
+#pragma GCC unroll 4
+    for (int i = 0; i < kChains; i++) {
+      const __m256 w = column<F>(p, c + i);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; t++) sum[i][t] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[t].f32[c + i]), sum[i][t]);
     }
-  }
   for (; c < cols; c++)
     for (int t = 0; t < T; t++) acc[t] = _mm256_fmadd_ps(column<F>(p, c), _mm256_set1_ps(x[t].f32[c]), acc[t]);
-  for (int t = 0; t < T; t++) acc[t] = _mm256_add_ps(acc[t], second[t]);
+  for (int i = 0; i < kChains; i++)
+    for (int t = 0; t < T; t++) acc[t] = _mm256_add_ps(acc[t], sum[i][t]);
 }
 
 template <Form F, int T>
