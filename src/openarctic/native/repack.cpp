@@ -47,16 +47,20 @@ void set_half(uint8_t* to, float value) {
   std::memcpy(to, &half, 2);
 }
 
-// Q4_0 to Q5_1: a scale, perhaps a minimum, perhaps fifth bits, nibbles.
-Codes read_simple(int type, const uint8_t* block) {
-  const bool has_minimum = type == Q4_1 || type == Q5_1, has_fifth = type == Q5_0 || type == Q5_1;
+// Blocks of 32: a scale, perhaps a minimum, perhaps fifth bits, nibbles.
+template <int type>
+Codes read_simple(const uint8_t* block) {
+  constexpr bool has_minimum = type == Q4_1 || type == Q5_1, has_fifth = type == Q5_0 || type == Q5_1;
+  constexpr int head = has_minimum ? 4 : 2;
   Codes out;
-  std::memcpy(out.head, block, has_minimum ? 4 : 2);
+  std::memcpy(out.head, block, head);
   if (!has_minimum) set_half(out.head + 2, (has_fifth ? -16 : -8) * load_half(block));
-  block += has_minimum ? 4 : 2;
-  const uint32_t fifth = has_fifth ? load<uint32_t>(block) : 0;
-  if (has_fifth) block += 4;
-  for (int c = 0; c < kGroup; c++) out.code[c] = uint8_t((c < 16 ? block[c] & 15 : block[c - 16] >> 4) | (fifth >> c & 1) << 4);
+  const uint32_t fifth = has_fifth ? load<uint32_t>(block + head) : 0;
+  block += has_fifth ? head + 4 : head;
+  for (int c = 0; c < 16; c++) {
+    out.code[c] = uint8_t((block[c] & 15) | (fifth >> c & 1) << 4);
+    out.code[16 + c] = uint8_t((block[c] >> 4) | (fifth >> (16 + c) & 1) << 4);
+  }
   return out;
 }
 
@@ -88,24 +92,31 @@ Codes read_q6_codes(const uint8_t* block, int s) {
 Codes read_codes(const Source& s, const uint8_t* row, int group) {
   const int groups = layout_of(s.type).values / kGroup, within = group % groups;
   const uint8_t* block = row + size_t(group / groups) * layout_of(s.type).bytes;
-  if (s.type == Q6_K) return read_q6_codes(block, within);
-  return groups > 1 ? read_k_codes(s.type, block, within) : read_simple(s.type, block);
+  switch (s.type) {
+    case Q4_0: return read_simple<Q4_0>(block);
+    case Q4_1: return read_simple<Q4_1>(block);
+    case Q5_0: return read_simple<Q5_0>(block);
+    case Q5_1: return read_simple<Q5_1>(block);
+    case Q6_K: return read_q6_codes(block, within);
+  }
+  return read_k_codes(s.type, block, within);
 }
 
-void pack_codes(const Codes& from, Form form, int r, uint8_t* block) {
-  const int extra = extra_bits(form);
+template <Form F>
+void pack_codes(const Codes& from, int r, uint8_t* block) {
+  constexpr int extra = extra_bits(F);
   std::memcpy(block + 2 * r, from.head, 2);
-  if (form == Form::Q6) {
+  if (F == Form::Q6) {
     block[16 + r] = from.head[2];
     block[24 + r] = from.head[3];
   } else {
     std::memcpy(block + 16 + 2 * r, from.head + 2, 2);
   }
-  for (int c = 0; c < kGroup; c++) {
-    const int i = c / 4, at = extra * i, byte = r * 4 + (form == Form::Q6 ? pair_order(c % 4) : c % 4);
-    uint8_t &low = block[kCodes + 32 * (i / 2) + byte], &high = block[kCodes + 128 + 32 * (at / 8) + byte];
-    low = uint8_t(low | (from.code[c] & 15) << 4 * (i % 2));
-    if (extra) high = uint8_t(high | from.code[c] >> 4 << at % 8);
+  for (int k = 0; k < 4; k++) {
+    uint8_t* byte = block + kCodes + r * 4 + (F == Form::Q6 ? pair_order(k) : k);
+    for (int j = 0; j < 4; j++, byte += 32) *byte = uint8_t((from.code[8 * j + k] & 15) | from.code[8 * j + 4 + k] << 4);
+    if constexpr (extra > 0)
+      for (int i = 0; i < 8; i++) byte[32 * (extra * i / 8)] |= uint8_t(from.code[4 * i + k] >> 4 << extra * i % 8);
   }
 }
 
@@ -130,7 +141,9 @@ void pack_row(const Source& s, Form form, int row, int r, uint8_t* panel) {
   if (is_float(form)) return pack_floats(from, 2, s.cols, r, panel);
   for (int g = 0; g < s.cols / kGroup; g++, panel += block_bytes(form)) {
     if (form == Form::Q8) pack_q8(from + g * layout_of(Q8_0).bytes, r, panel);
-    else pack_codes(read_codes(s, from, g), form, r, panel);
+    else if (form == Form::Q4) pack_codes<Form::Q4>(read_codes(s, from, g), r, panel);
+    else if (form == Form::Q5) pack_codes<Form::Q5>(read_codes(s, from, g), r, panel);
+    else pack_codes<Form::Q6>(read_codes(s, from, g), r, panel);
   }
 }
 
