@@ -57,7 +57,15 @@ def test_logits_are_those_of_the_reference(tmp_path: Path, layout: str, type_: s
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(
     ("type_", "tolerance"),
-    [("Q4_K", 0.05), ("Q5_K", 0.05), ("Q6_K", 2e-4), ("Q8_0", 2e-4), ("Q4_0", 0.05), ("ffn_gate: Q8_0, ffn_up: Q6_K", 2e-5)],
+    [
+        ("Q4_K", 0.05),
+        ("Q5_K", 0.05),
+        ("Q6_K", 2e-4),
+        ("Q8_0", 2e-4),
+        ("Q4_0", 0.05),
+        ("ffn_gate: Q8_0, ffn_up: Q6_K", 2e-5),
+        ("attn_v: Q6_K, ffn_down: Q6_K, weight: Q4_K", 0.05),
+    ],
 )
 def test_types_with_blocks_of_256(tmp_path: Path, type_: str, tolerance: float, tied: bool, kernels: str) -> None:
     """Also matrices of different types that are read together; Q6_K is held to what Q8_0 keeps, Q4_K and Q5_K to Q4_0."""
