@@ -123,11 +123,18 @@ inline void direct_int16(const uint8_t* p, int groups, const Row* x, __m256* acc
   }
 }
 
+inline __m256i widened(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
+
+// Sums of a row's four columns, with those that were widened before (Q5).
+template <Form F>
+inline __m256i whole(__m256i sums, __m256i before) {
+  return F == Form::Q5 ? _mm256_add_epi32(widened(sums), before) : widened(sums);
+}
+
 // Sums of 8 products of codes below 16, or of 4 below 32, are at most 2 * 8 * 15 * 127 = 30480 or 2 * 4 * 31 * 127 = 31496: they
 // fit into 16 bits.
 template <Form F, int T>
 inline void direct_int8(const uint8_t* p, int groups, const Row* x, __m256* acc) {
-  const __m256i one = _mm256_set1_epi16(1);
   for (int g = 0; g < groups; g++, p += block_bytes(F)) {
     __m256 scale = halves(p), minimum = halves(p + 16);
     __m256i a[T], first[T];
@@ -143,14 +150,12 @@ inline void direct_int8(const uint8_t* p, int groups, const Row* x, __m256* acc)
       }
       if (F == Form::Q5 && j == 1)
         for (int t = 0; t < T; t++) {
-          first[t] = _mm256_madd_epi16(a[t], one);
+          first[t] = widened(a[t]);
           a[t] = _mm256_setzero_si256();
         }
     }
     for (int t = 0; t < T; t++) {
-      __m256i whole = _mm256_madd_epi16(a[t], one);
-      if (F == Form::Q5) whole = _mm256_add_epi32(whole, first[t]);
-      acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale8[g])), acc[t]);
+      acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole<F>(a[t], first[t])), _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale8[g])), acc[t]);
       acc[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x[t].sum8[g]), acc[t]);
     }
   }
@@ -222,37 +227,30 @@ inline void tile_int16(const __m256i* b, const int16_t* x, const float* s, float
 
 template <Form F, int T>
 inline void tile_int8(const __m256i* b, const int8_t* x, const float* s, const float* z, float* c, const __m256* w, const __m256* m) {
-  const __m256i one = _mm256_set1_epi16(1);
-  constexpr int kHalves = F == Form::Q5 ? 2 : 1;  // what fits into 16 bits: see direct_int8
-  __m256i whole0[T], whole1[T];
-#pragma GCC unroll 2
-  for (int half = 0; half < kHalves; half++) {
-    __m256i a0[T], a1[T];
-    for (int t = 0; t < T; t++) a0[t] = a1[t] = _mm256_setzero_si256();
+  __m256i a0[T], a1[T], first0[T], first1[T];
+  for (int t = 0; t < T; t++) a0[t] = a1[t] = first0[t] = first1[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
-    for (int i = 0; i < 8 / kHalves; i++) {
-      const int k = half * 4 + i;
+  for (int k = 0; k < 8; k++) {
 #pragma GCC unroll 4
-      for (int t = 0; t < T; t++) {
-        __m256i v = four(x + t * kGroup + 4 * k);
-        a0[t] = _mm256_add_epi16(a0[t], _mm256_maddubs_epi16(b[2 * k], v));
-        a1[t] = _mm256_add_epi16(a1[t], _mm256_maddubs_epi16(b[2 * k + 1], v));
-        PIN(a0[t]) PIN(a1[t])
-      }
-    }
     for (int t = 0; t < T; t++) {
-      a0[t] = _mm256_madd_epi16(a0[t], one);
-      a1[t] = _mm256_madd_epi16(a1[t], one);
-      whole0[t] = half ? _mm256_add_epi32(whole0[t], a0[t]) : a0[t];
-      whole1[t] = half ? _mm256_add_epi32(whole1[t], a1[t]) : a1[t];
+      __m256i v = four(x + t * kGroup + 4 * k);
+      a0[t] = _mm256_add_epi16(a0[t], _mm256_maddubs_epi16(b[2 * k], v));
+      a1[t] = _mm256_add_epi16(a1[t], _mm256_maddubs_epi16(b[2 * k + 1], v));
+      PIN(a0[t]) PIN(a1[t])
     }
+    if (F == Form::Q5 && k == 3)  // see direct_int8
+      for (int t = 0; t < T; t++) {
+        first0[t] = widened(a0[t]);
+        first1[t] = widened(a1[t]);
+        a0[t] = a1[t] = _mm256_setzero_si256();
+      }
   }
   for (int t = 0; t < T; t++) {
     float* o = c + t * 16;
     __m256 zero = _mm256_set1_ps(z[t]);
-    accumulate(o, whole0[t], w[0], s[t]);
+    accumulate(o, whole<F>(a0[t], first0[t]), w[0], s[t]);
     _mm256_store_ps(o, _mm256_fmadd_ps(m[0], zero, _mm256_load_ps(o)));
-    accumulate(o + 8, whole1[t], w[1], s[t]);
+    accumulate(o + 8, whole<F>(a1[t], first1[t]), w[1], s[t]);
     _mm256_store_ps(o + 8, _mm256_fmadd_ps(m[1], zero, _mm256_load_ps(o + 8)));
   }
 }
