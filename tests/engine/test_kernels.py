@@ -27,7 +27,8 @@ def product(kernels: str, type_: str, rows: int, raw: NDArray[np.uint8], x: F32)
 
 
 def check(type_: str, rows: int, cols: int, count: int, scale: float = 1.0) -> None:
-    """Vector kernels give the same bits, the plain ones the same integer sums, all of them the product."""
+    """Vector kernels give the same bits, the plain ones the same integer sums, all of them the product; a token's bits do not
+    depend on the other tokens."""
     rng = np.random.default_rng(rows * cols + count)
     raw = quantize((scale * rng.standard_normal((rows, cols))).astype(np.float32), type_)
     w, x = dequantize(raw, type_, (rows, cols)).astype(np.float64), rng.standard_normal((count, cols)).astype(np.float32)
@@ -37,6 +38,8 @@ def check(type_: str, rows: int, cols: int, count: int, scale: float = 1.0) -> N
     first, *others = [values for name, values in got.items() if name != "plain"] or [got["plain"]]
     assert all(np.array_equal(first, other) for other in others)
     assert (np.abs(first - got["plain"]) / unit).max() < FLOAT
+    for name, values in got.items():
+        assert np.array_equal(values[-1], product(name, type_, rows, raw, x[-1:])[0])
 
 
 @pytest.mark.parametrize("rows", [1, 8, 13, 40])

@@ -161,36 +161,37 @@ inline void direct_int8(const uint8_t* p, int groups, const Row* x, __m256* acc)
   }
 }
 
-// Several chains of sums for each token: one would wait for the latency of its own additions.
-template <Form F, int T>
-inline void direct_floats(const uint8_t* p, int cols, const Row* x, __m256* acc) {
-  constexpr int kChains = T <= 2 ? 4 : 2;
-  __m256 sum[kChains][T];
-  for (int i = 0; i < kChains; i++)
-    for (int t = 0; t < T; t++) sum[i][t] = _mm256_setzero_ps();
-  int c = 0;
-  for (; c + kChains <= cols; c += kChains)
+// Every sum is taken in the order of columns, as in a tile, so several panels at once keep the processor busy.
+template <Form F, int T, int Panels>
+inline void direct_floats(const Matrix& w, int p, const Row* x, float* const* out) {
+  const uint8_t* panel = w.data + size_t(p) * w.panel_bytes;
+  __m256 acc[Panels][T];
+  for (int i = 0; i < Panels; i++)
+    for (int t = 0; t < T; t++) acc[i][t] = _mm256_setzero_ps();
+  for (int c = 0; c < w.cols; c++)
 #pragma GCC unroll 4
-    for (int i = 0; i < kChains; i++) {
-      const __m256 w = column<F>(p, c + i);
+    for (int i = 0; i < Panels; i++) {
+      const __m256 weights = column<F>(panel + i * w.panel_bytes, c);
 #pragma GCC unroll 4
-      for (int t = 0; t < T; t++) sum[i][t] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[t].f32[c + i]), sum[i][t]);
+      for (int t = 0; t < T; t++) acc[i][t] = _mm256_fmadd_ps(weights, _mm256_set1_ps(x[t].f32[c]), acc[i][t]);
     }
-  for (; c < cols; c++)
-    for (int t = 0; t < T; t++) acc[t] = _mm256_fmadd_ps(column<F>(p, c), _mm256_set1_ps(x[t].f32[c]), acc[t]);
-  for (int i = 0; i < kChains; i++)
-    for (int t = 0; t < T; t++) acc[t] = _mm256_add_ps(acc[t], sum[i][t]);
+  for (int i = 0; i < Panels; i++)
+    for (int t = 0; t < T; t++) _mm256_storeu_ps(out[t] + (p + i) * 8, acc[i][t]);
 }
 
 template <Form F, int T>
 void direct(const Matrix& w, int p0, int p1, const Row* x, float* const* out) {
+  if constexpr (is_float(F)) {
+    constexpr int kPanels = T <= 2 ? 4 : 2;
+    for (; p0 + kPanels <= p1; p0 += kPanels) direct_floats<F, T, kPanels>(w, p0, x, out);
+    for (; p0 < p1; p0++) direct_floats<F, T, 1>(w, p0, x, out);
+  }
   for (int p = p0; p < p1; p++) {
     __m256 acc[T];
     for (int t = 0; t < T; t++) acc[t] = _mm256_setzero_ps();
     const uint8_t* panel = w.data + size_t(p) * w.panel_bytes;
-    if constexpr (is_float(F)) direct_floats<F, T>(panel, w.cols, x, acc);
-    else if constexpr (reads_of(F) == Reads::Int16) direct_int16<F, T>(panel, w.cols / kGroup, x, acc);
-    else direct_int8<F, T>(panel, w.cols / kGroup, x, acc);
+    if constexpr (reads_of(F) == Reads::Int16) direct_int16<F, T>(panel, w.cols / kGroup, x, acc);
+    if constexpr (reads_of(F) == Reads::Int8) direct_int8<F, T>(panel, w.cols / kGroup, x, acc);
     for (int t = 0; t < T; t++) _mm256_storeu_ps(out[t] + p * 8, acc[t]);
   }
 }
