@@ -93,32 +93,32 @@ inline __m256 column(const uint8_t* panel, int c) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(panel + c * 16))), 16));
 }
 
-// ---- few tokens: weights are read once and used at once
+// ---- few tokens: weights are read once and used at once. Several panels advance together: more streams wait for memory at once.
+
+// Adds group g of a panel, whose block is p, to acc[token].
 template <Form F, int T>
-inline void direct_int16(const uint8_t* p, int groups, const Row* x, __m256* acc) {
-  for (int g = 0; g < groups; g++, p += block_bytes(F)) {
+inline void direct_int16(const uint8_t* p, int g, const Row* x, __m256* acc) {
 #pragma GCC unroll 2
-    for (int part = 0; part < kParts<F>; part++) {
-      const __m256 scale = scales<F>(p, part);
-      __m256i a[T], b[T];
-      for (int t = 0; t < T; t++) a[t] = b[t] = _mm256_setzero_si256();
+  for (int part = 0; part < kParts<F>; part++) {
+    const __m256 scale = scales<F>(p, part);
+    __m256i a[T], b[T];
+    for (int t = 0; t < T; t++) a[t] = b[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
-      for (int k = 0; k < 8 / kParts<F>; k++) {
-        const int i = part * 4 + k;
-        const Pairs w = pairs<F>(p, i);
+    for (int k = 0; k < 8 / kParts<F>; k++) {
+      const int i = part * 4 + k;
+      const Pairs w = pairs<F>(p, i);
 #pragma GCC unroll 4
-        for (int t = 0; t < T; t++) {
-          const int16_t* q = x[t].q16 + g * kGroup + i * 4;
-          a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(w.first, pair(q)));
-          PIN(a[t])
-          b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w.second, pair(q + 2)));
-          PIN(b[t])
-        }
-      }
       for (int t = 0; t < T; t++) {
-        __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale16[g]));
-        acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a[t], b[t])), factor, acc[t]);
+        const int16_t* q = x[t].q16 + g * kGroup + i * 4;
+        a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(w.first, pair(q)));
+        PIN(a[t])
+        b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w.second, pair(q + 2)));
+        PIN(b[t])
       }
+    }
+    for (int t = 0; t < T; t++) {
+      __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale16[g]));
+      acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a[t], b[t])), factor, acc[t]);
     }
   }
 }
@@ -134,46 +134,53 @@ inline __m256i whole(__m256i sums, __m256i before) {
 // Sums of 8 products of codes below 16, or of 4 below 32, are at most 2 * 8 * 15 * 127 = 30480 or 2 * 4 * 31 * 127 = 31496: they
 // fit into 16 bits.
 template <Form F, int T>
-inline void direct_int8(const uint8_t* p, int groups, const Row* x, __m256* acc) {
-  for (int g = 0; g < groups; g++, p += block_bytes(F)) {
-    __m256 scale = halves(p), minimum = halves(p + 16);
-    __m256i a[T], first[T];
-    for (int t = 0; t < T; t++) a[t] = first[t] = _mm256_setzero_si256();
+inline void direct_int8(const uint8_t* p, int g, const Row* x, __m256* acc) {
+  __m256 scale = halves(p), minimum = halves(p + 16);
+  __m256i a[T], first[T];
+  for (int t = 0; t < T; t++) a[t] = first[t] = _mm256_setzero_si256();
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-      const __m256i low = codes<F>(p, 2 * j), high = codes<F>(p, 2 * j + 1);
+  for (int j = 0; j < 4; j++) {
+    const __m256i low = codes<F>(p, 2 * j), high = codes<F>(p, 2 * j + 1);
 #pragma GCC unroll 4
-      for (int t = 0; t < T; t++) {
-        const int8_t* q = x[t].q8 + g * kGroup + j * 8;
-        a[t] = _mm256_add_epi16(a[t], _mm256_add_epi16(_mm256_maddubs_epi16(low, four(q)), _mm256_maddubs_epi16(high, four(q + 4))));
-        PIN(a[t])
-      }
-      if (F == Form::Q5 && j == 1)
-        for (int t = 0; t < T; t++) {
-          first[t] = widened(a[t]);
-          a[t] = _mm256_setzero_si256();
-        }
-    }
     for (int t = 0; t < T; t++) {
-      acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole<F>(a[t], first[t])), _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale8[g])), acc[t]);
-      acc[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x[t].sum8[g]), acc[t]);
+      const int8_t* q = x[t].q8 + g * kGroup + j * 8;
+      a[t] = _mm256_add_epi16(a[t], _mm256_add_epi16(_mm256_maddubs_epi16(low, four(q)), _mm256_maddubs_epi16(high, four(q + 4))));
+      PIN(a[t])
     }
+    if (F == Form::Q5 && j == 1)
+      for (int t = 0; t < T; t++) {
+        first[t] = widened(a[t]);
+        a[t] = _mm256_setzero_si256();
+      }
+  }
+  for (int t = 0; t < T; t++) {
+    acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole<F>(a[t], first[t])), _mm256_mul_ps(scale, _mm256_set1_ps(x[t].scale8[g])), acc[t]);
+    acc[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x[t].sum8[g]), acc[t]);
   }
 }
 
-// Every sum is taken in the order of columns, as in a tile, so several panels at once keep the processor busy.
+// Adds column c of a panel.
+template <Form F, int T>
+inline void direct_float(const uint8_t* panel, int c, const Row* x, __m256* acc) {
+  const __m256 w = column<F>(panel, c);
+#pragma GCC unroll 4
+  for (int t = 0; t < T; t++) acc[t] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[t].f32[c]), acc[t]);
+}
+
 template <Form F, int T, int Panels>
-inline void direct_floats(const Matrix& w, int p, const Row* x, float* const* out) {
+inline void direct_panels(const Matrix& w, int p, const Row* x, float* const* out) {
   const uint8_t* panel = w.data + size_t(p) * w.panel_bytes;
   __m256 acc[Panels][T];
   for (int i = 0; i < Panels; i++)
     for (int t = 0; t < T; t++) acc[i][t] = _mm256_setzero_ps();
-  for (int c = 0; c < w.cols; c++)
+  const int steps = is_float(F) ? w.cols : w.cols / kGroup;
+  for (int s = 0; s < steps; s++)
 #pragma GCC unroll 4
     for (int i = 0; i < Panels; i++) {
-      const __m256 weights = column<F>(panel + i * w.panel_bytes, c);
-#pragma GCC unroll 4
-      for (int t = 0; t < T; t++) acc[i][t] = _mm256_fmadd_ps(weights, _mm256_set1_ps(x[t].f32[c]), acc[i][t]);
+      const uint8_t* from = panel + i * w.panel_bytes;
+      if constexpr (is_float(F)) direct_float<F, T>(from, s, x, acc[i]);
+      else if constexpr (reads_of(F) == Reads::Int16) direct_int16<F, T>(from + s * block_bytes(F), s, x, acc[i]);
+      else direct_int8<F, T>(from + s * block_bytes(F), s, x, acc[i]);
     }
   for (int i = 0; i < Panels; i++)
     for (int t = 0; t < T; t++) _mm256_storeu_ps(out[t] + (p + i) * 8, acc[i][t]);
@@ -181,19 +188,9 @@ inline void direct_floats(const Matrix& w, int p, const Row* x, float* const* ou
 
 template <Form F, int T>
 void direct(const Matrix& w, int p0, int p1, const Row* x, float* const* out) {
-  if constexpr (is_float(F)) {
-    constexpr int kPanels = T <= 2 ? 4 : 2;
-    for (; p0 + kPanels <= p1; p0 += kPanels) direct_floats<F, T, kPanels>(w, p0, x, out);
-    for (; p0 < p1; p0++) direct_floats<F, T, 1>(w, p0, x, out);
-  }
-  for (int p = p0; p < p1; p++) {
-    __m256 acc[T];
-    for (int t = 0; t < T; t++) acc[t] = _mm256_setzero_ps();
-    const uint8_t* panel = w.data + size_t(p) * w.panel_bytes;
-    if constexpr (reads_of(F) == Reads::Int16) direct_int16<F, T>(panel, w.cols / kGroup, x, acc);
-    if constexpr (reads_of(F) == Reads::Int8) direct_int8<F, T>(panel, w.cols / kGroup, x, acc);
-    for (int t = 0; t < T; t++) _mm256_storeu_ps(out[t] + p * 8, acc[t]);
-  }
+  constexpr int kPanels = T <= 2 ? 4 : 2;
+  for (; p0 + kPanels <= p1; p0 += kPanels) direct_panels<F, T, kPanels>(w, p0, x, out);
+  for (; p0 < p1; p0++) direct_panels<F, T, 1>(w, p0, x, out);
 }
 
 // ---- many tokens: two panels of a group are unpacked once and used by a whole tile of tokens
