@@ -12,9 +12,9 @@ import pytest
 
 from openarctic.cli import main
 from openarctic.engine import Engine, load
-from openarctic.formats.bundled import bundled_models
 from openarctic.errors import MissingError
 from openarctic.formats import GGUFFile, read_gguf
+from openarctic.formats.bundled import bundled_models
 from openarctic.generator import Sampling
 
 README = Path(__file__).parent.parent / "README.md"

@@ -77,8 +77,8 @@ def test_lm_eval_on_a_local_task(folder: Path, tmp_path: Path) -> None:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from openarctic.formats.bundled import bundled_models
     from openarctic.formats import from_gguf, read_gguf
+    from openarctic.formats.bundled import bundled_models
     from openarctic.model import ArcticConfig, ArcticForCausalLM
     from openarctic.tokenizer import Tokenizer
 

@@ -15,9 +15,9 @@ pytest.importorskip("torch")
 
 from transformers.models.auto import tokenization_auto  # noqa: E402
 
-from openarctic.formats.bundled import bundled_models  # noqa: E402
 from openarctic.errors import CorruptError  # noqa: E402
 from openarctic.formats import HybridConfig, read_gguf  # noqa: E402
+from openarctic.formats.bundled import bundled_models  # noqa: E402
 from openarctic.model import ArcticTokenizer  # noqa: E402
 from openarctic.tokenizer import Tokenizer  # noqa: E402
 from tests.tiny import tiny_config  # noqa: E402

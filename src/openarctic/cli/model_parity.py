@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     for name, value, least in (("--max-tokens", args.max_tokens, 1), ("--threads", args.threads, 1)):
         if value is not None and value < least:
             raise UserError(f"{name} is {value}, it must be at least {least}")
+    if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
+        raise UserError(f"--tolerance is {args.tolerance}, it must be a finite number of at least 0")
     texts = _texts(args.prompts) if args.prompts else None
     try:
         from openarctic.model.parity import compare

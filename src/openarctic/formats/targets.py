@@ -40,7 +40,7 @@ from openarctic.formats.resume import JOURNAL, Note
 from openarctic.formats.safetensors import plan_safetensors
 from openarctic.formats.sources import GGUFSource, Source, base
 from openarctic.formats.verify import MANIFEST, OnBytes, manifest_text
-from openarctic.tokenizer import Tokenizer, check_vocab, has_vocabulary
+from openarctic.tokenizer import MODEL, NO_VOCAB, Tokenizer, check_vocab, has_vocabulary
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # Small files of a checkpoint folder that go along unchanged.
@@ -263,7 +263,7 @@ def _tokenizer_metadata(source: Source, note: Note) -> dict[str, Any]:
     origin = base(source)
     if not isinstance(origin, GGUFSource) or "tokenizer.ggml.tokens" not in origin.file.metadata:
         tokenizer = _check_tokenizer(source, note)
-        return tokenizer.to_gguf_metadata(source.config.vocab_size) if tokenizer else {}
+        return tokenizer.to_gguf_metadata(source.config.vocab_size) if tokenizer else {MODEL: NO_VOCAB}
     keys = {key: value for key, value in origin.file.metadata.items() if key.startswith("tokenizer.")}
     count, rows = len(keys["tokenizer.ggml.tokens"]), source.config.vocab_size
     if count > rows:
