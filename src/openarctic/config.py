@@ -19,7 +19,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CorruptError for anything else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise CorruptError(f"{path} is not a JSON object")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -204,3 +207,40 @@ def test_a_cell_cannot_steer_the_terminal() -> None:
 def test_markdown_and_json() -> None:
     assert render(["a|b"], [["x|y"]], "md") == "| a\\|b |\n| --- |\n| x\\|y |\n"
     assert json.loads(render(["a"], [[None]], "json")) == {"columns": ["a"], "rows": [[None]]}
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "code", "told"),
+    [
+        (errno.EACCES, "x.gguf", 2, "error: x.gguf: Permission denied"),
+        (errno.ENOSPC, "x.gguf", 5, "error: x.gguf: No space left on device"),
+        (errno.EIO, None, 2, "error: Input/output error"),
+    ],
+)
+def test_what_the_system_refuses_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, name: str | None, code: int, told: str
+) -> None:
+    def refused(args: argparse.Namespace) -> int:
+        raise OSError(number, os.strerror(number), name)
+
+    monkeypatch.setattr("openarctic.cli.doctor.run", refused)
+    assert main(["doctor"]) == code
+    assert told in capsys.readouterr().err
+
+
+def test_an_error_of_nobody_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(args: argparse.Namespace) -> int:
+        raise OSError("not from the system")
+
+    monkeypatch.setattr("openarctic.cli.doctor.run", broken)
+    with pytest.raises(OSError, match="not from the system"):
+        main(["doctor"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_at_the_output() -> None:
+    code = "import sys; from openarctic.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "model", "describe", "arctic-nano"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 5 and done.stderr.startswith("error: No space left on device") and "Traceback" not in done.stderr

@@ -43,6 +43,7 @@ def test_json_says_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     folder, path = write_folder(tmp_path / "hf"), tmp_path / "m.gguf"
     assert run(folder, path, "--split-max-size", "0.2M", "--format", "json", "--verify", "--stock") == 0
     body = json.loads(capsys.readouterr().out)
+    assert body["status"] == "ok"
     assert body["bytes_read"] == sum(raw.size for *_, raw in raw_state(tiny_config()).values())
     assert [file["path"] for file in body["files"]] == sorted(str(p) for p in tmp_path.glob("m-*.gguf"))
     assert sum(file["bytes"] for file in body["files"]) == body["bytes_written"] and len(body["files"]) > 1
@@ -63,10 +64,14 @@ def test_json_says_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["hf", "hf"], 2, "is or contains the source"),
         (["hf", "x.gguf", "--collapse-kv"], 2, "nothing to collapse"),
         (["hf", "x.gguf", "--kv-heads", "1"], 2, "is no copy of head 0"),
-        (["hf", "x.gguf", "--imatrix", "hf/config.json"], 6, "not a GGUF file"),
+        (["hf", "x.gguf", "--type", "Q4_0", "--imatrix", "hf/config.json"], 6, "not a GGUF file"),
         (["wide", "x.gguf", "--stock"], 2, "no stock runtime"),
         (["pickles", "x.gguf"], 2, "pickled checkpoint"),
         (["empty.gguf", "x"], 6, "is empty"),
+        (["hf", "folder.gguf"], 2, "folder.gguf is a folder"),
+        (["hf", "empty.gguf/x"], 2, "empty.gguf is a file"),
+        (["hf", "n" * 300], 2, "File name too long"),
+        (["hf", "n" * 250], 2, "File name too long"),
     ],
 )
 def test_what_fails_says_why(
@@ -81,6 +86,7 @@ def test_what_fails_says_why(
     write_folder(Path("hf"))
     write_folder(Path("wide"), LAYOUTS["top-3, wide residual MLP"])
     Path("empty.gguf").touch()
+    Path("folder.gguf").mkdir()
     Path("pickles").mkdir()
     Path("pickles/config.json").write_text(Path("hf/config.json").read_text())
     Path("pickles/pytorch_model.bin").write_bytes(b"x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openarctic.errors import CorruptError, UserError
+from openarctic.errors import CapacityError, CorruptError, UserError
 from openarctic.formats import HybridConfig, read_gguf, to_gguf, write_gguf
 from openarctic.formats.checkpoint import INDEX
-from openarctic.formats.convert import ConvertOptions, convert
+from openarctic.formats.convert import ConvertOptions, Progress, convert
 from openarctic.formats.mixture import choose_types
 from openarctic.formats.quants import dequantize, quantize
-from openarctic.formats.sources import open_source
+from openarctic.formats.sources import CollapsedSource, FolderSource, open_source
 from openarctic.formats.verify import MANIFEST
 from tests.formats.files import assert_same, contents, raw_state, run, state_of, write_folder
 from tests.tiny import LAYOUTS, random_state, tiny_config
@@ -139,6 +140,117 @@ def test_destinations_are_not_overwritten(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.replaced"))
 
 
+@pytest.mark.parametrize("destination", ["m.gguf", "folder"])
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path, destination: str) -> None:
+    folder, path = write_folder(tmp_path / "hf"), tmp_path / destination
+    mine = path if destination == "m.gguf" else path / "config.json"
+
+    def appears(progress: Progress) -> None:
+        if not mine.exists():
+            mine.parent.mkdir(exist_ok=True)
+            mine.write_text("mine")
+
+    with pytest.raises(UserError, match="exists already"):
+        convert(open_source(folder), path, ConvertOptions(), on_progress=appears)
+    assert mine.read_text() == "mine"
+    again = run(folder, path, force=True)  # nothing is converted twice
+    assert again.bytes_read == 0 and open_source(path).names
+
+
+def test_a_full_folder_of_an_earlier_replacement_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf")
+    run(folder, tmp_path / "out")
+    (tmp_path / "out.replaced").mkdir()
+    (tmp_path / "out.replaced" / "mine.txt").write_text("mine")
+    run(folder, tmp_path / "out", type="F32", force=True)
+    assert open_source(tmp_path / "out").type_of("lm_head.weight") == "F32"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "out", "out.replaced"]
+    assert (tmp_path / "out.replaced" / "mine.txt").read_text() == "mine"
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    run(folder, tmp_path / "link")
+    run(folder, tmp_path / "link", type="F32", force=True)
+    assert (tmp_path / "link").is_symlink() and open_source(tmp_path / "disk").type_of("lm_head.weight") == "F32"
+
+
+@pytest.mark.parametrize(
+    "names", [("diary.txt", "my.json"), ("config.json", "my.json"), ("config.json", "notes.md"), ("LICENSE",)]
+)
+def test_only_checkpoints_are_replaced(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in names:
+        (tmp_path / "mine" / name).write_text("mine")
+    with pytest.raises(UserError, match=r"is no checkpoint|holds more than a checkpoint"):
+        run(write_folder(tmp_path / "hf"), tmp_path / "mine", force=True)
+    assert contents(tmp_path / "mine") == dict.fromkeys(names, b"mine")
+
+
+def test_old_splits_go_with_what_replaces_them(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf")
+    old = run(folder, tmp_path / "s.gguf", type="Q8_0", max_file_bytes=60_000).paths
+    other = run(folder, tmp_path / "s2.gguf", type="Q8_0", max_file_bytes=60_000).paths
+    with pytest.raises(UserError, match="exists already"):
+        run(folder, tmp_path / "s.gguf", type="Q8_0", max_file_bytes=100_000)
+    assert all(path.exists() for path in old)
+    new = run(folder, tmp_path / "s.gguf", type="Q8_0", max_file_bytes=100_000, force=True).paths
+    assert len(new) != len(old) and set(tmp_path.glob("*.gguf")) == {*new, *other}
+
+
+@pytest.mark.parametrize("limit", [60_000, 100_000])
+def test_splits_are_not_written_over_themselves(tmp_path: Path, limit: int) -> None:
+    first = run(write_folder(tmp_path / "hf"), tmp_path / "s.gguf", type="Q8_0", max_file_bytes=60_000).paths[0]
+    before = contents(first.with_name("s.gguf"))
+    with pytest.raises(UserError, match="is read, and would be replaced"):
+        run(first, tmp_path / "s.gguf", max_file_bytes=limit, force=True)
+    assert contents(first.with_name("s.gguf")) == before and before
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "m.GGUF"])
+def test_the_suffix_in_any_case(tmp_path: Path, name: str) -> None:
+    assert run(write_folder(tmp_path / "hf"), tmp_path / name).paths == (tmp_path / name,)
+    assert read_gguf(tmp_path / name).tensors
+
+
+def test_a_destination_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for name in ("m.gguf", "folder", "a/b"):
+        with pytest.raises(UserError, match=r"file is a file, .* cannot be below it"):
+            run(write_folder(tmp_path / f"hf {name[0]}"), tmp_path / "file" / name)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"type": "Q9"}, "no file type"), ({}, "exists already"), ({"force": True}, "0\\.0 GB free")],
+)
+def test_cheap_checks_come_before_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], error: str
+) -> None:
+    folder, path = write_folder(tmp_path / "hf"), tmp_path / "m.gguf"
+    path.write_text("there")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
+    monkeypatch.setattr(FolderSource, "verify", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(CollapsedSource, "prove", lambda *_: pytest.fail("it was read"))
+    for heads in ("keep", 1):
+        with pytest.raises((UserError, CapacityError), match=error):
+            run(folder, path, is_verified=True, kv_heads=heads, **options)
+
+
+def test_verifying_without_checksums_is_told(tmp_path: Path) -> None:
+    def notes_of(source: Path, name: str) -> list[str]:
+        notes: list[str] = []
+        convert(open_source(source), tmp_path / name, ConvertOptions(is_verified=True), note=notes.append)
+        return [note for note in notes if "no checksums" in note]
+
+    plain = write_folder(tmp_path / "hf")
+    assert len(notes_of(plain, "summed")) == 1 and notes_of(tmp_path / "summed", "a.gguf") == []
+    assert notes_of(tmp_path / "a.gguf", "b.gguf") == []
+
+
 @pytest.mark.parametrize(
     ("destination", "options", "told"),
     [
@@ -240,6 +352,19 @@ def test_without_a_tokenizer_there_is_a_note(tmp_path: Path) -> None:
     notes: list[str] = []
     convert(open_source(write_folder(tmp_path / "hf")), tmp_path / "m.gguf", ConvertOptions(), note=notes.append)
     assert any("no tokenizer" in note for note in notes)
+
+
+def test_a_file_without_a_tokenizer_says_so(tmp_path: Path) -> None:
+    """llama.cpp loads no file that does not say which vocabulary it has."""
+    run(write_folder(tmp_path / "hf"), tmp_path / "a.gguf")
+    run(tmp_path / "a.gguf", tmp_path / "b.gguf", type="Q8_0")
+    file = read_gguf(tmp_path / "a.gguf")
+    raws = {name: (t.type, t.shape, np.array(t.data)) for name, t in file.tensors.items()}
+    write_gguf(tmp_path / "c.gguf", {k: v for k, v in file.metadata.items() if not k.startswith("tokenizer.")}, raws)
+    run(tmp_path / "c.gguf", tmp_path / "d.gguf")
+    for name in ("a.gguf", "b.gguf", "d.gguf"):
+        metadata = read_gguf(tmp_path / name).metadata
+        assert {k: v for k, v in metadata.items() if k.startswith("tokenizer.")} == {"tokenizer.ggml.model": "no_vocab"}
 
 
 def test_config_keeps_what_else_it_says(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openarctic.errors import OpenArcticError
+from openarctic.errors import OpenArcticError, UserError
 from openarctic.formats import read_gguf, write_gguf
+from openarctic.formats.convert import ConvertOptions, convert
 from openarctic.formats.quants import quantize
+from openarctic.formats.sources import open_source
 from tests.formats.files import run, write_folder
 from tests.tiny import random_state, tiny_config
 
@@ -54,3 +56,30 @@ def test_importance_that_does_not_fit(tmp_path: Path, metadata: dict[str, Any], 
     write_gguf(tmp_path / "i.gguf", metadata, raws)
     with pytest.raises(OpenArcticError, match=told):
         run(folder, tmp_path / "m.gguf", type="Q4_0", imatrix=tmp_path / "i.gguf")
+
+
+def imatrix(path: Path, names: tuple[str, ...]) -> Path:
+    """Of columns that all count alike."""
+    sums = {f"{name}.in_sum2": (1, 64) for name in names}
+    shapes = {**sums, **{f"{name}.counts": (1, 1) for name in names}}
+    raws = {n: ("F32", s, np.ones(s, np.float32).reshape(-1).view(np.uint8)) for n, s in shapes.items()}
+    write_gguf(path, {"general.type": "imatrix"}, raws)
+    return path
+
+
+@pytest.mark.parametrize("type_", ["F16", "F32", "BF16", "Q8_0"])
+def test_importance_that_nothing_uses_is_refused(tmp_path: Path, type_: str) -> None:
+    path = imatrix(tmp_path / "i.gguf", ("output.weight",))
+    with pytest.raises(UserError, match="importance changes nothing"):
+        run(write_folder(tmp_path / "hf"), tmp_path / "m.gguf", type=type_, imatrix=path)
+    with pytest.raises(UserError, match="for GGUF files"):
+        run(tmp_path / "hf", tmp_path / "folder", imatrix=path)
+
+
+def test_tensors_without_importance_are_counted(tmp_path: Path) -> None:
+    config = tiny_config(num_hidden_layers=1, num_local_experts=0)
+    path = imatrix(tmp_path / "i.gguf", ("output.weight", "blk.0.attn_q.weight"))
+    notes: list[str] = []
+    options = ConvertOptions(type="Q4_0", is_pure=True, imatrix=path)
+    convert(open_source(write_folder(tmp_path / "hf", config)), tmp_path / "m.gguf", options, note=notes.append)
+    assert any("lacks 6 of 8 tensors (" in note for note in notes)

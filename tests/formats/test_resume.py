@@ -170,7 +170,7 @@ def test_too_little_space_is_said_before_work(tmp_path: Path, monkeypatch: pytes
 def test_two_conversions_do_not_mix(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "hf")
     plan = planned.Plan((), {})
-    first = PartialOutput(tmp_path / "m.gguf", plan, "a", note=lambda text: None)
+    first = PartialOutput(tmp_path / "m.gguf", plan, "a", 0, note=lambda text: None)
     with pytest.raises(UserError, match="another process is writing"):
         run(folder, tmp_path / "m.gguf")
     first.close()
@@ -180,3 +180,68 @@ def test_two_conversions_do_not_mix(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no conversion made it"):
         run(folder, tmp_path / "x")
     assert (tmp_path / "x.partial" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", ["999999999", "-1", "x", "9" * 5000, "1.5"])
+def test_a_journal_that_cannot_be_is_not_believed(tmp_path: Path, number: str) -> None:
+    folder = write_folder(tmp_path / "hf")
+    run(folder, tmp_path / "wanted.gguf", type="Q8_0")
+    path = tmp_path / "m.gguf"
+    with pytest.raises(Stopped):
+        convert(open_source(folder), path, ConvertOptions(type="Q8_0"), on_progress=stop_after(9))
+    with (tmp_path / "m.gguf.partial" / "journal").open("a") as journal:
+        journal.write(f"{number}\n")
+    notes: list[str] = []
+    convert(open_source(folder), path, ConvertOptions(type="Q8_0"), note=notes.append)
+    assert any("damaged: starting anew" in note for note in notes)
+    assert path.read_bytes() == (tmp_path / "wanted.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("destination", ["m.gguf", "folder"])
+def test_foreign_things_in_the_partial_folder_stay(tmp_path: Path, destination: str) -> None:
+    folder = write_folder(tmp_path / "hf")
+    with pytest.raises(Stopped):
+        convert(open_source(folder), tmp_path / destination, ConvertOptions(), on_progress=stop_after(9))
+    partial = tmp_path / f"{destination}.partial"
+    (partial / "diary.txt").write_text("mine")
+    (partial / "sub").mkdir()
+    for options in ({}, {"restart": True}):
+        with pytest.raises(UserError, match=r"holds what no conversion made: diary\.txt, sub"):
+            run(folder, tmp_path / destination, **options)
+    assert (partial / "diary.txt").read_text() == "mine"
+    (partial / "diary.txt").unlink()
+    (partial / "sub").rmdir()
+    assert run(folder, tmp_path / destination).resumed_bytes > 0
+
+
+def test_the_partial_folder_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf.partial").write_text("mine")
+    with pytest.raises(UserError, match="no conversion made it"):
+        run(write_folder(tmp_path / "hf"), tmp_path / "m.gguf")
+    assert (tmp_path / "m.gguf.partial").read_text() == "mine"
+
+
+@pytest.mark.parametrize("stop_at", [1, 2])
+def test_a_stop_between_the_last_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
+    """Of the old folder away and the new one into its place: the same call finishes either way."""
+    folder, path = write_folder(tmp_path / "hf"), tmp_path / "out"
+    run(folder, path)
+    run(folder, tmp_path / "wanted", type="F32")
+    real, moves = os.replace, 0
+
+    def replace(source: Path, destination: Path) -> None:
+        nonlocal moves
+        if path in (source, destination):
+            moves += 1
+            if moves == stop_at:
+                raise Stopped
+        real(source, destination)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", replace)
+        with pytest.raises(Stopped):
+            run(folder, path, type="F32", force=True)
+    assert path.exists() == (stop_at == 1)
+    again = run(folder, path, type="F32", force=True)
+    assert again.bytes_read == 0 and contents(path) == contents(tmp_path / "wanted")
+    assert not (tmp_path / "out.partial").exists()

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openarctic.errors import UserError
+from openarctic.errors import CorruptError, UserError
 from openarctic.formats import HybridConfig, checkpoint
 from openarctic.formats.convert import ConvertOptions, convert
-from openarctic.formats.sources import open_source
+from openarctic.formats.sources import is_deepspeed, open_source
 from tests.formats.files import State, assert_same, raw_state, run, state_of, write_folder
 from tests.tiny import tiny_config
 
@@ -34,6 +34,23 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         open_source(next(write_folder(tmp_path / "hf").glob("*.safetensors")))
     with pytest.raises(UserError, match="no model at"):
         open_source(tmp_path / "none")
+
+
+def test_a_later_split_names_the_first(tmp_path: Path) -> None:
+    paths = run(write_folder(tmp_path / "hf"), tmp_path / "m.gguf", max_file_bytes=200_000).paths
+    with pytest.raises(UserError, match=f"is split 2 of {len(paths)}") as caught:
+        open_source(paths[1])
+    assert str(paths[0]) in str(caught.value.hint)
+
+
+def test_texts_that_are_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "latest").write_bytes(b"\xff\xfe")
+    with pytest.raises(CorruptError, match="not UTF-8"):
+        is_deepspeed(tmp_path)
+    folder = write_folder(tmp_path / "hf")
+    (folder / "SHA256SUMS").write_bytes(b"\xff\xfe")
+    with pytest.raises(CorruptError, match="not UTF-8"):
+        run(folder, tmp_path / "m.gguf", is_verified=True)
 
 
 def repeated(config: dict[str, Any], copies: int) -> tuple[dict[str, Any], State]:

@@ -11,6 +11,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openarctic.errors import OpenArcticError
 
 COMMANDS = ("ask", "query", "schema", "generate", "eval", "train", "model", "doctor")
 INTERRUPTED = 130
@@ -55,28 +59,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except OpenArcticError as error:
-        if getattr(args, "format", None) == "json":
-            print(failure_json(args, error))
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return error.exit_code
+        return _fail(args, error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone (`| head`): nothing is wrong, but Python must not complain while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has gone (`| head`): nothing is wrong.
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.strerror is None:  # not from the system: a bug
+            raise
+        return _fail(args, _from_system(error))
 
 
-def failure_json(args: argparse.Namespace, error: object) -> str:
+def _fail(args: argparse.Namespace, error: OpenArcticError) -> int:
+    """Say what went wrong, and return its exit code."""
+    if getattr(args, "format", None) == "json":
+        print(failure_json(args, error))
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _from_system(error: OSError) -> OpenArcticError:
+    """A file that cannot be read or written, in our words; a full disk is a matter of capacity."""
+    import errno
+
+    from openarctic.errors import CapacityError, UserError
+
+    message = f"{error.filename}: {error.strerror}" if error.filename is not None else f"{error.strerror}"
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return CapacityError(message, "make room, or write to another disk") if is_full else UserError(message)
+
+
+def _drop_output() -> None:
+    """Nobody can take what is left of standard output, and Python must not complain of it while it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def failure_json(args: argparse.Namespace, error: OpenArcticError) -> str:
     """The JSON object of a command that failed: the fields of its success, with status and error."""
     import json
 
-    from openarctic.errors import AbstainedError, OpenArcticError, RefusedError
+    from openarctic.errors import AbstainedError, RefusedError
 
-    assert isinstance(error, OpenArcticError)
     status = "refused" if isinstance(error, RefusedError) else "abstained" if isinstance(error, AbstainedError) else "error"
     body: dict[str, object] = {"status": status}
     if args.command == "ask":

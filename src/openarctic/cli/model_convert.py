@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split-max-size", type=size, metavar="SIZE", help="split a GGUF file: at most SIZE each, as 45G")
     importance = parser.add_mutually_exclusive_group()
     importance.add_argument("--imatrix", type=Path, metavar="FILE", help="importance of columns, an imatrix.gguf of llama.cpp")
-    importance.add_argument("--calibration", type=Path, metavar="TEXT", help="measure importance on a text (DST.imatrix.gguf)")
+    importance.add_argument("--calibration", type=Path, metavar="TEXT", help="measure importance on a text")
     parser.add_argument("--verify", action="store_true", help="first read all of SRC: sha256 where given, no NaN")
     parser.add_argument("--stock", action="store_true", help="fail unless stock llama.cpp, vLLM and transformers can run it")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
@@ -82,22 +83,27 @@ def run(args: argparse.Namespace) -> int:
     """Convert and say what was written."""
     from openarctic.formats.bundled import model_path
     from openarctic.formats.convert import convert
+    from openarctic.formats.resume import partial_folder, real_destination
 
     args.source = model_path(args.source)
-    if args.calibration:
-        args.imatrix = _measure(args)
     source = _open(args.source)
     meter = _Meter()
+    measure = None
     try:
-        converted = convert(source, args.destination, _options(args), on_progress=meter, note=meter.note)
+        if args.calibration:
+            args.imatrix, measure = _calibration(args)
+        converted = convert(source, args.destination, _options(args), on_progress=meter, note=meter.note, measure=measure)
     except KeyboardInterrupt:
         meter.close()
-        if args.destination.with_name(args.destination.name + ".partial").exists():
-            print(f"{args.destination}.partial is kept: run the same command again to go on", file=sys.stderr)
+        partial = partial_folder(real_destination(args.destination))
+        if partial.exists():
+            print(f"{partial} is kept: run the same command again to go on", file=sys.stderr)
         raise
     finally:
         source.close()
         meter.close()
+    if measure:
+        args.imatrix.unlink()
     _print(args, converted)
     return 0
 
@@ -117,14 +123,12 @@ def _open(path: Path) -> Source:
     return DeepSpeedSource(path)
 
 
-def _measure(args: argparse.Namespace) -> Path:
-    """The importance file of --calibration; one that an interrupted run left is taken as it is."""
-    from openarctic.cli.model_importance import measure
+def _calibration(args: argparse.Namespace) -> tuple[Path, Callable[[Path], None]]:
+    """The importance file of --calibration, and what makes it; what an interrupted run has measured is not measured again."""
+    from openarctic.cli.model_importance import measure_once
 
     path = args.destination.with_name(args.destination.name + ".imatrix.gguf")
-    if not path.exists() or args.restart:
-        measure(args.source, args.calibration, path, threads=args.threads)
-    return path
+    return path, measure_once(args.source, args.calibration, path, threads=args.threads, restart=args.restart)
 
 
 def _options(args: argparse.Namespace) -> ConvertOptions:
@@ -146,12 +150,15 @@ def _options(args: argparse.Namespace) -> ConvertOptions:
 
 
 def _print(args: argparse.Namespace, converted: Converted) -> None:
+    from openarctic.formats.sources import is_gguf
+
     files = [{"path": str(path), "bytes": path.stat().st_size} for path in converted.paths]
     speed = converted.bytes_read / converted.seconds
     if args.format == "json":
         import json
 
         body = {
+            "status": "ok",
             "source": str(args.source),
             "destination": str(args.destination),
             "files": files,
@@ -164,7 +171,7 @@ def _print(args: argparse.Namespace, converted: Converted) -> None:
         }
         print(json.dumps(body, ensure_ascii=False))
         return
-    print(files[0]["path"] if args.destination.suffix == ".gguf" else args.destination)
+    print(files[0]["path"] if is_gguf(args.destination) else args.destination)
     types = ", ".join(f"{count} {type_}" for type_, count in sorted(converted.types.items(), key=lambda item: -item[1]))
     print(
         f"wrote {converted.bytes_written / 1e9:.3f} GB in {len(files)} file{'s' if len(files) > 1 else ''} ({types}) "

@@ -22,13 +22,14 @@ import numpy as np
 import openarctic
 from openarctic.errors import CapacityError, UserError
 from openarctic.formats.checkpoint import Layout
+from openarctic.formats.gguf import CHECKSUM_KEY
 from openarctic.formats.names import permute, state_dict_shapes, stock_obstacles
 from openarctic.formats.planned import Plan
 from openarctic.formats.quants import Raw, byte_size, encode, first_not_finite
-from openarctic.formats.resume import Note, PartialOutput, partial_folder
-from openarctic.formats.sources import Source, collapse_kv, repeated_kv
+from openarctic.formats.resume import Note, PartialOutput, partial_folder, real_destination
+from openarctic.formats.sources import CollapsedSource, GGUFSource, Source, base, is_gguf, plan_collapse, repeated_kv
 from openarctic.formats.targets import FolderTarget, GGUFTarget, Slot
-from openarctic.formats.verify import check_finite
+from openarctic.formats.verify import MANIFEST, check_finite
 
 PIECE_VALUES = 1 << 23
 COMMIT_BYTES = 1 << 29
@@ -96,34 +97,45 @@ def convert(
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     note: Note = lambda text: None,
+    measure: Callable[[Path], None] | None = None,
 ) -> Converted:
     """Convert `source` to a GGUF file (a `destination` that ends in .gguf) or a checkpoint folder.
 
-    An interrupted run leaves `DESTINATION.partial`; the same call goes on from it. `note` gets sentences for the user. Raises
+    An interrupted run leaves `DESTINATION.partial`; the same call goes on from it. `note` gets sentences for the user.
+    `measure` makes the file `options.imatrix`, after every check that costs less. Raises
     UserError for options that do not fit or a destination that is in the way, CorruptError for what is found in the source,
     CapacityError for a full disk.
     """
     started = time.monotonic()
-    destination = Path(destination)
+    destination = real_destination(Path(destination))
     _check_apart(source.path, destination)
-    if options.is_verified:
-        _verify(source, on_progress)
     source = _with_kv_heads(source, options, note)
     _check_stock(source, destination, options, note)
     target = _target(source, destination, options, note)
+    _check_inputs_stay(source, target, options)
+    if options.imatrix and not measure:
+        target.weigh(options.imatrix, note)
     target.check_free(options.force)
+    _check_space(target.plan, destination)
+    if options.is_verified:
+        _verify(source, on_progress, note)
+    if isinstance(source, CollapsedSource):
+        source.prove()
+    if options.imatrix and measure:
+        measure(options.imatrix)
+        target.weigh(options.imatrix, note)
     pieces = list(plan_pieces(source, target.slots))
     fingerprint = _fingerprint(source, target.plan, options, pieces)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(target.plan, destination)
-    output = PartialOutput(destination, target.plan, fingerprint, restart=options.restart, note=note)
+    output = PartialOutput(destination, target.plan, fingerprint, len(pieces), restart=options.restart, note=note)
     try:
         total = sum(piece.size for piece in pieces)
         resumed = sum(piece.size for piece in pieces[: output.done])
         if output.done:
             note(f"going on at {resumed / total:.1%}, where an earlier run was stopped")
         _run(source, target.slots, pieces, output, options, _report("converting", total, resumed, on_progress))
-        paths = target.finish(output.folder, _report("checking", target.plan.size, 0, on_progress))
+        on_bytes = _report("checking", target.plan.size, 0, on_progress)
+        paths = target.finish(output.folder, options.force, on_bytes)
     finally:
         output.close()
         source.close()
@@ -139,7 +151,24 @@ def _check_apart(source: Path, destination: Path) -> None:
         raise UserError(f"{destination} is or contains the source {source}", "write to another place")
 
 
-def _verify(source: Source, on_progress: Callable[[Progress], None]) -> None:
+def _check_inputs_stay(source: Source, target: GGUFTarget | FolderTarget, options: ConvertOptions) -> None:
+    """Splits and importance are inputs under names of their own."""
+    origin = base(source)
+    inputs = [*(origin.file.paths if isinstance(origin, GGUFSource) else ()), *([options.imatrix] if options.imatrix else ())]
+    replaced = {path.resolve() for path in target.replaced}
+    for path in inputs:
+        if path.resolve() in replaced:
+            raise UserError(f"{path} is read, and would be replaced", "write to another place")
+
+
+def _verify(source: Source, on_progress: Callable[[Progress], None], note: Note) -> None:
+    origin = base(source)
+    if isinstance(origin, GGUFSource):
+        has_sums = CHECKSUM_KEY in origin.file.metadata
+    else:
+        has_sums = (source.path / MANIFEST).is_file()
+    if not has_sums:
+        note(f"{source.path} has no checksums: --verify finds only values that are no numbers")
     shapes = state_dict_shapes(source.config)
     total = sum(byte_size(source.type_of(name), shapes[name]) for name in source.names)
     source.verify(_report("verifying", total, 0, on_progress))
@@ -155,19 +184,19 @@ def _with_kv_heads(source: Source, options: ConvertOptions, note: Note) -> Sourc
                 f"{config.num_key_value_heads // copies} of {config.num_key_value_heads}, for the same logits"
             )
         return source
-    return collapse_kv(source, None if options.kv_heads == "auto" else options.kv_heads)
+    return plan_collapse(source, None if options.kv_heads == "auto" else options.kv_heads)
 
 
 def _check_stock(source: Source, destination: Path, options: ConvertOptions, note: Note) -> None:
     obstacles = "; ".join(stock_obstacles(source.config))
     if obstacles and options.is_stock:
         raise UserError(f"no stock runtime can run this model: {obstacles}", "leave out --stock: our runtimes can")
-    if obstacles and destination.suffix == ".gguf":
+    if obstacles and is_gguf(destination):
         note(f"only our own runtimes can run this file: {obstacles}")
 
 
 def _target(source: Source, destination: Path, options: ConvertOptions, note: Note) -> GGUFTarget | FolderTarget:
-    if destination.suffix == ".gguf":
+    if is_gguf(destination):
         if options.layout != "huggingface":
             raise UserError(f"layout {options.layout} is one of folders, {destination} is a GGUF file")
         return GGUFTarget(
@@ -176,7 +205,7 @@ def _target(source: Source, destination: Path, options: ConvertOptions, note: No
             options.type,
             is_pure=options.is_pure,
             max_file_bytes=options.max_file_bytes,
-            imatrix=options.imatrix,
+            has_importance=options.imatrix is not None,
             note=note,
         )
     if options.is_pure or options.imatrix or options.max_file_bytes:
@@ -213,10 +242,13 @@ def _check_space(plan: Plan, destination: Path) -> None:
     """What an earlier run wrote has its place already; the rest of a file's size is holes."""
     begun = [partial_folder(destination) / file.name for file in plan.files]
     taken = sum(path.stat().st_blocks * 512 for path in begun if path.is_file())
-    missing, free = plan.size - taken, shutil.disk_usage(destination.parent).free
+    parent = next(folder for folder in destination.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise UserError(f"{parent} is a file, {destination} cannot be below it", "give another name")
+    missing, free = plan.size - taken, shutil.disk_usage(parent).free
     if missing > free:
         raise CapacityError(
-            f"{destination.parent} has {free / 1e9:.1f} GB free, {missing / 1e9:.1f} GB are still to be written",
+            f"{parent} has {free / 1e9:.1f} GB free, {missing / 1e9:.1f} GB are still to be written",
             "make room, or give another disk",
         )
 

@@ -20,6 +20,7 @@ from openarctic.formats.names import tensor_table
 from openarctic.formats.quants import F32Array
 
 CHUNK_TOKENS = 512
+CALIBRATION_KEY = "openarctic.calibration"
 
 
 @dataclass(slots=True)
@@ -64,15 +65,32 @@ def read_imatrix(path: str | Path, config: HybridConfig) -> dict[str, F32Array]:
     return importance
 
 
-def write_imatrix(path: str | Path, importance: Mapping[str, Importance], dataset: str, chunk_tokens: int = CHUNK_TOKENS) -> None:
-    """Write importances by GGUF tensor name; `dataset` names the calibration text, `chunk_tokens` the length of its pieces."""
+def calibration_of(path: str | Path) -> str | None:
+    """What an imatrix file says it was measured on, as `write_imatrix` was told."""
+    found = read_gguf(path).metadata.get(CALIBRATION_KEY)
+    return found if isinstance(found, str) else None
+
+
+def write_imatrix(
+    path: str | Path,
+    importance: Mapping[str, Importance],
+    dataset: str,
+    chunk_tokens: int = CHUNK_TOKENS,
+    calibration: str | None = None,
+) -> None:
+    """Write importances by GGUF tensor name; `dataset` names the calibration text, `chunk_tokens` the length of its pieces.
+
+    `calibration` identifies model and text, for `calibration_of`.
+    """
     tensors: dict[str, TensorData] = {}
     for name, own in importance.items():
         for key, values in (("in_sum2", own.sums), ("counts", own.counts[:, None])):
             stored = np.ascontiguousarray(values, np.float32)
             tensors[f"{name}.{key}"] = ("F32", stored.shape, stored.view(np.uint8).reshape(-1))
     tokens = int(max(own.counts.max() for own in importance.values()))
+    told = {} if calibration is None else {CALIBRATION_KEY: calibration}
     metadata = {
+        **told,
         "general.type": "imatrix",
         "imatrix.datasets": [dataset],
         "imatrix.chunk_count": -(-tokens // chunk_tokens),

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openarctic.errors import UserError
+from openarctic.formats.companions import JOURNAL, foreign_in_partial
 from openarctic.formats.planned import Plan, create, full_disk_told, sync, write_at
 from openarctic.formats.quants import Raw
 
-JOURNAL = "journal"
 Note = Callable[[str], None]
 
 
@@ -26,10 +26,20 @@ def partial_folder(destination: Path) -> Path:
     return destination.with_name(destination.name + ".partial")
 
 
-class PartialOutput:
-    """The files of a plan on their way. `done` pieces are safe; open one for a destination at a time."""
+def real_destination(destination: Path) -> Path:
+    """A link to a folder stands for the folder, which is what a conversion replaces."""
+    return destination.resolve() if destination.is_symlink() and destination.is_dir() else destination
 
-    def __init__(self, destination: Path, plan: Plan, fingerprint: str, *, restart: bool = False, note: Note = print) -> None:
+
+class PartialOutput:
+    """The files of a plan on their way. `done` of `pieces` are safe; open one for a destination at a time.
+
+    Raises UserError where the folder's place is taken by something else, or holds what no conversion made.
+    """
+
+    def __init__(
+        self, destination: Path, plan: Plan, fingerprint: str, pieces: int, *, restart: bool = False, note: Note = print
+    ) -> None:
         self.folder = partial_folder(destination)
         self.plan = plan
         self.done = 0
@@ -38,16 +48,19 @@ class PartialOutput:
         head = json.dumps({"plan": fingerprint})
         found = self._read_journal()
         if found and found[0] == head and not restart and self._is_whole():
-            self.done = int(found[-1]) if len(found) > 1 else 0
-            return
-        if found:
+            done = _count(found[-1], pieces) if len(found) > 1 else 0
+            if done is not None:
+                self.done = done
+                return
+            note(f"the journal of {self.folder} is damaged: starting anew")
+        elif found:
             note(f"{self.folder} was begun {'before' if restart else 'from other input or options'}: starting anew")
         self._begin(head)
 
     def _lock(self) -> int:
         path = self.folder / JOURNAL
-        if self.folder.exists() and not path.exists() and any(self.folder.iterdir()):
-            raise UserError(f"{self.folder} is in the way, and no conversion made it", "move it away")
+        if self.folder.exists():
+            self._check_ours()
         self.folder.mkdir(parents=True, exist_ok=True)
         journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -56,6 +69,14 @@ class PartialOutput:
             os.close(journal)
             raise UserError(f"another process is writing {self.folder}", "wait for it") from error
         return journal
+
+    def _check_ours(self) -> None:
+        is_ours = self.folder.is_dir() and ((self.folder / JOURNAL).is_file() or not any(self.folder.iterdir()))
+        if not is_ours:
+            raise UserError(f"{self.folder} is in the way, and no conversion made it", "move it away")
+        foreign = foreign_in_partial(self.folder)
+        if foreign:
+            raise UserError(f"{self.folder} holds what no conversion made: {', '.join(foreign[:3])}", "move it away")
 
     def _read_journal(self) -> list[str]:
         """Its complete lines; a last one without its end was being written."""
@@ -100,3 +121,10 @@ class PartialOutput:
         if self._journal >= 0:
             os.close(self._journal)
             self._journal = -1
+
+
+def _count(line: str, limit: int) -> int | None:
+    """A journal's number; None for one that cannot be."""
+    if not (line.isascii() and line.isdigit() and len(line) < 20):
+        return None
+    return int(line) if int(line) <= limit else None

@@ -19,7 +19,7 @@ import numpy as np
 from openarctic.errors import CorruptError, MissingError, UserError
 from openarctic.formats.checkpoint import Checkpoint, open_checkpoint, refuse_pickles
 from openarctic.formats.config import HybridConfig
-from openarctic.formats.gguf import GGUFFile, read_gguf
+from openarctic.formats.gguf import SPLIT_NAME, GGUFFile, read_gguf
 from openarctic.formats.names import TensorSpec, config_from_gguf, state_dict_shapes, tensor_table, unpermute
 from openarctic.formats.planned import open_to_read, read_at
 from openarctic.formats.quants import Raw, byte_size, dequantize
@@ -159,7 +159,7 @@ class GGUFSource:
 
 
 class CollapsedSource:
-    """A source whose repeated key and value heads are taken once; make it with `collapse_kv`, which proves the copies equal."""
+    """A source whose repeated key and value heads are taken once; make it with `plan_collapse`; `prove` the copies equal."""
 
     def __init__(self, source: Source, kv_heads: int) -> None:
         self.source = source
@@ -181,6 +181,21 @@ class CollapsedSource:
             self.source.read_rows(name, kept * self._copies * self.config.head_dim, rows)
         return out
 
+    def prove(self) -> None:
+        """Read all keys and values. Raises UserError with tensor and difference where heads of a group differ in any bit."""
+        config = self.source.config
+        for name in (name for name in self.names if _is_kv(name)):
+            heads = _read_heads(self.source, name)
+            found = _first_difference(heads, self._copies)
+            if found is not None:
+                first = found // self._copies * self._copies
+                shape = (config.head_dim, config.hidden_size)
+                one, other = (dequantize(heads[h], self.type_of(name), shape) for h in (first, found))
+                raise UserError(
+                    f"{name}: head {found} is no copy of head {first}, they differ by up to {np.abs(one - other).max():.3g}",
+                    f"the model really has more than {self.config.num_key_value_heads} kv heads: convert it without collapsing",
+                )
+
     def verify(self, on_bytes: OnBytes) -> None:
         """As the source."""
         self.source.verify(on_bytes)
@@ -192,6 +207,11 @@ class CollapsedSource:
     def close(self) -> None:
         """Close the source."""
         self.source.close()
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a name is that of a GGUF file."""
+    return path.suffix.lower() == ".gguf"
 
 
 def base(source: Source) -> Source:
@@ -207,6 +227,10 @@ def open_source(path: str | Path) -> FolderSource | GGUFSource:
     if not path.exists():
         raise MissingError(f"no model at {path}", "give a checkpoint folder or a .gguf file")
     refuse_pickles(path)
+    split = SPLIT_NAME.match(path.name)
+    if split and int(split["no"]) != 1:
+        first = path.with_name(f"{split['stem']}-00001-of-{split['count']}.gguf")
+        raise UserError(f"{path} is split {int(split['no'])} of {int(split['count'])}", f"give the first, {first}")
     if path.suffix == ".safetensors":
         raise UserError(f"{path} is one file of a checkpoint", "give its folder, which also has config.json")
     return GGUFSource(path)
@@ -216,7 +240,10 @@ def deepspeed_folder(path: Path) -> Path:
     """The folder with the model states: `path`, or the step that its file `latest` names."""
     latest = path / "latest"
     if not (path / DEEPSPEED_MAIN).exists() and latest.is_file():
-        step = latest.read_text(encoding="utf-8").strip()
+        try:
+            step = latest.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise CorruptError(f"{latest} does not name a folder: it is not UTF-8") from error
         if step and step == Path(step).name and (path / step / DEEPSPEED_MAIN).is_file():
             return path / step
     return path
@@ -236,7 +263,7 @@ def _head_bytes(source: Source, name: str) -> int:
 
 
 def repeated_kv(source: Source) -> int:
-    """How often each kv head of the first layer is repeated: 1 if it is not. A probe; `collapse_kv` proves."""
+    """How often each kv head of the first layer is repeated: 1 if it is not. A probe; `CollapsedSource.prove` proves."""
     config = source.config
     names = [name for name in state_dict_shapes(config) if _is_kv(name)][:2]
     heads = [_read_heads(source, name) for name in names]
@@ -244,11 +271,11 @@ def repeated_kv(source: Source) -> int:
     return next((c for c in counts if all(_first_difference(h, c) is None for h in heads)), 1)
 
 
-def collapse_kv(source: Source, kv_heads: int | None = None) -> CollapsedSource:
-    """The model with `kv_heads` kv heads (None: as few as the first layer's copies allow), after proving every copy equal.
+def plan_collapse(source: Source, kv_heads: int | None = None) -> CollapsedSource:
+    """The model with `kv_heads` kv heads (None: as few as the first layer's copies allow); the copies are yet to be proven equal.
 
-    The kv 56 exports of the official model repeat each of 8 heads 7 times (spec 3.1). Raises UserError where heads of a group
-    differ in any bit, with the tensor and the difference, or where there is nothing to collapse.
+    The kv 56 exports of the official model repeat each of 8 heads 7 times (spec 3.1). Raises UserError where the number does
+    not divide, or where there is nothing to collapse.
     """
     given = source.config.num_key_value_heads
     if kv_heads is None:
@@ -257,17 +284,6 @@ def collapse_kv(source: Source, kv_heads: int | None = None) -> CollapsedSource:
         raise UserError(f"{given} kv heads cannot be collapsed to {kv_heads}", f"{given} must be a multiple of it")
     if kv_heads == given:
         raise UserError(f"{source.path} has {given} kv heads, and no neighbours are equal: nothing to collapse")
-    for name in (name for name in source.names if _is_kv(name)):
-        heads = _read_heads(source, name)
-        found = _first_difference(heads, given // kv_heads)
-        if found is not None:
-            first = found // (given // kv_heads) * (given // kv_heads)
-            shape = (source.config.head_dim, source.config.hidden_size)
-            one, other = (dequantize(heads[h], source.type_of(name), shape) for h in (first, found))
-            raise UserError(
-                f"{name}: head {found} is no copy of head {first}, they differ by up to {np.abs(one - other).max():.3g}",
-                f"the model really has more than {kv_heads} kv heads: convert it without collapsing",
-            )
     return CollapsedSource(source, kv_heads)
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +29,21 @@ from openarctic.formats.checkpoint import (
     shard_plan,
     stacked_name,
 )
+from openarctic.formats.companions import COMPANIONS, JOURNAL, TOKENIZER_FILES, foreign_in_checkpoint, is_checkpoint
 from openarctic.formats.config import HybridConfig
-from openarctic.formats.gguf import CHECKSUM_KEY, plan_gguf, publish, stored_pieces, tensors_sha256, write_checksum
+from openarctic.formats.gguf import CHECKSUM_KEY, SPLIT_NAME, plan_gguf, publish, stored_pieces, tensors_sha256, write_checksum
 from openarctic.formats.imatrix import read_imatrix
 from openarctic.formats.mixture import FILE_TYPES, choose_types, file_type_named
 from openarctic.formats.names import gguf_metadata, state_dict_shapes, tensor_table
 from openarctic.formats.planned import Plan, sync
-from openarctic.formats.quants import F32Array, byte_size
-from openarctic.formats.resume import JOURNAL, Note
+from openarctic.formats.quants import TYPES, F32Array, byte_size
+from openarctic.formats.resume import Note
 from openarctic.formats.safetensors import plan_safetensors
 from openarctic.formats.sources import GGUFSource, Source, base
 from openarctic.formats.verify import MANIFEST, OnBytes, manifest_text
 from openarctic.tokenizer import MODEL, NO_VOCAB, Tokenizer, check_vocab, has_vocabulary
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
-# Small files of a checkpoint folder that go along unchanged.
-COMPANIONS = (
-    *TOKENIZER_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
-_OWN_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.md", MANIFEST, "LICENSE*", "NOTICE*")
+_WEIGHING_HINT = "take one of the types Q4_0 to Q6_K, or leave it out"
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -80,17 +69,20 @@ class GGUFTarget:
         *,
         is_pure: bool = False,
         max_file_bytes: int | None = None,
-        imatrix: Path | None = None,
+        has_importance: bool = False,
         note: Note = print,
     ) -> None:
         self.path = path
-        config = source.config
+        self._config = config = source.config
         specs = list(tensor_table(config))
         if file_type is None and not isinstance(base(source), GGUFSource):
             file_type = _float_type(source)
         file_type = file_type and file_type_named(file_type)
-        self.types = _gguf_types(source, file_type, is_pure, imatrix is not None)
-        importance = read_imatrix(imatrix, config) if imatrix else {}
+        self.types = _gguf_types(source, file_type, is_pure, has_importance)
+        # What importance can change: matrices that are rounded to a type that weighs columns.
+        self._weighed = [s for s in specs if _weighs(self.types[s.gguf]) and source.type_of(s.hf[0]) != self.types[s.gguf]]
+        if has_importance and not self._weighed:
+            raise UserError("importance changes nothing here: no tensor is rounded to a type that weighs columns", _WEIGHING_HINT)
         metadata = {**_kept_metadata(source), **gguf_metadata(config), **_type_metadata(source, file_type, self.types)}
         metadata |= _tokenizer_metadata(source, note)
         shapes = {spec.gguf: (self.types[spec.gguf], spec.gguf_shape) for spec in specs}
@@ -98,36 +90,64 @@ class GGUFTarget:
         self.slots: dict[str, Slot] = {}
         for spec in specs:
             type_, place = self.types[spec.gguf], self.plan.places[spec.gguf]
-            weights = importance.get(spec.gguf)
             for expert, name in enumerate(spec.hf):
                 offset = place.offset + expert * byte_size(type_, spec.shape)
-                own = None if weights is None else weights[expert]
-                self.slots[name] = Slot(place.file, offset, type_, spec.heads, own)
+                self.slots[name] = Slot(place.file, offset, type_, spec.heads)
+
+    def weigh(self, imatrix: Path, note: Note) -> None:
+        """Round by the importance of columns in a file, which is read here; raises as `read_imatrix`."""
+        importance = read_imatrix(imatrix, self._config)
+        for spec in self._weighed:
+            if spec.gguf in importance:
+                for name, weights in zip(spec.hf, importance[spec.gguf], strict=True):
+                    self.slots[name] = replace(self.slots[name], importance=weights)
+        # Rows of an embedding are looked up, not multiplied: no text gives them importance.
+        wanted = [spec.gguf for spec in self._weighed if spec.part != "embedding"]
+        missing = [name for name in wanted if name not in importance]
+        if missing:
+            names = ", ".join(missing[:3])
+            note(f"{imatrix} lacks {len(missing)} of {len(wanted)} tensors ({names}): their columns count alike")
 
     @property
-    def bytes_to_check(self) -> int:
-        """How much `finish` reads."""
-        return self.plan.size
+    def replaced(self) -> tuple[Path, ...]:
+        """Files that stand where these will, or are splits of another count under the same name."""
+        return tuple(path for path in (*self._paths(), *self._old_splits()) if path.exists())
 
     def check_free(self, force: bool) -> None:
         """Raise UserError when a file is in the way."""
-        for file in self.plan.files:
-            path = self.path.with_name(file.name)
+        for path in self.replaced:
             if path.is_dir():
-                raise UserError(f"{path} is a folder")
-            if path.exists() and not force:
+                raise UserError(f"{path} is a folder", "give another name")
+            if not force:
                 raise UserError(f"{path} exists already", "give another name, or --force to replace it")
 
-    def finish(self, partial: Path, on_bytes: OnBytes) -> tuple[Path, ...]:
-        """Read the tensors once for their checksum, put it into the header, and move the files to their place."""
+    def finish(self, partial: Path, force: bool, on_bytes: OnBytes) -> tuple[Path, ...]:
+        """Read the tensors once for their checksum, put it into the header, and move the files to their place.
+
+        Raises UserError when a file has come in the way meanwhile; what is made then stays in `partial`.
+        """
         pieces = {
             name: (type_, _counted(stored, on_bytes))
             for name, (type_, stored) in stored_pieces(self.plan, partial, self.types).items()
         }
         write_checksum(self.plan, partial, tensors_sha256(pieces))
+        self.check_free(force)
         paths = publish(self.plan, partial, self.path.parent)
+        for old in self._old_splits() if force else ():
+            old.unlink()
         shutil.rmtree(partial)
         return paths
+
+    def _paths(self) -> list[Path]:
+        return [self.path.with_name(file.name) for file in self.plan.files]
+
+    def _old_splits(self) -> list[Path]:
+        """What an earlier conversion into more or fewer splits left; a reader might take them for these."""
+        new = SPLIT_NAME.match(self.plan.files[0].name)
+        if new is None or not self.path.parent.is_dir():
+            return []
+        found = ((path, SPLIT_NAME.match(path.name)) for path in sorted(self.path.parent.iterdir()))
+        return [path for path, old in found if old and old["stem"] == new["stem"] and old["count"] != new["count"]]
 
 
 class FolderTarget:
@@ -157,10 +177,14 @@ class FolderTarget:
             offset = stacked[1] * byte_size(self.dtype, shape) if stacked else 0
             self.slots[name] = Slot(place.file, place.offset + offset, self.dtype)
 
+    def weigh(self, imatrix: Path, note: Note) -> None:
+        """Nothing is rounded by importance here."""
+        raise UserError(f"a checkpoint folder has no use for {imatrix}", "let the destination end in .gguf")
+
     @property
-    def bytes_to_check(self) -> int:
-        """How much `finish` reads."""
-        return self.plan.size
+    def replaced(self) -> tuple[Path, ...]:
+        """The folder, if there is one already."""
+        return (self.path,) if self.path.exists() else ()
 
     def check_free(self, force: bool) -> None:
         """Raise UserError when something is in the way that we may not or must not replace."""
@@ -172,12 +196,18 @@ class FolderTarget:
             return
         if not force:
             raise UserError(f"{self.path} exists already", "give another name, or --force to replace it")
-        foreign = [file.name for file in self.path.iterdir() if not any(file.match(form) for form in _OWN_FILES) or file.is_dir()]
+        if not is_checkpoint(self.path):
+            raise UserError(f"{self.path} is no checkpoint", "it is not replaced; give another name, or empty it")
+        foreign = foreign_in_checkpoint(self.path)
         if foreign:
             raise UserError(f"{self.path} holds more than a checkpoint: {', '.join(foreign[:3])}", "it is not replaced; empty it")
 
-    def finish(self, partial: Path, on_bytes: OnBytes) -> tuple[Path, ...]:
-        """Add config, index, tokenizer and the sha256 of every file, and move the folder to its place."""
+    def finish(self, partial: Path, force: bool, on_bytes: OnBytes) -> tuple[Path, ...]:
+        """Add config, index, tokenizer and the sha256 of every file, and move the folder to its place.
+
+        Raises UserError when something has come in the way meanwhile; what is made then stays in `partial`. The journal goes
+        last, so that whatever stops this, either the same call goes on from `partial` or the folder is in its place.
+        """
         _write_tokenizer(self._source, partial)
         for name, text in self._texts.items():
             (partial / name).write_text(text, encoding="utf-8")
@@ -185,14 +215,20 @@ class FolderTarget:
         (partial / MANIFEST).write_text(manifest_text((partial / name for name in names), on_bytes), encoding="utf-8")
         for name in (*names, MANIFEST):
             sync(partial / name)
-        (partial / JOURNAL).unlink()
-        replaced = self.path.with_name(f"{self.path.name}.replaced")
-        if self.path.exists():
+        self.check_free(force)
+        replaced = self.path.with_name(f"{self.path.name}.{os.getpid()}.replaced")
+        if force and self.path.exists():
             os.replace(self.path, replaced)
-        os.replace(partial, self.path)
+        os.replace(partial, self.path)  # which fails where there is a folder that is not empty
+        (self.path / JOURNAL).unlink()
         sync(self.path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
         return tuple(self.path / name for name in (*names, MANIFEST))
+
+
+def _weighs(type: str) -> bool:
+    """Whether importance has a say in rounding to a type."""
+    return TYPES[type].block_values > 1 and type != "Q8_0"
 
 
 def _counted(pieces: Iterator[memoryview], on_bytes: OnBytes) -> Iterator[memoryview]:
