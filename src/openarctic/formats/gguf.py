@@ -28,6 +28,7 @@ MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32
 MAX_COUNT = 1 << 20  # keys or tensors; the real 480B has 493 tensors
+MAX_ITEMS = 1 << 22  # in all arrays; the largest real ones are vocabularies, some 4 x 256,000
 MAX_DIMENSIONS = 4
 CHECKSUM_KEY = "openarctic.tensors.sha256"
 SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -136,6 +137,7 @@ class _Cursor:
 
     def __init__(self, data: Raw, path: Path) -> None:
         self.data, self.path, self.at = data, path, 0
+        self.items_left = MAX_ITEMS
 
     def fail(self, what: str) -> CorruptError:
         return CorruptError(f"{self.path}: {what} (at byte {self.at})", "the file is damaged or not GGUF")
@@ -173,7 +175,8 @@ class _Cursor:
 
     def array(self, what: str) -> list[Any]:
         code = self.scalar(4, f"type of {what}")
-        count = self.count(f"length of {what}", len(self.data))
+        count = self.count(f"length of {what}", self.items_left)
+        self.items_left -= count
         if code == _STRING:
             return [self.string(what) for _ in range(count)]
         if code not in _SCALARS:

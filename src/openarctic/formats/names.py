@@ -45,6 +45,33 @@ _EXTENSIONS = {
 _ATTENTION = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
 _MLP = {"w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up"}
 _FLOATS = {"rms_norm_eps", "rope_theta"}
+# Keys of other models that change nothing at these values (0 is llama.cpp's "not set"); at any other we would compute wrongly.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "rope.scaling.type": ("none",),
+    "rope.scaling.factor": (0, 1),
+    "rope.scaling.attn_factor": (0, 1),
+    "rope.scale_linear": (0, 1),
+    "attention.sliding_window": (0,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.scale": (0,),
+    "attention.causal": (True,),
+    "attn_logit_softcapping": (0,),
+    "router_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,),
+    "logit_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "use_parallel_residual": (False,),
+    "leading_dense_block_count": (0,),
+    "expert_shared_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "expert_weights_scale": (0, 1),
+    "expert_gating_func": (0, 1),  # 1 is softmax
+}
+# Keys that say something about scaled rotary positions, which `rope.scaling.type` refuses, and nothing by themselves.
+_WITHOUT_EFFECT = frozenset(("rope.scaling.finetuned", "rope.scaling.original_context_length"))
 
 Item = TypeVar("Item", bound=np.generic)
 ChooseType = Callable[[str, tuple[int, ...]], str]
@@ -172,21 +199,31 @@ def gguf_architecture(config: HybridConfig) -> str:
     return "llama" if is_mixtral or not config.num_local_experts else "arctic"
 
 
-def stock_obstacles(config: HybridConfig) -> list[str]:
-    """Why a stock runtime (llama.cpp, the published vLLM and transformers code) cannot run this model; empty if it can.
+def stock_obstacles(config: HybridConfig, form: Literal["gguf", "huggingface"] = "gguf") -> list[str]:
+    """Why stock code cannot run this model: llama.cpp for `gguf`, the published modelling code for `huggingface`.
 
-    Stock `arctic` has a residual MLP as wide as the hidden state, experts in every layer, and always renormalises.
+    Empty if it can. Stock GGUF `arctic` has a residual MLP as wide as the hidden state, experts in every layer, and always
+    renormalises (spec 3.4). The published code knows every frequency, sequential layers and top-1, but no width of its own for
+    residual and dense MLPs (spec 2.1), and puts experts into every n-th layer even if there are none (spec 1.1).
     """
-    if gguf_architecture(config) == "llama":
-        return []
+    layers = range(config.num_hidden_layers)
     obstacles = []
-    if config.parallel_attn_mlp_res and config.residual_width != config.hidden_size:
+    if form == "gguf" and gguf_architecture(config) == "llama":
+        return []
+    if any(map(config.is_parallel_layer, layers)) and config.residual_width != config.hidden_size:
         obstacles.append(f"residual_intermediate_size is {config.residual_width}, stock is hidden_size {config.hidden_size}")
+    if form == "huggingface":
+        if not config.num_local_experts and config.moe_layer_frequency <= config.num_hidden_layers:
+            obstacles.append("num_local_experts is 0, and stock code puts experts into every n-th layer")
+        if not all(map(config.is_moe_layer, layers)) and config.dense_width != config.intermediate_size:
+            told = f"dense_intermediate_size is {config.dense_width}"
+            obstacles.append(f"{told}, stock is intermediate_size {config.intermediate_size}")
+        return obstacles
     if config.moe_layer_frequency != 1:
         obstacles.append(f"moe_layer_frequency is {config.moe_layer_frequency}, stock GGUF has experts in every layer")
     if config.num_experts_per_tok == 1:
         obstacles.append("num_experts_per_tok is 1, and stock GGUF runtimes renormalise a single weight to 1")
-    if not config.parallel_attn_mlp_res and config.moe_layer_frequency != 1:
+    if not config.parallel_attn_mlp_res:
         obstacles.append("parallel_attn_mlp_res is false, stock arctic is parallel")
     return obstacles
 
@@ -238,7 +275,7 @@ def gguf_metadata(config: HybridConfig) -> dict[str, Any]:
 def config_from_gguf(file: GGUFFile) -> HybridConfig:
     """The config of an `arctic` or `llama` file; a `llama` model is a hybrid without experts or with sequential ones.
 
-    Raises CorruptError for a missing key, UserError for another architecture.
+    Raises CorruptError for a missing key, UserError for another architecture and for a key that asks for what we do not compute.
     """
     architecture = file.metadata.get("general.architecture")
     if architecture not in ("arctic", "llama"):
@@ -267,19 +304,66 @@ def config_from_gguf(file: GGUFFile) -> HybridConfig:
     for hf, key in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
         values[hf] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
     try:
-        return HybridConfig.from_dict(values)
+        config = HybridConfig.from_dict(values)
     except UserError as error:
         raise CorruptError(f"{file.paths[0]}: {error.message}", error.hint) from error
+    _check_computation(file, architecture, config)
+    return config
+
+
+def _check_computation(file: GGUFFile, architecture: str, config: HybridConfig) -> None:
+    """Raise UserError for a key that changes what stock runtimes compute, and not what we do."""
+    head, is_normed = (config.head_dim,), (config.num_experts_per_tok > 1,)
+    allowed: dict[str, tuple[Any, ...]] = {
+        **_NEUTRAL,
+        "rope.dimension_count": head,
+        "attention.key_length": head,
+        "attention.value_length": head,
+        "expert_feed_forward_length": (config.intermediate_size,),
+        "expert_weights_norm": is_normed,
+    }
+    read = {*_KEYS.values(), *_EXPERT_KEYS.values(), *_WITHOUT_EFFECT}
+    for full, value in file.metadata.items():
+        key = full.removeprefix(f"{architecture}.")
+        if key == full or key in read:
+            continue
+        if key in allowed:
+            if value not in allowed[key]:
+                told = " or ".join(map(str, allowed[key]))
+                raise UserError(f"{file.paths[0]}: {full} is {value!r}, which is not supported", f"supported: {told}")
+        elif key.startswith(("attention.", "rope.", "expert_")):
+            raise UserError(f"{file.paths[0]}: {full} = {value!r} is not supported", "it may change what the model computes")
+    if architecture == "llama" and config.num_local_experts and config.num_experts_per_tok == 1:
+        raise UserError(
+            f"{file.paths[0]}: llama.expert_used_count is 1, which is not supported",
+            "stock runtimes renormalise a single weight to 1, Arctic does not",
+        )
+
+
+def check_tensors(config: HybridConfig, file: GGUFFile) -> None:
+    """Raise CorruptError unless the file has the tensors of the config's model: all, no others, in their shapes."""
+    path, wanted = file.paths[0], {spec.gguf: spec.gguf_shape for spec in tensor_table(config)}
+    missing = [name for name in wanted if name not in file.tensors]
+    extra = [name for name in file.tensors if name not in wanted]
+    if missing:
+        raise CorruptError(f"{path} lacks {len(missing)} of {len(wanted)} tensors: {', '.join(missing[:3])}")
+    if extra:
+        raise CorruptError(
+            f"{path} has {len(extra)} tensors that its keys do not know: {', '.join(extra[:3])}",
+            "the model computes something that is not supported, such as biases or scaled rotary positions",
+        )
+    for name, shape in wanted.items():
+        if file.tensors[name].shape != shape:
+            raise CorruptError(f"{path}: tensor {name} has shape {file.tensors[name].shape}, the config says {shape}")
 
 
 def from_gguf(file: GGUFFile) -> tuple[HybridConfig, dict[str, F32Array]]:
-    """Config and float32 tensors under Hugging Face names. Raises CorruptError for a missing or misshapen tensor."""
+    """Config and float32 tensors under Hugging Face names. Raises what `config_from_gguf` and `check_tensors` raise."""
     config = config_from_gguf(file)
+    check_tensors(config, file)
     state: dict[str, F32Array] = {}
     for spec in tensor_table(config):
         values = file.dequantize(spec.gguf)
-        if values.shape != spec.gguf_shape:
-            raise CorruptError(f"tensor {spec.gguf} has shape {values.shape}, the config says {spec.gguf_shape}")
         if spec.heads:
             values = unpermute(values, spec.heads)
         state.update(zip(spec.hf, values if spec.part == "experts" else (values,), strict=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from openarctic.planner.hardware import Gpu
 
 HOURS_PER_WEEK = 7 * 24
@@ -32,18 +30,3 @@ def dollars_per_gpu_hour(dollars: float, gpu_weeks: float) -> float:
 def dollars_per_million_tokens(dollars_per_hour: float, tokens_per_s: float) -> float:
     """The price of a million tokens on a machine that makes so many a second."""
     return dollars_per_hour / (tokens_per_s * 3600) * 1e6
-
-
-def expert_choices(num_experts: int, experts_per_token: int) -> int:
-    """Sets of experts that a layer's router can choose from: order aside, none twice."""
-    return math.comb(num_experts, experts_per_token)
-
-
-def experts_per_gpu(num_experts: int, gpus: int) -> int:
-    """Experts of each layer on the GPU that has most of them."""
-    return -(-num_experts // gpus)
-
-
-def vector_bytes(dimensions: int, bits_per_value: int) -> int:
-    """Bytes of an embedding vector."""
-    return -(-dimensions * bits_per_value // 8)

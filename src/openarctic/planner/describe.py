@@ -10,7 +10,7 @@ Keys, all of them always there; sizes in bytes unless the name says otherwise:
 - `weight_bytes`: by precision, bare; `gguf_bytes`: by file type, exact, null where the model cannot be stored so
 - `kv_bytes_per_token`: by form of keys and values
 - `stored`: null, or where there are weights `file_bytes`, `tensor_bytes` and `types` {type: {tensors, parameters, bytes}}
-- `stock_obstacles`: why stock runtimes cannot run it, as sentences; empty when they can
+- `stock_obstacles`: why stock GGUF runtimes (llama.cpp) cannot run it, as sentences; empty when they can
 - `assumptions`: of `fits`: `usable_share`, `runtime_bytes`, `activation_bytes`, `kv_value_bytes`, `batch`, `max_gpus`
 - `fits`: a list, by GPU, precision and count: `gpu precision gpus tensor_parallel pipeline_stages weight_bytes kv_room_bytes
   context sequences decode_ms prefill_tokens_per_s` (see `planner.fit.Fit`; the times are bounds)

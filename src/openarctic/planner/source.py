@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from openarctic.errors import CorruptError, MissingError, UserError
+from openarctic.errors import MissingError, UserError
 from openarctic.formats.bundled import bundled_models
 from openarctic.formats.checkpoint import INDEX, open_checkpoint
 from openarctic.formats.config import HybridConfig
 from openarctic.formats.gguf import read_gguf
-from openarctic.formats.names import config_from_gguf, tensor_table
+from openarctic.formats.names import check_tensors, config_from_gguf
 from openarctic.planner.presets import PRESETS
 
 
@@ -94,12 +94,7 @@ def _from_folder(name: str) -> Source:
 def _from_gguf(name: str, path: Path) -> Source:
     file = read_gguf(path)
     config = config_from_gguf(file)
-    for spec in tensor_table(config):
-        tensor = file.tensors.get(spec.gguf)
-        if tensor is None:
-            raise CorruptError(f"{path} has no tensor {spec.gguf}")
-        if tensor.shape != spec.gguf_shape:
-            raise CorruptError(f"{path}: tensor {spec.gguf} has shape {tensor.shape}, the config says {spec.gguf_shape}")
+    check_tensors(config, file)
     tensors = ((t.type, t.shape, t.data.nbytes) for t in file.tensors.values())
     return Source(name, "gguf", config, Stored(sum(p.stat().st_size for p in file.paths), _by_type(tensors)))
 
