@@ -15,7 +15,7 @@ import pytest
 
 from openarctic.errors import CorruptError, MissingError, OpenArcticError, UserError
 from openarctic.formats import HybridConfig
-from openarctic.formats.checkpoint import INDEX, layout_shapes, open_checkpoint, shard_plan, stacked_name
+from openarctic.formats.checkpoint import INDEX, index_text, layout_shapes, open_checkpoint, shard_plan, stacked_name
 from openarctic.formats.quants import quantize
 from openarctic.formats.safetensors import write_safetensors
 from openarctic.formats.verify import MANIFEST, manifest_text, read_manifest, verify_checkpoint
@@ -211,6 +211,15 @@ def pickled(name: str) -> Callable[[Path], None]:
     return edit
 
 
+def add_single(folder: Path) -> None:
+    shutil.copy(shard_of(folder, NORM), folder / "model.safetensors")
+
+
+def quantised(folder: Path) -> None:
+    edit_config(quantization_config={"quant_method": "bitsandbytes"})(folder)
+    rewrite_shard(shard_of(folder, QUERY), lambda t: t.update({QUERY: ("U8", (2048, 1), np.zeros(2048, np.uint8))}))
+
+
 BAD: dict[str, tuple[Callable[[Path], Any], type[OpenArcticError], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), MissingError, "no config"),
     "broken config": (lambda f: (f / "config.json").write_text("{"), CorruptError, "not JSON"),
@@ -242,6 +251,8 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[OpenArcticError], str]] = {
         CorruptError,
         "q_proj.weight stands in model-00001",
     ),
+    "one file and an index": (add_single, UserError, "has both model.safetensors and model.safetensors.index.json"),
+    "quantised": (quantised, UserError, r"quantised by bitsandbytes \(U8\)"),
     "no index": (lambda f: (f / INDEX).unlink(), MissingError, "shards and no model.safetensors.index.json"),
     "no weights": (lambda f: [p.unlink() for p in f.glob("model*")], MissingError, "holds no weights"),
     "pytorch_model.bin": (pickled("pytorch_model-00001-of-00002.bin"), UserError, "pickled checkpoint.*refused"),
@@ -261,6 +272,27 @@ def test_what_is_wrong_is_named_before_any_tensor_is_read(tmp_path: Path, case: 
     assert type(caught.value) is error
     if "pickled" in told:
         assert caught.value.hint and "safetensors" in caught.value.hint
+
+
+def test_the_hint_of_surplus_tensors_says_something_else(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf")
+    edit_config(num_hidden_layers=2)(folder)
+    with pytest.raises(CorruptError) as caught:
+        open_checkpoint(folder)
+    assert caught.value.hint == "config.json and weights must be of one model"
+
+
+def test_the_only_file_may_have_an_index(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf", shard_bytes=10**9)
+    plan = {"model.safetensors": list(raw_state(tiny_config()))}
+    (folder / INDEX).write_text(index_text(plan, 0, "huggingface"))
+    open_checkpoint(folder).close()
+
+
+def test_a_quantisation_that_was_not_applied_is_no_obstacle(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf")
+    edit_config(quantization_config={"quant_method": "bitsandbytes"})(folder)
+    open_checkpoint(folder).close()
 
 
 def test_shards_of_two_layouts_are_told(tmp_path: Path) -> None:

@@ -50,8 +50,41 @@ def test_no_key_has_a_default(key: str) -> None:
         ("sliding_window", 1024),
         ("hidden_act", "gelu"),
         ("model_type", "mixtral"),
+        ("architectures", ["MixtralForCausalLM"]),
+        ("architectures", "ArcticForCausalLM"),
+        ("architectures", []),
+        ("head_dim", 32),
+        ("attention_bias", True),
+        ("mlp_bias", True),
+        ("quantization", {"q_bits": 8}),
+        ("partial_rotary_factor", 0.5),
+        ("rope_parameters", {"rope_theta": 5e5}),
+        ("bos_token_id", 64),
+        ("bos_token_id", [1]),
+        ("eos_token_id", -1),
+        ("eos_token_id", "2"),
+        ("eos_token_id", True),
+        ("eos_token_id", [2, 64]),
     ],
 )
 def test_a_wrong_value_is_told_by_name(key: str, value: Any) -> None:
     with pytest.raises(UserError, match=key):
         HybridConfig.from_dict(tiny_config(**{key: value}))
+
+
+def test_the_same_keys_where_they_change_nothing() -> None:
+    said = {
+        "architectures": ["ArcticForCausalLM"],
+        "head_dim": 16,
+        "attention_bias": False,
+        "mlp_bias": None,
+        "quantization": None,
+        "quantization_config": {"quant_method": "bitsandbytes"},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000},
+    }
+    assert HybridConfig.from_dict(tiny_config(**said)) == HybridConfig.from_dict(tiny_config())
+
+
+def test_of_several_end_tokens_the_first_is_the_models() -> None:
+    assert HybridConfig.from_dict(tiny_config(eos_token_id=[63, 0])).eos_token_id == 63
+    assert HybridConfig.from_dict(tiny_config(eos_token_id=[])).eos_token_id is None

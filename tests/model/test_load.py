@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from openarctic.errors import MissingError  # noqa: E402
+from openarctic.errors import MissingError, UserError  # noqa: E402
+from openarctic.formats.sources import open_source  # noqa: E402
 from openarctic.formats.state import read_state  # noqa: E402
 from openarctic.model import load_model  # noqa: E402
 from tests.model.test_transformers import write_checkpoint  # noqa: E402
@@ -35,3 +36,14 @@ def test_dtype_and_absence(tmp_path: Path) -> None:
     assert {p.dtype for p in load_model(folder, torch.bfloat16).parameters()} == {torch.bfloat16}
     with pytest.raises(MissingError):
         load_model(tmp_path / "none.gguf")
+
+
+def test_what_is_no_model_has_the_same_refusals_as_a_conversion(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, LAYOUTS["parallel"])
+    (tmp_path / "x.bin").write_bytes(b"x")
+    for path, told in ((tmp_path / "x.bin", "pickled"), (folder / "model.safetensors", "one file of a checkpoint")):
+        with pytest.raises(UserError, match=told) as loaded:
+            load_model(path)
+        with pytest.raises(UserError) as opened:
+            open_source(path)
+        assert (loaded.value.message, loaded.value.hint) == (opened.value.message, opened.value.hint)

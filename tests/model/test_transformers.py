@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM  # noqa: E402
 
-from openarctic.errors import MissingError, UserError  # noqa: E402
-from openarctic.model import ArcticConfig, ArcticForCausalLM, ArcticModel  # noqa: E402
+from openarctic.errors import CorruptError, MissingError, UserError  # noqa: E402
+from openarctic.model import ArcticConfig, ArcticForCausalLM, ArcticModel, load_model  # noqa: E402
 from tests.plain_hybrid import PlainHybrid  # noqa: E402
 from tests.tiny import IDS, LAYOUTS, random_state, tiny_config  # noqa: E402
 
@@ -191,3 +192,113 @@ def test_transformers_own_trainer_trains_it(folder: Path, tmp_path: Path) -> Non
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]
+
+
+EXPERT = "model.layers.1.block_sparse_moe.experts.{}.w2.weight"
+
+
+def rewrite(folder: Path, change: Any) -> Path:
+    """Edit the tensors of a checkpoint in place."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def lack(tensors: dict[str, Any]) -> None:
+    del tensors[EXPERT.format(1)]
+
+
+def add(tensors: dict[str, Any]) -> None:
+    tensors[EXPERT.format(16)] = tensors[EXPERT.format(1)].clone()
+
+
+def stack(tensors: dict[str, Any]) -> None:
+    for layer in range(3):
+        for matrix in ("w1", "w2", "w3"):
+            prefix = f"model.layers.{layer}.block_sparse_moe.experts."
+            tensors[f"{prefix}{matrix}.weight"] = torch.stack([tensors.pop(f"{prefix}{e}.{matrix}.weight") for e in range(8)])
+
+
+def to_float8(tensors: dict[str, Any]) -> None:
+    tensors.update({name: values.to(torch.float8_e4m3fn) for name, values in tensors.items() if values.dim() == 2})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        (lack, MissingError, r"lacks 1 of .* tensors: .*experts\.1\.w2"),
+        (add, CorruptError, r"1 tensors that its config does not know: .*experts\.16\.w2"),
+        (stack, MissingError, r"lacks 72 of .* tensors: .*experts\.0\.w1"),
+        (to_float8, UserError, "float8 checkpoints are not supported yet"),
+        (lambda tensors: tensors.pop("lm_head.weight"), MissingError, "lm_head"),
+    ],
+)
+def test_no_weight_is_left_to_chance(change: Any, error: type[Exception], told: str, tmp_path: Path) -> None:
+    folder = rewrite(write_checkpoint(tmp_path, tiny_config()), change)
+    with pytest.raises(error, match=told) as caught:
+        AutoModelForCausalLM.from_pretrained(folder)
+    assert type(caught.value) is error and caught.value.hint  # type: ignore[attr-defined]
+    if change in (lack, add):
+        with pytest.raises(error, match=told.removeprefix("lacks 1 of")):
+            AutoModel.from_pretrained(folder)
+
+
+def test_the_training_layout_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    folder = rewrite(write_checkpoint(tmp_path, tiny_config()), stack)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "layout": "openarctic.stacked"})
+    with pytest.raises(UserError, match="training layout") as caught:
+        AutoModelForCausalLM.from_pretrained(folder)
+    assert "load_model" in (caught.value.hint or "")
+    assert load_model(folder).config.num_local_experts == 8
+
+
+def test_a_model_without_head_and_back(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "whole", tiny_config())
+    body = AutoModel.from_pretrained(folder)
+    body.save_pretrained(tmp_path / "body")
+    again = AutoModel.from_pretrained(tmp_path / "body")
+    assert all(torch.equal(values, again.state_dict()[name]) for name, values in body.state_dict().items())
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "body")  # the head is new, as asked
+    assert torch.equal(whole.model.norm.weight, body.norm.weight)
+    rewrite(tmp_path / "body", lambda tensors: tensors.pop("norm.weight"))
+    for kind in (AutoModel, AutoModelForCausalLM):
+        with pytest.raises(MissingError, match=r"norm\.weight"):
+            kind.from_pretrained(tmp_path / "body")
+
+
+def test_loading_information_only_where_it_is_asked_for(folder: Path) -> None:
+    assert isinstance(ArcticForCausalLM.from_pretrained(folder), ArcticForCausalLM)
+    model, info = ArcticForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert isinstance(model, ArcticForCausalLM) and not info["missing_keys"]
+
+
+def test_an_adapter_brings_its_base_which_must_be_whole(folder: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = write_checkpoint(tmp_path / "base", tiny_config())
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    tuned = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora).eval()
+    tuned.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        wanted = tuned(torch.tensor([IDS])).logits
+        for kind in (AutoModelForCausalLM, ArcticForCausalLM):
+            got = kind.from_pretrained(tmp_path / "adapter").eval()(torch.tensor([IDS])).logits
+            assert torch.allclose(got, wanted, atol=1e-5)
+    rewrite(base, lack)
+    for kind in (AutoModelForCausalLM, ArcticForCausalLM):
+        with pytest.raises(MissingError, match=r"experts\.1\.w2"):
+            kind.from_pretrained(tmp_path / "adapter")
+
+
+def test_several_end_tokens_stay(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a", tiny_config(eos_token_id=[2, 63]))
+    config = AutoConfig.from_pretrained(folder)
+    assert config.eos_token_id == [2, 63] and config.shape.eos_token_id == 2
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["eos_token_id"] == [2, 63]

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from openarctic.config import read_object
 from openarctic.errors import CorruptError, MissingError, UserError
 from openarctic.formats.config import HybridConfig
 from openarctic.formats.names import state_dict_shapes
@@ -31,6 +32,7 @@ STACKED = "openarctic.stacked"  # value of the metadata key `layout`
 SHARD_BYTES = 5_000_000_000  # the official limit
 DTYPES = ("F32", "F16", "BF16")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SAME_MODEL = "config.json and weights must be of one model"
 _EXPERT = re.compile(r"^(model\.layers\.\d+\.block_sparse_moe\.experts)\.(0|[1-9]\d*)\.(w[123]\.weight)$")
 
 
@@ -171,9 +173,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     folder = Path(path)
     config = HybridConfig.from_file(folder)
-    weight_map = _weight_map(folder)
-    headers = tuple(read_header(file) for file in _shards(folder, weight_map))
-    layout = _layout(headers)
+    weight_map, headers = read_headers(folder)
+    layout = layout_of(headers)
     where: dict[str, tuple[int, StoredTensor]] = {}
     for number, header in enumerate(headers):
         for tensor in header.tensors.values():
@@ -188,6 +189,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if name not in where:
             raise MissingError(f"tensor {name} is not in {folder / file}, where the index says it is")
     tensors = {name: tensor for name, (_, tensor) in where.items()}
+    _refuse_quantised(folder, {tensor.dtype for tensor in tensors.values()})
     check_tensors(config, {n: (t.dtype, t.shape) for n, t in tensors.items()}, layout, folder)
     stored = sorted(tensors, key=lambda name: (where[name][0], tensors[name].start))
     names = tuple(official for name in stored for official in _official_names(name, config))
@@ -200,6 +202,20 @@ def _official_names(stored: str, config: HybridConfig) -> list[str]:
     if experts and rest.startswith("w"):
         return [f"{prefix}.experts.{e}.{rest}" for e in range(config.num_local_experts)]
     return [stored]
+
+
+def read_headers(folder: Path) -> tuple[dict[str, str], tuple[Header, ...]]:
+    """The index (tensor -> file; empty where the only file needs none) and the headers of all shards.
+
+    Raises MissingError for absent files, CorruptError for damaged ones, UserError for pickled weights and for a folder in which
+    some programs would read one file and some the others.
+    """
+    weight_map = _weight_map(folder)
+    if weight_map and (folder / SINGLE).is_file() and SINGLE not in weight_map.values():
+        raise UserError(
+            f"{folder} has both {SINGLE} and {INDEX}, which names other files", "remove the one that is not the model's"
+        )
+    return weight_map, tuple(read_header(file) for file in _shards(folder, weight_map))
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -224,7 +240,7 @@ def _shards(folder: Path, weight_map: Mapping[str, str]) -> list[Path]:
         missing = [file for file in files if not (folder / file).is_file()]
         if missing:
             raise MissingError(
-                f"{folder} lacks {len(missing)} of {len(files)} shards: {_some(missing)}", "get them, and start again"
+                f"{folder} lacks {len(missing)} of {len(files)} shards: {some(missing)}", "get them, and start again"
             )
         return [folder / file for file in files]
     if (folder / SINGLE).is_file():
@@ -248,7 +264,8 @@ def refuse_pickles(path: Path) -> None:
             )
 
 
-def _layout(headers: tuple[Header, ...]) -> Layout:
+def layout_of(headers: tuple[Header, ...]) -> Layout:
+    """Which layout shards say they have. Raises CorruptError where they differ."""
     told = {header.metadata.get("layout") for header in headers}
     if told == {None}:
         return "huggingface"
@@ -264,9 +281,14 @@ def check_tensors(config: HybridConfig, found: Mapping[str, tuple[str, Shape]], 
     extra = [name for name in found if name not in wanted]
     _check_dtypes(found, source)
     if missing:
-        raise MissingError(f"{source} lacks {len(missing)} of {len(wanted)} tensors: {_some(missing)}", _hint(extra))
+        raise MissingError(
+            f"{source} lacks {len(missing)} of {len(wanted)} tensors: {some(missing)}",
+            _hint(extra, f"there is also {some(extra)}" if extra else _SAME_MODEL),
+        )
     if extra:
-        raise CorruptError(f"{source} has {len(extra)} tensors that its config does not know: {_some(extra)}", _hint(extra))
+        raise CorruptError(
+            f"{source} has {len(extra)} tensors that its config does not know: {some(extra)}", _hint(extra, _SAME_MODEL)
+        )
     for name, shape in wanted.items():
         if found[name][1] != shape:
             raise CorruptError(f"{source}: {name} has shape {found[name][1]}, the config says {shape}", _shape_hint(name, config))
@@ -286,17 +308,29 @@ def _check_dtypes(found: Mapping[str, tuple[str, Shape]], source: Path) -> None:
         raise UserError(f"{source} mixes dtypes: {told}", "all tensors of a checkpoint have one dtype")
 
 
-def _hint(extra: list[str]) -> str:
+def _refuse_quantised(folder: Path, dtypes: set[str]) -> None:
+    quantisation = read_object(folder / "config.json").get("quantization_config")
+    if quantisation is not None and not dtypes <= set(DTYPES):
+        method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
+        stored = ", ".join(sorted(dtypes - set(DTYPES)))
+        raise UserError(
+            f"the weights of {folder} are quantised by {method} ({stored}), which is not supported",
+            "transformers loads them; take the bfloat16 checkpoint for everything else",
+        )
+
+
+def _hint(extra: list[str], otherwise: str) -> str:
     if any("deepspeed" in name for name in extra):
         return "these are names of a DeepSpeed checkpoint: give its folder, with mp_rank_00_model_states.pt"
-    return f"there is also {_some(extra)}" if extra else "config.json and weights must be of one model"
+    return otherwise
 
 
 def _shape_hint(name: str, config: HybridConfig) -> str:
     if any(f".{part}_proj." in name for part in "qkv"):
         return f"num_attention_heads is {config.num_attention_heads}, num_key_value_heads {config.num_key_value_heads}"
-    return "config.json and weights must be of one model"
+    return _SAME_MODEL
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

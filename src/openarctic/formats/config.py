@@ -17,6 +17,9 @@ from openarctic.errors import MissingError, UserError
 
 # Keys of `config.json` that say the same for every model of this architecture.
 FIXED = {"model_type": "arctic", "architectures": ["ArcticForCausalLM"], "hidden_act": "silu"}
+_CLASSES = {"ArcticForCausalLM", "ArcticModel"}
+# Keys of other models that change nothing at this value.
+_NEUTRAL = {"sliding_window": None, "attention_bias": False, "mlp_bias": False, "quantization": None, "partial_rotary_factor": 1}
 MAX_MATRICES = 1 << 20  # of MLPs; the real 480B has 13,545. Keeps a damaged file from making lists without end.
 _OPTIONAL = frozenset(
     ("router_aux_loss_coef", "residual_intermediate_size", "dense_intermediate_size", "bos_token_id", "eos_token_id")
@@ -74,6 +77,8 @@ class HybridConfig:
         for name in ("parallel_attn_mlp_res", "tie_word_embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} is {getattr(self, name)!r}, it must be true or false")
+        for name in ("bos_token_id", "eos_token_id"):
+            _check_id(name, getattr(self, name), self.vocab_size)
         self._check_heads()
         self._check_experts()
 
@@ -142,13 +147,22 @@ class HybridConfig:
             )
         if flags:
             given["parallel_attn_mlp_res"] = flags.pop()
-        if "rope_theta" not in given:
-            theta = (values.get("rope_parameters") or {}).get("rope_theta")
-            given |= {"rope_theta": theta} if theta is not None else {}
+        theta = (values.get("rope_parameters") or {}).get("rope_theta")
+        if theta is not None and given.setdefault("rope_theta", theta) != theta:
+            raise UserError(f"rope_theta {given['rope_theta']!r} and rope_parameters.rope_theta {theta!r} contradict each other")
+        ends = given.get("eos_token_id")
+        if isinstance(ends, list):  # transformers' form of several; the tokenizer's reader keeps them all
+            given["eos_token_id"] = ends[0] if ends else None
         missing = sorted({f.name for f in fields(cls)} - set(given) - _OPTIONAL)
         if missing:
             raise MissingError(f"config lacks {', '.join(missing)}", "class defaults would silently make another model")
-        return cls(**given)
+        config = cls(**given)
+        for id in ends if isinstance(ends, list) else ():
+            _check_id("eos_token_id", id, config.vocab_size)
+        if values.get("head_dim") not in (None, config.head_dim):
+            told = f"head_dim {values['head_dim']!r} is not hidden_size / num_attention_heads = {config.head_dim}"
+            raise UserError(told, "heads of another width are not supported")
+        return config
 
     @classmethod
     def from_file(cls, path: str | Path) -> HybridConfig:
@@ -170,6 +184,11 @@ def _check_size(name: str, value: Any) -> None:
         raise UserError(f"{name} is {value!r}, it must be a whole number of at least 1")
 
 
+def _check_id(name: str, value: Any, vocab_size: int) -> None:
+    if value is not None and (type(value) is not int or not 0 <= value < vocab_size):
+        raise UserError(f"{name} is {value!r}, it must be a whole number of 0 to {vocab_size - 1} (vocab_size - 1)")
+
+
 def _check_supported(values: Mapping[str, Any]) -> None:
     """What a `config.json` may ask for and no runtime of ours computes."""
     kind = values.get("model_type", "arctic")
@@ -178,8 +197,12 @@ def _check_supported(values: Mapping[str, Any]) -> None:
     activation = values.get("hidden_act", "silu")
     if activation != "silu":
         raise UserError(f"hidden_act {activation!r} is not supported, only silu")
-    if values.get("sliding_window") is not None:
-        raise UserError(f"sliding_window {values['sliding_window']!r} is not supported", "Arctic attends to the whole context")
+    classes = values.get("architectures")
+    if classes is not None and (not isinstance(classes, list) or not _CLASSES.intersection(map(str, classes))):
+        raise UserError(f"architectures is {classes!r}, it must hold ArcticForCausalLM")
+    for name, neutral in _NEUTRAL.items():
+        if values.get(name) not in (None, neutral):
+            raise UserError(f"{name} {values[name]!r} is not supported", "Arctic has no such thing")
     for name in ("rope_scaling", "rope_parameters"):
         scaling = values.get(name) or {}
         if not isinstance(scaling, Mapping):

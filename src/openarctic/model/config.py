@@ -11,7 +11,6 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from openarctic.errors import UserError
 from openarctic.formats import HybridConfig
 
 
@@ -30,9 +29,8 @@ class ArcticConfig(PreTrainedConfig):
         shape = HybridConfig.from_dict(values)
         own = {k: v for k, v in asdict(shape).items() if v is not None or k in ("bos_token_id", "eos_token_id")}
         rest = {k: v for k, v in values.items() if k not in ("model_type", "head_dim", "rope_parameters", *asdict(shape))}
-        width = values.get("head_dim")
-        if width not in (None, shape.head_dim):
-            raise UserError(f"head_dim {width} is not hidden_size / num_attention_heads = {shape.head_dim}")
+        if isinstance(values.get("eos_token_id"), list):  # generation stops at each of them
+            own["eos_token_id"] = values["eos_token_id"]
         defaults = {"hidden_act": "silu", "use_cache": True, "initializer_range": 0.02, "output_router_logits": False}
         super().__init__(**{**defaults, **rest, **own, "use_residual": shape.parallel_attn_mlp_res})
 

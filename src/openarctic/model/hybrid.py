@@ -13,30 +13,24 @@ V vocabulary.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from openarctic.errors import UserError
+from openarctic.model.attention import MASK_PARAMETERS, Attention, SelfAttention, causal_mask, rotary
 from openarctic.model.config import ArcticConfig
-
-# (queries [B, A, S, D], keys [B, K, S, D], values [B, K, S, D]) -> [B, S, A * D]; knows which token may see which.
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+from openarctic.model.pretrained import ArcticPreTrainedModel
 
 # transformers renamed the key-value cache in the middle of its fifth version; we answer with the name that it knows.
 _CACHE = "cache" if "cache" in {f.name for f in fields(MoeCausalLMOutputWithPast)} else "past_key_values"
-_MASK_PARAMETERS = frozenset(inspect.signature(create_causal_mask).parameters)
 
 
 class ArcticRMSNorm(nn.Module):
@@ -113,77 +107,6 @@ class DenseFFN(nn.Module):
         return self.mlp(x_BSH), None
 
 
-def rotary(config: ArcticConfig, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, 1, S, D] of positions [B, S], computed in fp32 and rounded to the model's dtype."""
-    half = torch.arange(0, config.head_dim, 2, device=position_ids.device, dtype=torch.float32)
-    angles = position_ids[:, None, :, None].float() * config.rope_theta ** (-half / config.head_dim)
-    angles = torch.cat((angles, angles), -1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x_BASD: Tensor, cos_B1SD: Tensor, sin_B1SD: Tensor) -> Tensor:
-    """Rotary embedding over pairs (i, i + D/2)."""
-    first, second = x_BASD.chunk(2, -1)
-    return x_BASD * cos_B1SD + torch.cat((-second, first), -1) * sin_B1SD
-
-
-def attend_plainly(
-    module: nn.Module, q_BASD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
-) -> tuple[Tensor, Tensor]:
-    """The implementation named `eager`: [B, S, A, D] and the attention weights; softmax in fp32."""
-    groups = q_BASD.shape[1] // k_BKSD.shape[1]
-    k_BASD, v_BASD = k_BKSD.repeat_interleave(groups, 1), v_BKSD.repeat_interleave(groups, 1)
-    scores = q_BASD @ k_BASD.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.float().softmax(-1).to(q_BASD.dtype)
-    return (weights @ v_BASD).transpose(1, 2), weights
-
-
-class SelfAttention(nn.Module):
-    """Grouped-query attention with rotary positions ("rotate half"), no biases."""
-
-    is_causal = True  # read by transformers' attention functions, as are the four attributes below
-
-    def __init__(self, config: ArcticConfig, index: int) -> None:
-        super().__init__()
-        self.config, self.layer_idx = config, index
-        self.head_dim = config.head_dim
-        self.scaling = config.head_dim**-0.5
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        hidden, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(hidden, hidden, bias=False)
-        self.k_proj = nn.Linear(hidden, kv, bias=False)
-        self.v_proj = nn.Linear(hidden, kv, bias=False)
-        self.o_proj = nn.Linear(hidden, hidden, bias=False)
-
-    def forward(
-        self,
-        x_BSH: Tensor,
-        rope: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None,
-        cache: Cache | None,
-        attention: Attention | None = None,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """[B, S, H], and the attention weights where the implementation has them.
-
-        Tokens see what `attention_mask` lets them see, or `attention`, which then computes it.
-        """
-        q, k, v = (p(x_BSH).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = rotate(q, *rope), rotate(k, *rope)
-        if cache is not None:
-            # Older transformers tell a static cache where to write; newer ones count for themselves.
-            place = ({"cache_position": options["cache_position"]},) if "cache_position" in options else ()
-            k, v = cache.update(k, v, self.layer_idx, *place)
-        if attention is not None:
-            return self.o_proj(attention(q, k, v)), None
-        name = self.config._attn_implementation
-        compute = attend_plainly if name in (None, "eager") else ALL_ATTENTION_FUNCTIONS[name]
-        out, weights = compute(self, q, k, v, attention_mask, dropout=0.0, scaling=self.scaling, **options)
-        return self.o_proj(out.reshape(*x_BSH.shape[:-1], -1)), weights
-
-
 class ArcticDecoderLayer(GradientCheckpointingLayer):
     """One transformer layer; `residual_*` exist only where attention and experts run in parallel."""
 
@@ -209,24 +132,6 @@ class ArcticDecoderLayer(GradientCheckpointingLayer):
         # `post_attention_layernorm` is a historical name: here it normalises the layer's input (spec trap 2).
         out_BSH, routing = self.block_sparse_moe(self.post_attention_layernorm(x_BSH))
         return h_BSH + self.residual_mlp(self.residual_layernorm(h_BSH)) + out_BSH, weights, routing
-
-
-class ArcticPreTrainedModel(PreTrainedModel):
-    """What transformers asks of a model. New weights are drawn by its own rule (normal with `initializer_range`)."""
-
-    config_class = ArcticConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ("ArcticDecoderLayer",)
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        """Yes; transformers would guess it from the wording of this file."""
-        return True
 
 
 @dataclass
@@ -274,7 +179,7 @@ class ArcticModel(ArcticPreTrainedModel):
         past = cache.get_seq_length() if cache is not None else 0
         places = torch.arange(past, past + x_BSH.shape[1], device=x_BSH.device)
         position_ids = places[None] if position_ids is None else position_ids
-        if "cache_position" in _MASK_PARAMETERS:
+        if "cache_position" in MASK_PARAMETERS:
             options["cache_position"] = places
         mask = None if attention else causal_mask(self.config, x_BSH, attention_mask, cache, position_ids, places)
         rope = rotary(self.config, position_ids, x_BSH.dtype)
@@ -324,26 +229,6 @@ class _Records:
 
 def _wanted(given: bool | None, config: ArcticConfig, name: str) -> bool:
     return bool(getattr(config, name, False) if given is None else given)
-
-
-def causal_mask(
-    config: ArcticConfig, x_BSH: Tensor, attention_mask: Tensor | None, cache: Cache | None, position_ids: Tensor, places: Tensor
-) -> Any:
-    """The mask in the form that the configured attention implementation reads; None where causality says it all.
-
-    `places` [S] are the tokens' places in the cache.
-    """
-    values = {
-        "config": config,
-        "inputs_embeds": x_BSH,
-        "input_embeds": x_BSH,
-        "attention_mask": attention_mask,
-        "cache": cache,
-        "past_key_values": cache,
-        "cache_position": places,
-        "position_ids": position_ids,
-    }
-    return create_causal_mask(**{name: value for name, value in values.items() if name in _MASK_PARAMETERS})
 
 
 class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):

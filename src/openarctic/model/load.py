@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openarctic.formats import HybridConfig, from_gguf, read_gguf
-from openarctic.formats.checkpoint import open_checkpoint
+from openarctic.formats import HybridConfig, from_gguf
 from openarctic.formats.quants import Raw
+from openarctic.formats.sources import FolderSource, open_source
 from openarctic.model.config import ArcticConfig
 from openarctic.model.hybrid import ArcticForCausalLM
 
@@ -22,14 +22,17 @@ def load_model(path: str | Path, dtype: torch.dtype | None = None) -> ArcticForC
 
     Raises MissingError, CorruptError or UserError as the file or folder gives reason to.
     """
-    path = Path(path)
-    if path.is_dir():
-        with open_checkpoint(path) as checkpoint:
-            config = checkpoint.config
-            state = {n: as_tensor(checkpoint.read(n), checkpoint.dtype(n), checkpoint.shape(n)) for n in checkpoint.names}
-    else:
-        config, values = from_gguf(read_gguf(path))
-        state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in values.items()}
+    source = open_source(path)
+    try:
+        config = source.config
+        if isinstance(source, FolderSource):
+            stored = source.checkpoint
+            state = {n: as_tensor(stored.read(n), stored.dtype(n), stored.shape(n)) for n in stored.names}
+        else:
+            values = from_gguf(source.file)[1]
+            state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in values.items()}
+    finally:
+        source.close()
     return assemble(config, state, dtype)
 
 
