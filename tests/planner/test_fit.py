@@ -152,7 +152,7 @@ def test_the_fullest_stage_limits() -> None:
 
 
 def test_a_batch_without_room_for_a_token_each_does_not_fit() -> None:
-    config = replace(PRESETS["hybrid-145m"], vocab_size=1)
+    config = replace(PRESETS["hybrid-145m"], vocab_size=1, bos_token_id=None, eos_token_id=None)
     per_token = kv_bytes_per_token(config, 2)
     fixed = weight_bytes(config, "bf16") + RUNTIME_BYTES + activation_bytes(config, 8)
     for tokens, expected in ((8, 1), (7, 0)):

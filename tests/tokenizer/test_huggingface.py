@@ -147,6 +147,30 @@ def test_settings_of_the_files_beside_it(tmp_path: Path) -> None:
     assert Tokenizer.from_huggingface(folder).chat_template is None
 
 
+def test_every_end_token_counts_in_a_file_and_back_in_a_folder(tmp_path: Path) -> None:
+    folder = arctic(tmp_path / "a", form="json")
+    write(folder / "generation_config.json", {"eos_token_id": [SIZE - 1, 2, 7, 2, 9], "top_k": 5})
+    tokenizer = Tokenizer.from_huggingface(folder)
+    assert tokenizer.stop_ids == {SIZE - 1, 2, 7, 9}
+    metadata = {"general.architecture": "arctic", **tokenizer.to_gguf_metadata()}
+    [path] = write_gguf(tmp_path / "m.gguf", metadata, {"x": ("F32", (1,), np.zeros(4, np.uint8))})
+    again = Tokenizer.from_gguf_metadata(read_gguf(path).metadata)
+    assert again.stop_ids == tokenizer.stop_ids
+    again.save_huggingface(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "generation_config.json").read_text()) == {"eos_token_id": [SIZE - 1, 2, 7, 9]}
+    assert Tokenizer.from_huggingface(tmp_path / "b").stop_ids == tokenizer.stop_ids
+    again.save_huggingface(folder)
+    assert json.loads((folder / "generation_config.json").read_text())["top_k"] == 5
+
+
+@pytest.mark.parametrize("ends", [["2"], "2", [True], [2, 10**6], {}, [2, None]])
+def test_end_tokens_that_are_no_ids_are_told(ends: Any, tmp_path: Path) -> None:
+    folder = arctic(tmp_path, form="json")
+    write(folder / "generation_config.json", {"eos_token_id": ends})
+    with pytest.raises(CorruptError, match=r"eo[st]_token_id|stop_token_ids"):
+        Tokenizer.from_huggingface(folder)
+
+
 def test_a_template_in_the_json_says_what_is_added(tmp_path: Path) -> None:
     folder = arctic(tmp_path, form="json")
     single = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}]

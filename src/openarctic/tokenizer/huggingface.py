@@ -29,6 +29,7 @@ from openarctic.tokenizer.vocabulary import (
     NORMAL,
     PRE,
     SCORES,
+    STOPS,
     TEMPLATE,
     TOKENS,
     TYPES,
@@ -38,15 +39,17 @@ from openarctic.tokenizer.vocabulary import (
     id_key,
     padding_token,
     scores_from_merges,
+    stop_list,
     token_types,
 )
 
-JSON, MODEL_FILE, CONFIG, MAP, TEMPLATE_FILE = (
+JSON, MODEL_FILE, CONFIG, MAP, TEMPLATE_FILE, GENERATION = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "generation_config.json",
 )
 # transformers takes a class that it does not know for its own general one, which reads `tokenizer.json` as it is.
 CLASS = "ArcticTokenizer"
@@ -252,7 +255,7 @@ def _begin_and_end(processor: Mapping[str, Any] | None, values: Mapping[str, Any
 
 def _with_settings(values: dict[str, Any], config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What the files beside the vocabulary say: special ids, what is added to a text, the chat template."""
-    generation, model = _read(folder / "generation_config.json"), _read(folder / "config.json")
+    generation, model = _read(folder / GENERATION), _read(folder / "config.json")
     ids = {token: id for id, token in enumerate(values[TOKENS])}
     for name, key in _NAMES.items():
         token = _content(config.get(key))
@@ -263,12 +266,13 @@ def _with_settings(values: dict[str, Any], config: Mapping[str, Any], folder: Pa
             if values[TYPES][ids[token]] == NORMAL and name in ("bos", "eos"):
                 values[TYPES][ids[token]] = CONTROL
     for name in ("bos", "eos"):
-        given = _as_ids(generation.get(f"{name}_token_id", model.get(f"{name}_token_id")))
+        given = _as_ids(f"{name}_token_id", generation, model)
         if given and _content(config.get(_NAMES[name])) is None:
             values[id_key(name)] = given[0]
         others = [id for id in given if id != values.get(id_key(name))]
         if name == "eos" and others:
             values[id_key("eot")] = others[0]
+            values |= {STOPS: others[1:]} if others[1:] else {}
     for key, option in ((ADDS_BOS, "add_bos_token"), (ADDS_EOS, "add_eos_token")):
         if config.get(option) is not None:
             values[key] = bool(config[option])
@@ -281,9 +285,13 @@ def _with_settings(values: dict[str, Any], config: Mapping[str, Any], folder: Pa
     }
 
 
-def _as_ids(value: Any) -> list[int]:
-    given = value if isinstance(value, list) else [value]
-    return [id for id in given if isinstance(id, int)]
+def _as_ids(key: str, generation: Mapping[str, Any], model: Mapping[str, Any]) -> list[int]:
+    """One id, several or none, each once; what generation_config.json says goes before config.json."""
+    value = generation.get(key, model.get(key))
+    given = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(id) is int for id in given):
+        raise CorruptError(f"{key} is {value!r}, neither an id nor a list of ids")
+    return list(dict.fromkeys(given))
 
 
 def _template(given: Any, folder: Path) -> str | None:
@@ -297,7 +305,10 @@ def _template(given: Any, folder: Path) -> str | None:
 
 
 def write_folder(folder: Path, document: str, metadata: Mapping[str, Any]) -> None:
-    """Write the three files. `tokenizer_config.json` is last, as it makes the folder a tokenizer for transformers."""
+    """Write the three files, and where more than one token ends a text the list in `generation_config.json`.
+
+    `tokenizer_config.json` is last, as it makes the folder a tokenizer for transformers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokens = metadata[TOKENS]
     named = {key: tokens[metadata[id_key(name)]] for name, key in _NAMES.items() if metadata.get(id_key(name)) is not None}
@@ -313,6 +324,10 @@ def write_folder(folder: Path, document: str, metadata: Mapping[str, Any]) -> No
     }
     if TEMPLATE in metadata:
         config["chat_template"] = metadata[TEMPLATE]
+    stops = stop_list(metadata)
+    if len(stops) > 1:
+        generation = {**_read(folder / GENERATION), "eos_token_id": stops}
+        _write(folder / GENERATION, json.dumps(generation, ensure_ascii=False, indent=2) + "\n")
     _write(folder / JSON, document)
     _write(folder / MAP, json.dumps(named, ensure_ascii=False, indent=2) + "\n")
     _write(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=2) + "\n")

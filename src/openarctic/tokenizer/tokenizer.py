@@ -26,6 +26,7 @@ from openarctic.tokenizer.vocabulary import (
     check_metadata,
     id_key,
     pad,
+    stop_list,
     token_types,
 )
 
@@ -55,8 +56,8 @@ class Tokenizer:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end a generated text: the end token, and the end of a turn where that is another."""
-        return frozenset(id for id in (self.eos_id, self._metadata.get(id_key("eot"))) if id is not None)
+        """Ids that end a generated text: the end token, the end of a turn where that is another, and what else the model has."""
+        return frozenset(stop_list(self._metadata))
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:

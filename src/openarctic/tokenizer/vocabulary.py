@@ -25,6 +25,7 @@ ADDS_SPACE = "tokenizer.ggml.add_space_prefix"
 ADDS_BOS = "tokenizer.ggml.add_bos_token"
 ADDS_EOS = "tokenizer.ggml.add_eos_token"
 TEMPLATE = "tokenizer.chat_template"
+STOPS = "tokenizer.openarctic.stop_token_ids"  # ends of a text beyond eos and eot, for which GGUF has no key
 # Hugging Face's names of the tokens that have a role, and GGUF's.
 NAMED_IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
@@ -47,6 +48,12 @@ def token_types(metadata: Metadata) -> list[int]:
     return [NORMAL] * len(metadata[TOKENS]) if types is None else [int(t) for t in types]
 
 
+def stop_list(metadata: Metadata) -> list[int]:
+    """Ids that end a generated text, the end token first."""
+    named = [metadata.get(id_key(name)) for name in ("eos", "eot")]
+    return [id for id in dict.fromkeys((*named, *metadata.get(STOPS, ()))) if id is not None]
+
+
 def check_metadata(metadata: Metadata) -> None:
     """Raises CorruptError when the lists hold something else, do not fit each other, or an id has no token."""
     tokens = metadata[TOKENS]
@@ -67,6 +74,9 @@ def check_metadata(metadata: Metadata) -> None:
         id = metadata.get(id_key(name))
         if id is not None and not (isinstance(id, int) and 0 <= id < len(tokens)):
             raise CorruptError(f"{id_key(name)} is {id!r}, the vocabulary has {len(tokens)} tokens")
+    stops = metadata.get(STOPS, [])
+    if not isinstance(stops, list) or not all(type(id) is int and 0 <= id < len(tokens) for id in stops):
+        raise CorruptError(f"{STOPS} is {stops!r}, the vocabulary has {len(tokens)} tokens")
 
 
 def _is_broken(token: str) -> bool:
