@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from openarctic.cli import main  # noqa: E402
 from openarctic.engine.reference import PlainModel  # noqa: E402
-from openarctic.errors import CapacityError, MissingError, UserError  # noqa: E402
+from openarctic.errors import CapacityError, CorruptError, MissingError, UserError  # noqa: E402
 from openarctic.formats.state import read_state  # noqa: E402
 from openarctic.model.parity import compare  # noqa: E402
 from openarctic.model.parity.report import judge  # noqa: E402
@@ -73,7 +73,28 @@ def test_a_wrong_token_and_a_wrong_logit_are_found(tmp_path: Path) -> None:
     assert judge("x", "1", task, wanted, replace(right, logits=shifted)).max_logit_diff == pytest.approx(0.5, abs=1e-4)
     # A runtime that tells only some logits is judged by those.
     sparse = [np.where(np.arange(64) % 2, logits, np.nan) for logits in right.logits]
-    assert judge("x", "1", task, wanted, replace(right, logits=sparse)).max_logit_diff < 1e-5
+    few = replace(right, logits=sparse)
+    assert judge("x", "1", task, wanted, few, is_sparse=True).max_logit_diff < 1e-5
+    with pytest.raises(CorruptError, match="8 positions"):
+        judge("x", "1", task, wanted, replace(few, logits=[sparse[0], right.logits[1]]))
+    silent = [np.full_like(right.logits[0], np.nan), right.logits[1]]
+    with pytest.raises(CorruptError, match="not a number"):
+        judge("x", "1", task, wanted, replace(right, logits=silent), is_sparse=True)
+    with pytest.raises(CorruptError, match="shape"):
+        judge("x", "1", task, wanted, replace(right, logits=[a[:, :-1] for a in right.logits]))
+
+
+def test_a_divergence_is_forgiven_only_where_the_logits_leave_it_open(tmp_path: Path) -> None:
+    task, wanted, right = task_and_truth(tmp_path)
+    position = len(task.prompts[0]) - 1
+    order = wanted[0][position].argsort()
+    gap = wanted[0][position][order[-1]] - wanted[0][position][order[-2]]
+    wrong = replace(right, tokens=[[int(order[-2]), *right.tokens[0][1:]], right.tokens[1]])
+    assert judge("x", "1", task, wanted, wrong).ties is False, "its logits are right, so its token is a bug"
+    off = right.logits[0].copy()
+    off[position, order[-2]] += 1.1 * gap
+    assert judge("x", "1", task, wanted, replace(wrong, logits=[off, right.logits[1]])).ties is True
+    assert judge("x", "1", task, wanted, right).ties is None
 
 
 def test_failures_and_absent_runtimes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ COLUMNS = (
     "greedy_agreement",
     "first_divergence",
     "divergence_margin",
+    "ties",
 )
 
 

@@ -188,9 +188,13 @@ def _with_kv_heads(source: Source, options: ConvertOptions, note: Note) -> Sourc
 
 
 def _check_stock(source: Source, destination: Path, options: ConvertOptions, note: Note) -> None:
-    obstacles = "; ".join(stock_obstacles(source.config))
+    form: Literal["gguf", "huggingface"] = "gguf" if is_gguf(destination) else "huggingface"
+    found = stock_obstacles(source.config, form)
+    if options.layout == "training":
+        found = [*found, "the training layout is our own"]
+    obstacles = "; ".join(found)
     if obstacles and options.is_stock:
-        raise UserError(f"no stock runtime can run this model: {obstacles}", "leave out --stock: our runtimes can")
+        raise UserError(f"no stock runtime can run this: {obstacles}", "leave out --stock: our runtimes can")
     if obstacles and is_gguf(destination):
         note(f"only our own runtimes can run this file: {obstacles}")
 

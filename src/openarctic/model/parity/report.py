@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from openarctic.engine.reference import PlainModel
-from openarctic.errors import CapacityError, MissingError, OpenArcticError, UserError
+from openarctic.errors import CapacityError, CorruptError, MissingError, OpenArcticError, UserError
 from openarctic.formats.names import state_dict_shapes, stock_obstacles
 from openarctic.formats.state import read_state
 from openarctic.model.memory import check_memory
@@ -33,8 +33,9 @@ class Difference:
     """How one runtime differs from the reference.
 
     `greedy_agreement` is the share of tokens before the first divergence of each prompt; `first_divergence` the earliest of
-    these, counted in tokens, and `divergence_margin` the gap of the reference's two best logits there: a gap below the
-    difference of logits is a tie that rounding decides. `error` says why there are no numbers.
+    these, counted in tokens, and `divergence_margin` the largest gap of the reference's two best logits at one. A divergence is
+    a tie, which rounding decides, where that gap is at most twice the runtime's own difference at the position; `ties` says
+    whether all are. `error` says why there are no numbers.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Difference:
     greedy_agreement: float | None = None
     first_divergence: int | None = None
     divergence_margin: float | None = None
+    ties: bool | None = None
     error: str | None = None
 
 
@@ -71,7 +73,7 @@ class Report:
 def _is_ok(difference: Difference, tolerance: float) -> bool:
     if difference.error is not None or difference.max_logit_diff is None or difference.max_logit_diff > tolerance:
         return False
-    return difference.divergence_margin is None or difference.divergence_margin <= 2 * tolerance
+    return difference.ties is not False
 
 
 def compare(
@@ -170,37 +172,47 @@ def _difference(name: str, forms: Forms, task: Task, wanted: list[Any], scratch:
     version = RUNTIMES[name].version() or "unknown"
     try:
         answer = _run(name, forms, task, scratch)
+        return judge(name, version, task, wanted, answer, is_sparse=RUNTIMES[name].is_sparse)
     except OpenArcticError as error:
         return Difference(name, version, error=error.message)
-    return judge(name, version, task, wanted, answer)
 
 
-def judge(name: str, version: str, task: Task, wanted: Sequence[Any], answer: Answer) -> Difference:
-    """The numbers of one runtime's answer against the reference's logits of every sequence."""
-    diffs = [_absolute(got, want) for got, want in zip(answer.logits, wanted, strict=True)]
+def judge(name: str, version: str, task: Task, wanted: Sequence[Any], answer: Answer, *, is_sparse: bool = False) -> Difference:
+    """The numbers of one runtime's answer against the reference's logits of every sequence.
+
+    Raises CorruptError for logits of another shape, and for NaN where the runtime is not sparse.
+    """
+    diffs = [_absolute(got, want, is_sparse) for got, want in zip(answer.logits, wanted, strict=True)]
     agreed, total, divergences = 0, 0, []
-    for prompt, sequence, own, want in zip(task.prompts, task.sequences, answer.tokens, wanted, strict=True):
+    for prompt, sequence, own, want, diff in zip(task.prompts, task.sequences, answer.tokens, wanted, diffs, strict=True):
         chain = _greedy_chain(len(prompt), sequence, want)
         same = next((i for i, (a, b) in enumerate(zip(own, chain, strict=False)) if a != b), len(chain))
         agreed, total = agreed + same, total + len(chain)
         if same < len(chain):
-            best = np.sort(want[len(prompt) - 1 + same])[-2:]
-            divergences.append((same, float(best[1] - best[0])))
+            position = len(prompt) - 1 + same
+            best = np.sort(want[position])[-2:]
+            divergences.append((same, float(best[1] - best[0]), 2 * float(np.nanmax(diff[position]))))
     return Difference(
         name,
         version,
-        max_logit_diff=float(max(d.max() for d in diffs)),
-        mean_logit_diff=float(sum(d.sum() for d in diffs) / sum(d.size for d in diffs)),
+        max_logit_diff=float(max(np.nanmax(d) for d in diffs)),
+        mean_logit_diff=float(sum(np.nansum(d) for d in diffs) / sum(np.isfinite(d).sum() for d in diffs)),
         greedy_agreement=agreed / total,
         first_divergence=min(d[0] for d in divergences) if divergences else None,
         divergence_margin=max(d[1] for d in divergences) if divergences else None,
+        ties=all(margin <= limit for _, margin, limit in divergences) if divergences else None,
     )
 
 
-def _absolute(got: Logits, want: Any) -> Any:
-    """Absolute differences where the runtime told a logit."""
+def _absolute(got: Logits, want: Any, is_sparse: bool) -> Any:
+    """Absolute differences [positions, vocab]; NaN where a sparse runtime did not tell a logit."""
+    if got.shape[0] != want.shape[0] or (got.shape[1] != want.shape[1] and not is_sparse):
+        raise CorruptError(f"logits have the shape {got.shape}, {want.shape} were expected")
     diff = np.abs(got - want[:, : got.shape[1]])
-    return diff[~np.isnan(got)]
+    untold = np.isnan(diff)
+    if untold.all(axis=1).any() or (untold.any() and not is_sparse):
+        raise CorruptError(f"{int(untold.any(axis=1).sum())} positions have logits that are not a number")
+    return diff
 
 
 def _greedy_chain(start: int, sequence: Sequence[int], want: Any) -> list[int]:

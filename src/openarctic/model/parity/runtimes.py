@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from openarctic.errors import MissingError
 
-# [positions, vocab]; NaN where a runtime does not tell.
+# [positions, vocab]; NaN where a runtime that is sparse does not tell.
 Logits = NDArray[np.float32]
 TOP = 20  # logits that vLLM is asked for at every position; all of them would be a Python object each
 
@@ -53,12 +53,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A way to run the model: the package whose version it carries, and why it cannot run some models."""
+    """A way to run the model: the package whose version it carries, and what is special about it.
+
+    `is_sparse`: it tells only the largest logits of a position.
+    """
 
     name: str
     package: str
     run: Callable[[Forms, Task], Answer]
     needs_stock_gguf: bool = False
+    is_sparse: bool = False
 
     def version(self) -> str | None:
         """None when it is not installed."""
@@ -235,6 +239,6 @@ RUNTIMES = {
         Runtime("torch", "torch", _torch),
         Runtime("transformers", "transformers", _transformers),
         Runtime("llama.cpp", "llama_cpp", _llama_cpp, needs_stock_gguf=True),
-        Runtime("vllm", "vllm", _vllm),
+        Runtime("vllm", "vllm", _vllm, is_sparse=True),
     )
 }
