@@ -220,6 +220,8 @@ def _vllm(forms: Forms, task: Task) -> Answer:
     asking = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True, prompt_logprobs=TOP, logprobs=TOP, detokenize=False)
     replies = engine.generate([TokensPrompt(prompt_token_ids=s) for s in task.sequences], asking, use_tqdm=False)
     vocab = engine.model_config.get_vocab_size() if hasattr(engine, "model_config") else 0
+    # Its own processes would live on, and this one would wait for them at its end.
+    engine.llm_engine.engine_core.shutdown()
     logits = []
     for reply in replies:
         positions = [*reply.prompt_logprobs[1:], reply.outputs[0].logprobs[0]]
