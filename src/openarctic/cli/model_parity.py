@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="texts, one a line (default: twenty of our own)")
     parser.add_argument("--max-tokens", type=int, default=32, metavar="N", help="greedy tokens a prompt (default 32)")
     parser.add_argument(
-        "--tolerance", type=float, metavar="X", help="largest logit difference (default 1e-3; 3.0 for quantised files)"
+        "--tolerance", type=float, metavar="X", help="largest logit difference (default 1e-3; 5.0 for quantised files)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of each runtime (default: all)")
     parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")

@@ -22,7 +22,7 @@ from openarctic.model.parity.forms import Model, make_forms, prompt_ids
 from openarctic.model.parity.runtimes import RUNTIMES, Answer, Forms, Logits, Task, measure, read_answer
 
 FLOAT_TOLERANCE = 1e-3  # largest difference of a logit where weights are floats
-QUANTISED_TOLERANCE = 3.0  # where not, kernels round activations to 8 or 16 bits: 1.9 at most on arctic-nano
+QUANTISED_TOLERANCE = 5.0  # where not, kernels round activations: llama.cpp is 3.35 off on SmolLM2-135M, we 2.61
 TIMEOUT_S = 3600.0
 
 Progress = Callable[[str], None]
