@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     importance.add_argument("--imatrix", type=Path, metavar="FILE", help="importance of columns, an imatrix.gguf of llama.cpp")
     importance.add_argument("--calibration", type=Path, metavar="TEXT", help="measure importance on a text")
     parser.add_argument("--verify", action="store_true", help="first read all of SRC: sha256 where given, no NaN")
-    parser.add_argument("--stock", action="store_true", help="fail unless stock llama.cpp (GGUF) or the published code (folder) can run it")
+    parser.add_argument("--stock", action="store_true", help="fail unless stock llama.cpp or the published code can run it")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--restart", action="store_true", help="begin anew instead of going on from DST.partial")
     parser.add_argument("--force", action="store_true", help="replace DST")
