@@ -133,8 +133,7 @@ class Peer:
     def quantized(self, number: int, pure: bool, importance: dict[str, np.ndarray]) -> GGUFFile:
         """What llama.cpp writes."""
         llama = self.llama
-        quiet = llama.llama_log_callback(lambda *_: None)
-        llama.llama_log_set(quiet, ctypes.c_void_p(0))
+        _quieten(llama)
         entry = llama.llama_model_imatrix_data
         pointer = ctypes.POINTER(ctypes.c_float)
         entries = [entry(n.encode(), w.ctypes.data_as(pointer), w.size) for n, w in importance.items()]
@@ -146,3 +145,13 @@ class Peer:
         paths = str(self.source).encode(), str(self.target).encode()
         assert llama.llama_model_quantize(*paths, ctypes.byref(parameters)) == 0
         return read_gguf(self.target)
+
+
+# llama.cpp keeps the address for as long as it is loaded, so somebody must keep the function.
+_QUIET: list[Any] = []
+
+
+def _quieten(llama: Any) -> None:
+    if not _QUIET:
+        _QUIET.append(llama.llama_log_callback(lambda *_: None))
+        llama.llama_log_set(_QUIET[0], ctypes.c_void_p(0))
