@@ -13,6 +13,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import pre_tokenizers
 
 from openarctic.errors import CorruptError, UserError
+from openarctic.formats import read_gguf
+from openarctic.formats.bundled import bundled_models
 from openarctic.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, Tokenizer
 
 WORDS = ["th", "the", "Ġthe", "Ġ", "SE", "SEL", "SELECT"]
@@ -157,3 +159,10 @@ def test_a_real_vocabulary() -> None:
     assert tokenizer.encode("Hello world") == [19556, 905]
     text = "SELECT name, COUNT(*) FROM t WHERE x = 'Zürich' -- 2024\n\t日本"
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_byte_without_a_token_is_dropped() -> None:
+    bundled = Tokenizer.from_gguf_metadata(read_gguf(bundled_models()["arctic-nano"]).metadata)
+    lost = [c for c in map(chr, range(128)) if bundled.decode(bundled.encode(c)) != c]
+    assert lost == ["\x04", "\x06", "\x13", "\x14", "\x16", "\x1d"]
+    assert bundled.decode(bundled.encode('a"\x16{')) == 'a"{'

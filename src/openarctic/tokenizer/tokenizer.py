@@ -34,8 +34,9 @@ from openarctic.tokenizer.vocabulary import (
 class Tokenizer:
     """Encodes and decodes; knows the ids that begin and end a text.
 
-    What comes back: `decode(encode(text)) == text` for all valid Unicode in byte-level BPE (`gpt2`), and in SentencePiece BPE
-    (`llama`) with byte pieces for all text without U+2581, which is its way to write a space.
+    What comes back: `decode(encode(text)) == text` for all valid Unicode in byte-level BPE (`gpt2`) that has a token for every
+    byte, and in SentencePiece BPE (`llama`) with byte pieces for all text without U+2581, which is its way to write a space.
+    A byte without a token is dropped, as in Hugging Face's tokenizers: SmolLM2's vocabulary lacks six control characters.
     """
 
     def __init__(self, backend: Backend, metadata: Mapping[str, Any]) -> None:
