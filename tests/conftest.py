@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that; some tests send it to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TORCH_ROOMS = ("model", "train", "vllm")
 HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
