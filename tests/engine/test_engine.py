@@ -44,7 +44,7 @@ def test_unknown_kernels_are_told(tmp_path: Path) -> None:
 )
 def test_logits_are_those_of_the_reference(tmp_path: Path, layout: str, type_: str, tolerance: float, kernels: str) -> None:
     path = write_model(tmp_path / "m.gguf", LAYOUTS[layout], type_)
-    engine = Engine.load(path, threads=2, kernels=kernels, f16_cache=False)
+    engine = Engine.load(path, threads=2, kernels=kernels, cache_type="f32")
     wanted = reference_logits(read_gguf(path), IDS)
     got = engine.logits(IDS)
     if type_.startswith(("Q4", "Q5")):  # 8-bit activations: routing may flip, so the bulk is compared
@@ -77,7 +77,7 @@ def test_types_with_blocks_of_256(tmp_path: Path, type_: str, tolerance: float, 
 
     metadata, tensors = to_gguf(HybridConfig.from_dict(config), random_state(config), typed, {})
     [path] = write_gguf(tmp_path / "m.gguf", metadata, tensors)
-    got = Engine.load(path, threads=2, kernels=kernels, f16_cache=False).logits(IDS)
+    got = Engine.load(path, threads=2, kernels=kernels, cache_type="f32").logits(IDS)
     assert np.median(np.abs(got - reference_logits(read_gguf(path), IDS))) < tolerance
 
 
@@ -100,7 +100,7 @@ def test_the_torch_model_agrees(tmp_path: Path) -> None:
         model.load_state_dict({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()})
         with torch.no_grad():
             wanted = model(torch.tensor([IDS])).logits[0].numpy()
-        assert np.abs(Engine.load(path, f16_cache=False).logits(IDS) - wanted).max() < 1e-3
+        assert np.abs(Engine.load(path, cache_type="f32").logits(IDS) - wanted).max() < 1e-3
 
 
 @pytest.mark.parametrize("type_", ["F32", "Q8_0", "Q4_1"])

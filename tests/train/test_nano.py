@@ -69,7 +69,7 @@ def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
     ids = [1, 200, 4000, 15, 16000, 7]
     with torch.no_grad():
         wanted = model(torch.tensor([ids])).logits[0].numpy()
-    got = Engine(file, threads=2, f16_cache=False).logits(ids)
+    got = Engine(file, threads=2, cache_type="f32").logits(ids)
     assert config.vocab_size == RECIPE.vocab_size
     # Activations are rounded to 8 bits before 4-bit weights.
     assert np.abs(got - wanted).mean() < 0.1 * wanted.std()

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <stdexcept>
@@ -17,6 +18,8 @@ using namespace openarctic;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Tables = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Buffer = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -48,14 +51,23 @@ std::vector<Source> sources(nb::list items) {
 
 std::vector<float> floats(const Floats& a) { return {a.data(), a.data() + a.size()}; }
 
+struct Slot {
+  std::vector<float>* values;
+  std::vector<size_t> sizes;  // that are allowed
+};
+
 void set_vector(Model& m, int layer, const std::string& name, Floats values) {
-  if (layer < 0) {
-    m.output_norm = floats(values);
-    return;
+  const Shape& s = m.shape;
+  const size_t hidden = s.hidden, dim = s.head_dim, q = dim * s.heads, kv = dim * s.kv_heads;
+  std::map<std::string, Slot> slots{{"output_norm", {&m.output_norm, {hidden}}}};
+  if (layer >= 0) {
+    Layer& l = m.layers.at(layer);
+    slots = {{"attn_norm", {&l.attn_norm, {hidden}}}, {"ffn_norm", {&l.ffn_norm, {hidden}}}, {"moe_norm", {&l.moe_norm, {hidden}}}, {"router", {&l.router, {hidden * s.experts}}},
+             {"q_bias", {&l.q_bias, {q}}}, {"k_bias", {&l.k_bias, {kv}}}, {"v_bias", {&l.v_bias, {kv}}}, {"q_norm", {&l.q_norm, {dim, q}}}, {"k_norm", {&l.k_norm, {dim, kv}}}};
   }
-  Layer& l = m.layers.at(layer);
-  std::map<std::string, std::vector<float>*> slots{{"attn_norm", &l.attn_norm}, {"ffn_norm", &l.ffn_norm}, {"moe_norm", &l.moe_norm}, {"router", &l.router}};
-  *slots.at(name) = floats(values);
+  const Slot& slot = slots.at(name);
+  if (std::find(slot.sizes.begin(), slot.sizes.end(), values.size()) == slot.sizes.end()) throw std::invalid_argument(name + " has " + std::to_string(values.size()) + " numbers");
+  *slot.values = floats(values);
 }
 
 void set_matrix(Model& m, int layer, const std::string& name, nb::list items, bool interleave) {
@@ -79,24 +91,60 @@ void set_embedding(Model& m, nb::tuple item) {
   m.embedding_source = {s.type, s.rows, s.cols, m.embedding.data()};
 }
 
-void step(Model& m, Ints tokens, Ints sequences, Ints positions, std::vector<int> wanted, Logits logits) {
-  const int n = int(tokens.size());
+// Everything that a step will read or write stands within its bounds.
+void check(const Model& m, const Tokens& t, size_t sequences) {
+  std::map<int, int> ends;
+  for (int i = 0; i < t.count; i++) {
+    if (t.ids[i] < 0 || t.ids[i] >= m.shape.vocab) throw std::out_of_range("token " + std::to_string(t.ids[i]) + " is outside the vocabulary");
+    if (t.sequences[i] < 0 || size_t(t.sequences[i]) >= sequences) throw std::out_of_range("sequence " + std::to_string(t.sequences[i]) + " has no table");
+    if (t.positions[i] < 0 || t.positions[i] / kPage >= t.width) throw std::out_of_range("position " + std::to_string(t.positions[i]) + " is beyond the table");
+    int& end = ends[t.sequences[i]];
+    end = std::max(end, t.positions[i] / kPage + 1);
+  }
+  for (auto [sequence, end] : ends)
+    for (int p = 0; p < end; p++) {
+      const int page = t.tables[size_t(sequence) * t.width + p];
+      if (page < 0 || page >= m.shape.pages) throw std::out_of_range("page " + std::to_string(page) + " does not exist");
+    }
+}
+
+void step(Model& m, Ints ids, Ints sequences, Ints positions, Tables tables, std::vector<int> wanted, Logits logits) {
+  const int n = int(ids.size());
   if (!n || int(sequences.size()) != n || int(positions.size()) != n) throw std::invalid_argument("tokens, sequences and positions must have one length above 0");
   if (logits.shape(0) < wanted.size() || int(logits.shape(1)) != m.padded_vocab()) throw std::invalid_argument("logits must be [wanted, padded vocab]");
-  for (int i = 0; i < n; i++) {
-    if (tokens.data()[i] < 0 || tokens.data()[i] >= m.shape.vocab) throw std::out_of_range("token " + std::to_string(tokens.data()[i]) + " is outside the vocabulary");
-    if (sequences.data()[i] < 0 || sequences.data()[i] >= m.shape.max_sequences) throw std::out_of_range("sequence out of range");
-    if (positions.data()[i] < 0 || positions.data()[i] >= m.shape.max_context) throw std::out_of_range("position out of range");
-  }
+  const Tokens tokens{n, ids.data(), sequences.data(), positions.data(), tables.data(), int(tables.shape(1))};
+  check(m, tokens, tables.shape(0));
   for (int w : wanted)
     if (w < 0 || w >= n) throw std::out_of_range("wanted token out of range");
   nb::gil_scoped_release released;
-  m.step(n, tokens.data(), sequences.data(), positions.data(), wanted, logits.data());
+  m.step(tokens, wanted, logits.data());
 }
 
-void copy(Model& m, int from, int to, int length) {
-  if (std::min(from, to) < 0 || std::max(from, to) >= m.shape.max_sequences || length < 0 || length > m.shape.max_context) throw std::out_of_range("copy out of range");
-  if (from != to) m.copy(from, to, length);
+uint8_t* page(Model& m, int index) {
+  if (index < 0 || index >= m.shape.pages) throw std::out_of_range("page " + std::to_string(index) + " does not exist");
+  return m.page(index);
+}
+
+void copy_page(Model& m, int source, int target) {
+  if (source != target) std::memcpy(page(m, target), page(m, source), m.page_bytes());
+  else page(m, source);
+}
+
+void read_page(Model& m, int index, Buffer out) {
+  if (out.size() != m.page_bytes()) throw std::invalid_argument("a page has " + std::to_string(m.page_bytes()) + " bytes");
+  std::memcpy(out.data(), page(m, index), out.size());
+}
+
+void write_page(Model& m, int index, Bytes bytes) {
+  if (bytes.size() != m.page_bytes()) throw std::invalid_argument("a page has " + std::to_string(m.page_bytes()) + " bytes");
+  std::memcpy(page(m, index), bytes.data(), bytes.size());
+}
+
+Cache cache_of(const std::string& name) {
+  if (name == "f32") return Cache::F32;
+  if (name == "f16") return Cache::F16;
+  if (name == "q8_0") return Cache::Q8;
+  throw std::invalid_argument("no cache type " + name);
 }
 
 // out[t] = W x[t] by one table of kernels, quantised as in a step.
@@ -129,17 +177,21 @@ NB_MODULE(_native, module) {
     return names;
   });
   module.def("matmul", &matmul);
+  module.attr("PAGE_SIZE") = kPage;
   nb::class_<Model>(module, "Model")
       .def("__init__",
-           [](Model* self, int hidden, int layers, int heads, int kv_heads, int head_dim, int vocab, int experts, int top_k, float eps, float theta, int max_sequences, int max_context, int threads, bool f16_cache, const std::string& kernels) {
-             new (self) Model(Shape{hidden, layers, heads, kv_heads, head_dim, vocab, experts, top_k, eps, theta, max_sequences, max_context, threads, f16_cache}, kernels);
+           [](Model* self, int hidden, int layers, int heads, int kv_heads, int head_dim, int vocab, int experts, int top_k, float eps, float theta, int threads, int pages, const std::string& cache_type, bool rotates_halves, bool renormalizes, const std::string& kernels) {
+             new (self) Model(Shape{hidden, layers, heads, kv_heads, head_dim, vocab, experts, top_k, eps, theta, threads, pages, cache_of(cache_type), rotates_halves, renormalizes}, kernels);
            },
-           nb::kw_only(), nb::arg("hidden"), nb::arg("layers"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("vocab"), nb::arg("experts"), nb::arg("top_k"), nb::arg("eps"), nb::arg("theta"), nb::arg("max_sequences"), nb::arg("max_context"), nb::arg("threads"), nb::arg("f16_cache"), nb::arg("kernels"))
+           nb::kw_only(), nb::arg("hidden"), nb::arg("layers"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("vocab"), nb::arg("experts"), nb::arg("top_k"), nb::arg("eps"), nb::arg("theta"), nb::arg("threads"), nb::arg("pages"), nb::arg("cache_type"), nb::arg("rotates_halves"), nb::arg("renormalizes"), nb::arg("kernels"))
       .def("set_vector", &set_vector)
       .def("set_matrix", &set_matrix)
       .def("set_embedding", &set_embedding)
       .def("step", &step)
-      .def("copy", &copy)
+      .def("copy_page", &copy_page)
+      .def("read_page", &read_page)
+      .def("write_page", &write_page)
+      .def_prop_ro("page_bytes", &Model::page_bytes)
       .def_prop_ro("padded_vocab", &Model::padded_vocab)
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def_prop_ro("kernels", [](const Model& m) { return std::string(m.kernels.name); });

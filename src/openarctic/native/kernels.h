@@ -15,6 +15,10 @@
 // Products of two scales (Q4_K, Q5_K) are rounded to f16 once; everything else keeps the file's exact values.
 //
 // Activations stay f32 for floats and are quantised per 32 columns: to int16 for Q8 and Q6, to int8 for Q4 and Q5.
+//
+// Keys and values stand in pages of 32 positions. Keys of one head lie transposed, [dim][32 positions], so that one vector holds
+// the same number of 8 keys and scores need no sums across a vector; values are [32 positions][dim]. As Q8 (int8 codes, one f16
+// scale for 32 numbers along dim) the codes lie in the same order, and behind them the scales: [dim / 32][32] and [32][dim / 32].
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -47,6 +51,15 @@ struct Matrix {
   int panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
 };
 
+enum class Cache : int { F32, F16, Q8 };
+
+constexpr int kPage = 32;  // positions
+// Of one head's keys, or values, in one page.
+constexpr size_t cache_bytes(Cache cache, int dim) {
+  const size_t numbers = size_t(kPage) * dim;
+  return cache == Cache::F32 ? 4 * numbers : cache == Cache::F16 ? 2 * numbers : numbers + 2 * (numbers / kGroup);
+}
+
 // One activation row in the forms that its readers need.
 struct Row {
   const float* f32;
@@ -68,9 +81,10 @@ struct Kernels {
   // out[8p..] = silu(pairs[16p..]) * pairs[16p+8..]
   void (*silu_pairs)(const float* pairs, float* out, int p0, int p1);
   void (*add)(float* x, const float* y, float weight, int n);
-  // One token, one kv head: `group` query rows of width `dim` over `count` keys. scratch: group * count floats.
-  void (*attend_f32)(const float* q, const float* k, const float* v, int count, int dim, int group, float* out, float* scratch);
-  void (*attend_f16)(const float* q, const uint16_t* k, const uint16_t* v, int count, int dim, int group, float* out, float* scratch);
+  // Adds the first `valid` keys and values of one head's page to `rows` softmaxes that run over pages: q[r] is a query of width
+  // `dim`, divided by sqrt(dim); states[r] holds dim weighted sums of values, then the largest score, then the sum of weights.
+  // The bits of a row depend on its own pages alone.
+  void (*attend)(Cache cache, const uint8_t* keys, const uint8_t* values, int valid, int dim, const float* const* q, float* const* states, int rows);
   void (*to_f16)(const float* x, uint16_t* out, int n);
 };
 

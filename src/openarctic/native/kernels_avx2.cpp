@@ -438,55 +438,130 @@ void add(float* x, const float* y, float weight, int n) {
 inline __m256 load8(const float* p) { return _mm256_loadu_ps(p); }
 inline __m256 load8(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 
-float softmax(float* score, int count, float scale) {
-  float top = -INFINITY;
-  for (int j = 0; j < count; j++) top = std::max(top, score[j]);
-  __m256 total = _mm256_setzero_ps(), s = _mm256_set1_ps(scale), shift = _mm256_set1_ps(-top * scale);
-  int j = 0;
-  for (; j + 8 <= count; j += 8) {
-    __m256 e = exp8(_mm256_fmadd_ps(_mm256_loadu_ps(score + j), s, shift));
-    _mm256_storeu_ps(score + j, e);
-    total = _mm256_add_ps(total, e);
+// Scores become weights; the state is brought to the largest score so far.
+inline void soften(float* score, int valid, int dim, float* state) {
+  float &top = state[dim], &sum = state[dim + 1];
+  const __m256 none = _mm256_set1_ps(-INFINITY);
+  __m256 s[4], here[4], highest = none;
+  for (int i = 0; i < 4; i++) {
+    const __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(8 * i));
+    here[i] = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(valid), lane));
+    s[i] = _mm256_blendv_ps(none, _mm256_load_ps(score + 8 * i), here[i]);
+    highest = _mm256_max_ps(highest, s[i]);
   }
-  float sum = hsum(total);
-  for (; j < count; j++) sum += score[j] = std::exp((score[j] - top) * scale);
-  return sum;
+  const float now = std::max(top, hmax(highest));
+  if (now > top) {
+    const float kept = std::exp(top - now);
+    const __m256 factor = _mm256_set1_ps(kept);
+    for (int d = 0; d < dim; d += 8) _mm256_storeu_ps(state + d, _mm256_mul_ps(_mm256_loadu_ps(state + d), factor));
+    sum *= kept;
+    top = now;
+  }
+  __m256 total = _mm256_setzero_ps();
+  for (int i = 0; i < 4; i++) {
+    const __m256 weight = _mm256_and_ps(exp8(_mm256_sub_ps(s[i], _mm256_set1_ps(top))), here[i]);
+    _mm256_store_ps(score + 8 * i, weight);
+    total = _mm256_add_ps(total, weight);
+  }
+  sum += hsum(total);
 }
 
-// Query rows of a group share each key and value row while it is in a register.
-template <class T, int A>
-void attend_rows(const float* q, const T* k, const T* v, int count, int dim, float* out, float* scratch) {
-  for (int j = 0; j < count; j++) {
-    __m256 sum[A];
-    for (int a = 0; a < A; a++) sum[a] = _mm256_setzero_ps();
-    for (int d = 0; d < dim; d += 8) {
-      __m256 key = load8(k + size_t(j) * dim + d);
-      for (int a = 0; a < A; a++) sum[a] = _mm256_fmadd_ps(key, _mm256_loadu_ps(q + a * dim + d), sum[a]);
-    }
-    for (int a = 0; a < A; a++) scratch[size_t(a) * count + j] = hsum(sum[a]);
-  }
-  float inverse[A];
-  for (int a = 0; a < A; a++) inverse[a] = 1.f / softmax(scratch + size_t(a) * count, count, 1.f / std::sqrt(float(dim)));
-  for (int d = 0; d < dim; d += 16) {
-    const int wide = std::min(16, dim - d) / 8;
-    __m256 acc[A][2];
-    for (int a = 0; a < A; a++) acc[a][0] = acc[a][1] = _mm256_setzero_ps();
-    for (int j = 0; j < count; j++)
-      for (int w = 0; w < wide; w++) {
-        __m256 value = load8(v + size_t(j) * dim + d + 8 * w);
-        for (int a = 0; a < A; a++) acc[a][w] = _mm256_fmadd_ps(value, _mm256_set1_ps(scratch[size_t(a) * count + j]), acc[a][w]);
+// R rows share each key and value while it is in a register.
+template <class T, int R>
+void attend_rows(const T* k, const T* v, int valid, int dim, const float* const* q, float* const* states) {
+  alignas(32) float score[R][kPage];
+  for (int j = 0; j < kPage; j += 16) {
+    __m256 a[R], b[R];
+    for (int r = 0; r < R; r++) a[r] = b[r] = _mm256_setzero_ps();
+    for (int d = 0; d < dim && j < valid; d++) {
+      const __m256 first = load8(k + d * kPage + j), second = load8(k + d * kPage + j + 8);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        const __m256 x = _mm256_broadcast_ss(q[r] + d);
+        a[r] = _mm256_fmadd_ps(first, x, a[r]);
+        b[r] = _mm256_fmadd_ps(second, x, b[r]);
       }
-    for (int a = 0; a < A; a++)
-      for (int w = 0; w < wide; w++) _mm256_storeu_ps(out + a * dim + d + 8 * w, _mm256_mul_ps(acc[a][w], _mm256_set1_ps(inverse[a])));
+    }
+    for (int r = 0; r < R; r++) {
+      _mm256_store_ps(score[r] + j, a[r]);
+      _mm256_store_ps(score[r] + j + 8, b[r]);
+    }
+  }
+  for (int r = 0; r < R; r++) soften(score[r], valid, dim, states[r]);
+  for (int d = 0; d < dim; d += 16) {
+    const bool both = d + 16 <= dim;
+    __m256 a[R], b[R];
+    for (int r = 0; r < R; r++) {
+      a[r] = _mm256_loadu_ps(states[r] + d);
+      b[r] = both ? _mm256_loadu_ps(states[r] + d + 8) : _mm256_setzero_ps();
+    }
+    for (int j = 0; j < valid; j++) {
+      const __m256 first = load8(v + j * dim + d), second = both ? load8(v + j * dim + d + 8) : first;
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        const __m256 weight = _mm256_broadcast_ss(score[r] + j);
+        a[r] = _mm256_fmadd_ps(first, weight, a[r]);
+        b[r] = _mm256_fmadd_ps(second, weight, b[r]);
+      }
+    }
+    for (int r = 0; r < R; r++) {
+      _mm256_storeu_ps(states[r] + d, a[r]);
+      if (both) _mm256_storeu_ps(states[r] + d + 8, b[r]);
+    }
   }
 }
 
 template <class T>
-void attend(const float* q, const T* k, const T* v, int count, int dim, int group, float* out, float* scratch) {
-  for (; group >= 4; group -= 4, q += 4 * dim, out += 4 * dim) attend_rows<T, 4>(q, k, v, count, dim, out, scratch);
-  if (group == 3) attend_rows<T, 3>(q, k, v, count, dim, out, scratch);
-  if (group == 2) attend_rows<T, 2>(q, k, v, count, dim, out, scratch);
-  if (group == 1) attend_rows<T, 1>(q, k, v, count, dim, out, scratch);
+void attend_all(const T* k, const T* v, int valid, int dim, const float* const* q, float* const* states, int rows) {
+  for (; rows >= 4; rows -= 4, q += 4, states += 4) attend_rows<T, 4>(k, v, valid, dim, q, states);
+  if (rows == 3) attend_rows<T, 3>(k, v, valid, dim, q, states);
+  if (rows == 2) attend_rows<T, 2>(k, v, valid, dim, q, states);
+  if (rows == 1) attend_rows<T, 1>(k, v, valid, dim, q, states);
+}
+
+inline void widen(const uint16_t* from, size_t count, float* to) {
+  for (size_t i = 0; i < count; i += 8) _mm256_storeu_ps(to + i, load8(from + i));
+}
+
+inline float half(const uint8_t* p) {
+  uint16_t bits;
+  std::memcpy(&bits, p, 2);
+  return _cvtsh_ss(bits);
+}
+
+inline __m256 codes8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))); }
+
+// Keys and values of a Q8 page as floats.
+void unpack_cache(const uint8_t* keys, const uint8_t* values, int dim, float* k, float* v) {
+  const size_t numbers = size_t(kPage) * dim;
+  for (int d = 0; d < dim; d++)
+    for (int j = 0; j < kPage; j += 8) {
+      const __m256 scale = halves(keys + numbers + 2 * ((d / kGroup) * kPage + j));
+      _mm256_storeu_ps(k + d * kPage + j, _mm256_mul_ps(codes8(keys + d * kPage + j), scale));
+    }
+  for (int j = 0; j < kPage; j++)
+    for (int d = 0; d < dim; d += 8) {
+      const __m256 scale = _mm256_set1_ps(half(values + numbers + 2 * (j * (dim / kGroup) + d / kGroup)));
+      _mm256_storeu_ps(v + j * dim + d, _mm256_mul_ps(codes8(values + j * dim + d), scale));
+    }
+}
+
+// Many rows, and codes, are worth a page of floats first.
+void attend(Cache cache, const uint8_t* keys, const uint8_t* values, int valid, int dim, const float* const* q, float* const* states, int rows) {
+  if (cache == Cache::F32) return attend_all(reinterpret_cast<const float*>(keys), reinterpret_cast<const float*>(values), valid, dim, q, states, rows);
+  const auto *k16 = reinterpret_cast<const uint16_t*>(keys), *v16 = reinterpret_cast<const uint16_t*>(values);
+  if (cache == Cache::F16 && rows <= 4) return attend_all(k16, v16, valid, dim, q, states, rows);
+  static thread_local std::vector<float> page;
+  const size_t numbers = size_t(kPage) * dim;
+  page.resize(2 * numbers);
+  float *k = page.data(), *v = k + numbers;
+  if (cache == Cache::Q8) {
+    unpack_cache(keys, values, dim, k, v);
+  } else {
+    widen(k16, numbers, k);
+    widen(v16, size_t(valid) * dim, v);
+  }
+  attend_all(k, v, valid, dim, q, states, rows);
 }
 
 void to_f16(const float* x, uint16_t* out, int n) {
@@ -496,7 +571,7 @@ void to_f16(const float* x, uint16_t* out, int n) {
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static const Kernels table{"avx2", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend<float>, attend<uint16_t>, to_f16};
+  static const Kernels table{"avx2", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend, to_f16};
   return table;
 }
 

@@ -167,25 +167,33 @@ void add(float* x, const float* y, float weight, int n) {
   for (int i = 0; i < n; i++) x[i] += weight * y[i];
 }
 
-inline float value(float x) { return x; }
-inline float value(uint16_t x) { return half_to_float(x); }
+// Number d of the key (or value) at a position of a page.
+float cached(Cache cache, const uint8_t* block, bool is_key, int position, int d, int dim) {
+  const size_t at = is_key ? size_t(d) * kPage + position : size_t(position) * dim + d;
+  if (cache == Cache::F32) return load<float>(block + 4 * at);
+  if (cache == Cache::F16) return load_half(block + 2 * at);
+  const size_t scale = is_key ? size_t(d / kGroup) * kPage + position : size_t(position) * (dim / kGroup) + d / kGroup;
+  return float(int8_t(block[at])) * load_half(block + size_t(kPage) * dim + 2 * scale);
+}
 
-template <class T>
-void attend(const float* q, const T* k, const T* v, int count, int dim, int group, float* out, float* scratch) {
-  const float scale = 1.f / std::sqrt(float(dim));
-  for (int a = 0; a < group; a++) {
-    float* score = scratch + size_t(a) * count;
-    float top = -INFINITY, total = 0;
-    for (int j = 0; j < count; j++) {
-      float sum = 0;
-      for (int d = 0; d < dim; d++) sum += q[a * dim + d] * value(k[size_t(j) * dim + d]);
-      score[j] = sum * scale;
-      top = std::max(top, score[j]);
+void attend(Cache cache, const uint8_t* keys, const uint8_t* values, int valid, int dim, const float* const* q, float* const* states, int rows) {
+  for (int r = 0; r < rows; r++) {
+    float *state = states[r], *top = state + dim, *sum = state + dim + 1;
+    float score[kPage], highest = *top;
+    for (int j = 0; j < valid; j++) {
+      score[j] = 0;
+      for (int d = 0; d < dim; d++) score[j] += q[r][d] * cached(cache, keys, true, j, d, dim);
+      highest = std::max(highest, score[j]);
     }
-    for (int j = 0; j < count; j++) total += score[j] = std::exp(score[j] - top);
-    for (int d = 0; d < dim; d++) out[a * dim + d] = 0;
-    for (int j = 0; j < count; j++)
-      for (int d = 0; d < dim; d++) out[a * dim + d] += score[j] / total * value(v[size_t(j) * dim + d]);
+    const float kept = std::exp(*top - highest);
+    for (int d = 0; d < dim; d++) state[d] *= kept;
+    *sum *= kept;
+    *top = highest;
+    for (int j = 0; j < valid; j++) {
+      const float weight = std::exp(score[j] - highest);
+      *sum += weight;
+      for (int d = 0; d < dim; d++) state[d] += weight * cached(cache, values, false, j, d, dim);
+    }
   }
 }
 
@@ -196,7 +204,7 @@ void to_f16(const float* x, uint16_t* out, int n) {
 }  // namespace
 
 const Kernels& plain_kernels() {
-  static const Kernels table{"plain", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend<float>, attend<uint16_t>, to_f16};
+  static const Kernels table{"plain", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend, to_f16};
   return table;
 }
 

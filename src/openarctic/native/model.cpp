@@ -18,9 +18,35 @@ const Kernels& choose_kernels(const std::string& name, int head_dim) {
   throw std::invalid_argument("for heads of this width this processor has no kernels named " + name);
 }
 
+constexpr int kSpan = 256;     // positions that one thread attends to; a longer context is several, merged in order
+constexpr int kTileRows = 16;  // query rows that share a page
+constexpr int kMostRows = 256;  // queries of one head of keys
+
 struct Range {
   int begin, end;
 };
+
+int spans_of(int positions) { return (positions + kSpan - 1) / kSpan; }
+
+// Tokens that follow each other in one sequence.
+struct Run {
+  int first, count;
+};
+
+// Of a softmax that runs over pages, see Kernels::attend.
+void begin_state(float* state, int dim) {
+  std::fill(state, state + dim, 0.f);
+  state[dim] = -INFINITY;
+  state[dim + 1] = 0;
+}
+
+// `state` takes in what `other` saw after it.
+void merge_state(float* state, const float* other, int dim) {
+  const float top = std::max(state[dim], other[dim]), a = std::exp(state[dim] - top), b = std::exp(other[dim] - top);
+  for (int d = 0; d < dim; d++) state[d] = state[d] * a + other[d] * b;
+  state[dim] = top;
+  state[dim + 1] = state[dim + 1] * a + other[dim + 1] * b;
+}
 
 Range share(int count, int thread, int threads) {
   int size = (count + threads - 1) / threads;
@@ -66,39 +92,30 @@ void Activations::finish(const Kernels& k, int i) {
 // Scratch of one step; kept between steps, grown when needed.
 struct Model::Batch {
   int count = 0;
-  const int *tokens = nullptr, *sequences = nullptr, *positions = nullptr;
+  Tokens tokens{};
+  std::vector<float> cos, sin;  // [token][head_dim / 2]
+  std::vector<Run> tiles;
+  int spans = 0;              // of the longest sequence
+  bool is_split = false;      // few tokens: the spans of one tile go to several threads
+  std::vector<float> states;  // split: [tile][kv head][span][row][head_dim + 2]
   std::vector<float> x, h, q, k, v, attended, projected, gate_up, down, expert_pairs, expert_out, weights;
   Activations attn_in, moe_in, attn_out, ffn_in, ffn_mid, expert_mid, head_in;
   std::vector<float*> q_out, k_out, v_out, o_out, gate_up_out, down_out, pairs_out, expert_rows;
   std::vector<int> chosen, start, order, place;  // experts of tokens; tokens grouped by expert
   std::vector<Row> grouped;
-  std::vector<std::vector<float>> scores;  // per thread
+  std::vector<std::vector<float>> scratch;  // per thread: states of a span and of all spans
 };
 
 Model::Model(const Shape& s, const std::string& kernel_name) : shape(s), layers(s.layers), kernels(choose_kernels(kernel_name, s.head_dim)), pool_(new Pool(s.threads)), batch_(new Batch) {
-  int half = s.head_dim / 2;
-  cos_.resize(size_t(s.max_context) * half);
-  sin_.resize(cos_.size());
-  for (int p = 0; p < s.max_context; p++)
-    for (int d = 0; d < half; d++) {
-      float angle = float(p) * std::pow(s.theta, -2.f * float(d) / float(s.head_dim));
-      cos_[size_t(p) * half + d] = std::cos(angle);
-      sin_[size_t(p) * half + d] = std::sin(angle);
-    }
-  // calloc: pages that no token reached cost nothing
-  size_t bytes = size_t(s.layers) * s.max_sequences * s.kv_heads * s.max_context * s.head_dim * (s.f16_cache ? 2 : 4);
-  keys_.reset(static_cast<uint8_t*>(std::calloc(bytes, 1)));
-  values_.reset(static_cast<uint8_t*>(std::calloc(bytes, 1)));
-  if (!keys_ || !values_) throw std::bad_alloc();
+  for (int d = 0; d < s.head_dim / 2; d++) frequencies_.push_back(std::pow(s.theta, -2.f * float(d) / float(s.head_dim)));
+  if (s.heads / s.kv_heads > kMostRows) throw std::invalid_argument("more than " + std::to_string(kMostRows) + " queries for one key");
+  if (s.cache == Cache::Q8 && s.head_dim % kGroup) throw std::invalid_argument("a q8_0 cache needs heads whose width is a multiple of 32, not " + std::to_string(s.head_dim));
+  cache_.reset(static_cast<uint8_t*>(std::calloc(s.pages, page_bytes())));  // pages that no token reached cost nothing
+  if (!cache_) throw std::bad_alloc();
 }
 
 Model::~Model() = default;
 void Model::Free::operator()(void* p) const { std::free(p); }
-
-size_t Model::slot(int layer, int sequence, int head) const {
-  size_t index = (size_t(layer) * shape.max_sequences + sequence) * shape.kv_heads + head;
-  return index * shape.max_context * shape.head_dim * (shape.f16_cache ? 2 : 4);
-}
 
 size_t Model::weight_bytes() const {
   size_t total = embedding.size() + head.bytes.size();
@@ -108,15 +125,6 @@ size_t Model::weight_bytes() const {
       for (const Weights& w : *experts) total += w.bytes.size();
   }
   return total;
-}
-
-void Model::copy(int from, int to, int length) {
-  size_t bytes = size_t(length) * shape.head_dim * (shape.f16_cache ? 2 : 4);
-  for (int l = 0; l < shape.layers; l++)
-    for (int h = 0; h < shape.kv_heads; h++) {
-      std::memcpy(keys_.get() + slot(l, to, h), keys_.get() + slot(l, from, h), bytes);
-      std::memcpy(values_.get() + slot(l, to, h), values_.get() + slot(l, from, h), bytes);
-    }
 }
 
 namespace {
@@ -172,11 +180,37 @@ void Model::prepare(Batch& b) {
     b.grouped.resize(n * k);
     b.start.resize(shape.experts + 1);
   }
-  b.scores.resize(shape.threads);
-  for (auto& s : b.scores) s.resize(size_t(shape.heads / shape.kv_heads) * shape.max_context + 8);
+  prepare_attention(b);
 }
 
-// Softmax over all experts, the top k, renormalised when k > 1 (the first wins a tie).
+// Angles, and tiles of tokens that attend together.
+void Model::prepare_attention(Batch& b) {
+  const Tokens& t = b.tokens;
+  const int half = shape.head_dim / 2, group = shape.heads / shape.kv_heads, state = shape.head_dim + 2;
+  b.cos.resize(size_t(t.count) * half);
+  b.sin.resize(b.cos.size());
+  int longest = 0;
+  b.tiles.clear();
+  for (int i = 0; i < t.count; i++) {
+    for (int d = 0; d < half; d++) {
+      const float angle = float(t.positions[i]) * frequencies_[d];
+      b.cos[size_t(i) * half + d] = std::cos(angle);
+      b.sin[size_t(i) * half + d] = std::sin(angle);
+    }
+    longest = std::max(longest, t.positions[i] + 1);
+    const bool follows = i && t.sequences[i] == t.sequences[i - 1] && t.positions[i] == t.positions[i - 1] + 1;
+    if (follows && (b.tiles.back().count + 1) * group <= kTileRows) b.tiles.back().count++;
+    else b.tiles.push_back({i, 1});
+  }
+  b.spans = spans_of(longest);
+  const size_t items = b.tiles.size() * shape.kv_heads, rows = std::max(kTileRows, group);
+  b.is_split = b.spans > 1 && items < size_t(4 * shape.threads);
+  if (b.is_split) b.states.resize(items * b.spans * rows * state);
+  b.scratch.resize(shape.threads);
+  for (auto& s : b.scratch) s.resize(2 * rows * state);
+}
+
+// Softmax over all experts, the top k (the first wins a tie).
 void Model::route(Batch& b, const Layer& layer, int token) {
   const int experts = shape.experts, k = shape.top_k;
   std::vector<float> p(experts);
@@ -193,7 +227,7 @@ void Model::route(Batch& b, const Layer& layer, int token) {
     kept += p[best] / total;
     p[best] = -1;
   }
-  if (k > 1)
+  if (shape.renormalizes)
     for (int j = 0; j < k; j++) b.weights[token * k + j] /= kept;
 }
 
@@ -211,46 +245,144 @@ void Model::group_by_expert(Batch& b) {
   }
 }
 
-// Interleaved rotary positions: GGUF stores the rows of q and k permuted for them.
-void Model::rotate_and_store(Batch& b, int index, int thread) {
+// What comes between a projection and its rotation.
+void Model::shape_heads(std::vector<float>& bias, std::vector<float>& norm, float* row, int heads) const {
+  const int dim = shape.head_dim, width = int(norm.size());
+  if (!bias.empty()) kernels.add(row, bias.data(), 1.f, heads * dim);
+  for (int at = 0; width && at < heads * dim; at += width) kernels.rms_norm(row + at, norm.data(), shape.eps, row + at, width);
+}
+
+void Model::rotate_and_store(Batch& b, Layer& layer, int index, int thread) {
   const int dim = shape.head_dim, half = dim / 2;
+  const int apart = shape.rotates_halves ? half : 1, next = shape.rotates_halves ? 1 : 2;
+  const float scale = 1.f / std::sqrt(float(dim));
   Range mine = share(b.count, thread, shape.threads);
   for (int i = mine.begin; i < mine.end; i++) {
-    const float *c = &cos_[size_t(b.positions[i]) * half], *s = &sin_[size_t(b.positions[i]) * half];
+    const float *c = &b.cos[size_t(i) * half], *s = &b.sin[size_t(i) * half];
     auto rotate = [&](float* v) {
       for (int d = 0; d < half; d++) {
-        float a = v[2 * d], e = v[2 * d + 1];
-        v[2 * d] = a * c[d] - e * s[d];
-        v[2 * d + 1] = a * s[d] + e * c[d];
+        float &x = v[d * next], &y = v[d * next + apart], a = x, e = y;
+        x = a * c[d] - e * s[d];
+        y = a * s[d] + e * c[d];
       }
     };
-    for (int h = 0; h < shape.heads; h++) rotate(b.q_out[i] + h * dim);
+    float *q = b.q_out[i], *k = b.k_out[i], *v = b.v_out[i];
+    shape_heads(layer.q_bias, layer.q_norm, q, shape.heads);
+    shape_heads(layer.k_bias, layer.k_norm, k, shape.kv_heads);
+    if (!layer.v_bias.empty()) kernels.add(v, layer.v_bias.data(), 1.f, shape.kv_heads * dim);
+    for (int h = 0; h < shape.heads; h++) rotate(q + h * dim);
+    for (int d = 0; d < shape.heads * dim; d++) q[d] *= scale;
+    const int position = b.tokens.positions[i], page = b.tokens.page(i, position);
     for (int h = 0; h < shape.kv_heads; h++) {
-      float *k = b.k_out[i] + h * dim, *v = b.v_out[i] + h * dim;
-      rotate(k);
-      size_t at = slot(index, b.sequences[i], h) + size_t(b.positions[i]) * dim * (shape.f16_cache ? 2 : 4);
-      if (shape.f16_cache) {
-        kernels.to_f16(k, reinterpret_cast<uint16_t*>(keys_.get() + at), dim);
-        kernels.to_f16(v, reinterpret_cast<uint16_t*>(values_.get() + at), dim);
-      } else {
-        std::memcpy(keys_.get() + at, k, size_t(dim) * 4);
-        std::memcpy(values_.get() + at, v, size_t(dim) * 4);
-      }
+      rotate(k + h * dim);
+      uint8_t* keys = block(page, index, h);
+      store(k + h * dim, keys, position % kPage, true);
+      store(v + h * dim, keys + cache_bytes(shape.cache, dim), position % kPage, false);
     }
   }
 }
 
+// Writes a key, or a value, at a position of a page.
+void Model::store(const float* x, uint8_t* block, int position, bool is_key) const {
+  static thread_local std::vector<uint8_t> encoded;
+  static thread_local std::vector<float> scales, sums;
+  const int dim = shape.head_dim, groups = dim / kGroup, size = shape.cache == Cache::F32 ? 4 : shape.cache == Cache::F16 ? 2 : 1;
+  const uint8_t* numbers = reinterpret_cast<const uint8_t*>(x);
+  if (shape.cache != Cache::F32) {
+    encoded.resize(size_t(size) * dim + 32);
+    numbers = encoded.data();
+  }
+  if (shape.cache == Cache::F16) kernels.to_f16(x, reinterpret_cast<uint16_t*>(encoded.data()), dim);
+  if (shape.cache == Cache::Q8) {
+    scales.resize(groups);
+    sums.resize(groups);
+    kernels.quantize8(x, dim, reinterpret_cast<int8_t*>(encoded.data()), scales.data(), sums.data());
+  }
+  const size_t step = is_key ? kPage : 1, first = is_key ? position : size_t(position) * dim;
+  for (int d = 0; d < dim; d++) std::memcpy(block + (first + d * step) * size, numbers + d * size, size);
+  if (shape.cache != Cache::Q8) return;
+  const size_t first_scale = is_key ? position : size_t(position) * groups;
+  for (int g = 0; g < groups; g++) {
+    const uint16_t scale = float_to_half(scales[g]);
+    std::memcpy(block + size_t(kPage) * dim + 2 * (first_scale + g * step), &scale, 2);
+  }
+}
+
+// The states of one tile's rows after span number `span` alone; rows of a token that ends before it stay empty.
+void Model::attend_span(Batch& b, int index, int tile, int head, int span, float* states) {
+  const int dim = shape.head_dim, group = shape.heads / shape.kv_heads, width = dim + 2;
+  const Run run = b.tiles[tile];
+  const float* q[kMostRows];
+  float* state[kMostRows];
+  for (int r = 0; r < run.count * group; r++) {
+    q[r] = b.q_out[run.first + r / group] + (head * group + r % group) * dim;
+    state[r] = states + size_t(r) * width;
+    begin_state(state[r], dim);
+  }
+  const int first = b.tokens.positions[run.first], end = std::min((span + 1) * kSpan, first + run.count);
+  for (int start = span * kSpan; start < end; start += kPage) {
+    const uint8_t* keys = block(b.tokens.page(run.first, start), index, head);
+    const uint8_t* values = keys + cache_bytes(shape.cache, dim);
+    if (start + kPage <= first + 1) {  // every token sees the whole page
+      kernels.attend(shape.cache, keys, values, kPage, dim, q, state, run.count * group);
+      continue;
+    }
+    for (int t = 0; t < run.count; t++) {
+      const int valid = std::min(kPage, first + t + 1 - start);
+      if (valid > 0) kernels.attend(shape.cache, keys, values, valid, dim, q + t * group, state + t * group, group);
+    }
+  }
+}
+
+float* Model::split_states(Batch& b, int tile, int head, int span) {
+  const size_t group = shape.heads / shape.kv_heads, rows = std::max<size_t>(kTileRows, group);
+  return b.states.data() + ((size_t(tile) * shape.kv_heads + head) * b.spans + span) * rows * (shape.head_dim + 2);
+}
+
+// `states` takes in the next span's `others`, then the last one leaves the attended values. `span` counts from 0.
+void Model::merge_span(Batch& b, int tile, int head, int span, float* states, const float* others) {
+  const int dim = shape.head_dim, group = shape.heads / shape.kv_heads, width = dim + 2;
+  const Run run = b.tiles[tile];
+  for (int r = 0; r < run.count * group; r++) {
+    const int token = run.first + r / group, last = b.tokens.positions[token] / kSpan;
+    if (span > last) continue;
+    float* state = states + size_t(r) * width;
+    if (span == 0) std::copy(others + size_t(r) * width, others + size_t(r + 1) * width, state);
+    else merge_state(state, others + size_t(r) * width, dim);
+    if (span < last) continue;
+    float* out = b.attn_out.row(token) + (head * group + r % group) * dim;
+    for (int d = 0; d < dim; d++) out[d] = state[d] / state[dim + 1];
+  }
+}
+
 void Model::attention(Batch& b, int index, int thread) {
-  const int dim = shape.head_dim, group = shape.heads / shape.kv_heads;
-  float* scratch = b.scores[thread].data();
-  for (int item = thread; item < b.count * shape.kv_heads; item += shape.threads) {
-    int i = item / shape.kv_heads, h = item % shape.kv_heads;
-    const float* q = b.q_out[i] + h * group * dim;
-    float* out = b.attn_out.row(i) + h * group * dim;
-    const uint8_t *k = keys_.get() + slot(index, b.sequences[i], h), *v = values_.get() + slot(index, b.sequences[i], h);
-    int count = b.positions[i] + 1;
-    if (shape.f16_cache) kernels.attend_f16(q, reinterpret_cast<const uint16_t*>(k), reinterpret_cast<const uint16_t*>(v), count, dim, group, out, scratch);
-    else kernels.attend_f32(q, reinterpret_cast<const float*>(k), reinterpret_cast<const float*>(v), count, dim, group, out, scratch);
+  const int items = int(b.tiles.size()) * shape.kv_heads * (b.is_split ? b.spans : 1);
+  for (int item = thread; item < items; item += shape.threads) {
+    const int span = b.is_split ? item % b.spans : 0, pair = b.is_split ? item / b.spans : item;
+    const int tile = pair / shape.kv_heads, head = pair % shape.kv_heads;
+    const Run run = b.tiles[tile];
+    const int spans = spans_of(b.tokens.positions[run.first] + run.count);
+    if (b.is_split) {
+      if (span < spans) attend_span(b, index, tile, head, span, split_states(b, tile, head, span));
+      continue;
+    }
+    float *states = b.scratch[thread].data(), *others = states + b.scratch[thread].size() / 2;
+    for (int s = 0; s < spans; s++) {
+      attend_span(b, index, tile, head, s, others);
+      merge_span(b, tile, head, s, states, others);
+    }
+  }
+}
+
+// Brings together what several threads attended to.
+void Model::join_spans(Batch& b, int thread) {
+  const int items = int(b.tiles.size()) * shape.kv_heads;
+  for (int item = thread; item < items; item += shape.threads) {
+    const int tile = item / shape.kv_heads, head = item % shape.kv_heads;
+    const Run run = b.tiles[tile];
+    float* states = b.scratch[thread].data();
+    const int spans = spans_of(b.tokens.positions[run.first] + run.count);
+    for (int s = 0; s < spans; s++) merge_span(b, tile, head, s, states, split_states(b, tile, head, s));
   }
 }
 
@@ -352,13 +484,17 @@ void Model::run_layer(Batch& b, Layer& layer, int index, int thread) {
   multiply(layer.k, b.attn_in.rows, b.k_out);
   multiply(layer.v, b.attn_in.rows, b.v_out);
   pool_->barrier();
-  rotate_and_store(b, index, thread);
+  rotate_and_store(b, layer, index, thread);
   if (layer.is_parallel()) expert_gate_up(b, layer, thread);  // needs nothing of attention
   pool_->barrier();
   attention(b, index, thread);
   if (layer.is_parallel())
     for (int t = thread; t < n * k; t += threads) b.expert_mid.finish(kernels, t);
   pool_->barrier();
+  if (b.is_split) {
+    join_spans(b, thread);
+    pool_->barrier();
+  }
   for (int i = thread; i < n; i += threads) b.attn_out.finish(kernels, i);
   pool_->barrier();
   multiply(layer.o, b.attn_out.rows, b.o_out);
@@ -371,19 +507,17 @@ void Model::run_layer(Batch& b, Layer& layer, int index, int thread) {
   pool_->barrier();
 }
 
-void Model::step(int count, const int* tokens, const int* sequences, const int* positions, const std::vector<int>& wanted, float* logits) {
+void Model::step(const Tokens& tokens, const std::vector<int>& wanted, float* logits) {
   Batch& b = *batch_;
-  b.count = count;
+  const int count = b.count = tokens.count;
   b.tokens = tokens;
-  b.sequences = sequences;
-  b.positions = positions;
   prepare(b);
   const int hidden = shape.hidden, rows = int(wanted.size());
   b.head_in.resize(std::max(rows, 1), hidden, form_bit(head));
   std::vector<float*> out(rows);
   for (int r = 0; r < rows; r++) out[r] = logits + size_t(r) * padded_vocab();
   pool_->run([&](int thread) {
-    for (int i = thread; i < count; i += shape.threads) dequantize_row(embedding_source, tokens[i], &b.x[size_t(i) * hidden]);
+    for (int i = thread; i < count; i += shape.threads) dequantize_row(embedding_source, tokens.ids[i], &b.x[size_t(i) * hidden]);
     pool_->barrier();
     for (int l = 0; l < shape.layers; l++) run_layer(b, layers[l], l, thread);
     for (int r = thread; r < rows; r += shape.threads) {

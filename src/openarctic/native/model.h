@@ -1,4 +1,4 @@
-// A whole model: weights repacked into panels, a key-value cache, and one call for one step over all layers.
+// A whole model: weights repacked into panels, pages of keys and values, and one call for one step over all layers.
 #pragma once
 #include <memory>
 #include <string>
@@ -12,8 +12,19 @@ namespace openarctic {
 struct Shape {
   int hidden, layers, heads, kv_heads, head_dim, vocab, experts, top_k;
   float eps, theta;
-  int max_sequences, max_context, threads;
-  bool f16_cache;
+  int threads, pages;
+  Cache cache;
+  bool rotates_halves;  // rotary pairs are (d, d + head_dim / 2), else (2d, 2d + 1)
+  bool renormalizes;    // weights of the chosen experts are divided by their sum
+};
+
+// What one step computes: token i stands at positions[i] of the sequence whose pages are row sequences[i] of `tables`.
+struct Tokens {
+  int count;
+  const int *ids, *sequences, *positions;
+  const int* tables;  // [sequences][width]
+  int width;
+  int page(int i, int position) const { return tables[size_t(sequences[i]) * width + position / kPage]; }
 };
 
 // Raw GGUF bytes of a matrix: `type` is the GGUF type number.
@@ -41,6 +52,8 @@ inline int form_bit(const Weights& w) { return 1 << int(reads_of(w.matrix.form))
 
 struct Layer {
   std::vector<float> attn_norm, ffn_norm, moe_norm, router;  // no router: no experts
+  std::vector<float> q_bias, k_bias, v_bias;  // empty: none
+  std::vector<float> q_norm, k_norm;          // empty: none; of one head's width, or of all heads'
   Weights q, k, v, o, gate_up, down;
   std::vector<Weights> expert_gate_up, expert_down;
   bool has_experts() const { return !router.empty(); }
@@ -72,10 +85,10 @@ class Model {
   Source embedding_source{};
   const Kernels& kernels;
 
-  // One step: token i of sequence sequences[i] at positions[i]. Writes a row of vocab logits for each wanted token.
-  void step(int count, const int* tokens, const int* sequences, const int* positions, const std::vector<int>& wanted, float* logits);
-  // Sequence `to` becomes a copy of the first `length` positions of `from`.
-  void copy(int from, int to, int length);
+  // Writes a row of vocab logits for each wanted token.
+  void step(const Tokens& tokens, const std::vector<int>& wanted, float* logits);
+  size_t page_bytes() const { return size_t(shape.layers) * shape.kv_heads * 2 * cache_bytes(shape.cache, shape.head_dim); }
+  uint8_t* page(int index) { return cache_.get() + size_t(index) * page_bytes(); }
   // Held by matrices and the embedding table.
   size_t weight_bytes() const;
   int padded_vocab() const { return (shape.vocab + kPanelRows - 1) / kPanelRows * kPanelRows; }
@@ -84,8 +97,15 @@ class Model {
   struct Batch;
   void prepare(Batch& batch);
   void run_layer(Batch& batch, Layer& layer, int index, int thread);
+  void shape_heads(std::vector<float>& bias, std::vector<float>& norm, float* row, int heads) const;
+  void rotate_and_store(Batch& batch, Layer& layer, int index, int thread);
+  void store(const float* x, uint8_t* block, int position, bool is_key) const;
+  void prepare_attention(Batch& batch);
   void attention(Batch& batch, int index, int thread);
-  void rotate_and_store(Batch& batch, int index, int thread);
+  void attend_span(Batch& batch, int index, int tile, int head, int span, float* states);
+  float* split_states(Batch& batch, int tile, int head, int span);
+  void merge_span(Batch& batch, int tile, int head, int span, float* states, const float* others);
+  void join_spans(Batch& batch, int thread);
   void route(Batch& batch, const Layer& layer, int token);
   void group_by_expert(Batch& batch);
   void expert_gate_up(Batch& batch, const Layer& layer, int thread);
@@ -94,13 +114,14 @@ class Model {
   void combine(Batch& batch, Layer& layer, int thread);
   void dense_mlp(Batch& batch, const Layer& layer, int thread);
   void sequential_experts(Batch& batch, const Layer& layer, int thread);
-  size_t slot(int layer, int sequence, int head) const;
-  std::vector<float> cos_, sin_;
+  // Keys of one head in one page; the values follow.
+  uint8_t* block(int page_index, int layer, int head) { return page(page_index) + (size_t(layer) * shape.kv_heads + head) * 2 * cache_bytes(shape.cache, shape.head_dim); }
+  std::vector<float> frequencies_;
   std::unique_ptr<Pool> pool_;
   struct Free {
     void operator()(void* p) const;
   };
-  std::unique_ptr<uint8_t, Free> keys_, values_;
+  std::unique_ptr<uint8_t, Free> cache_;
   std::unique_ptr<Batch> batch_;
 
  public:

@@ -96,7 +96,7 @@ def _openarctic(forms: Forms, task: Task) -> Answer:
     """The engine: greedy through its own cache and batch, logits of whole sequences."""
     from openarctic.engine import Engine
 
-    engine = Engine.load(forms.gguf, threads=task.threads, f16_cache=False)
+    engine = Engine.load(forms.gguf, threads=task.threads, cache_type="f32")
     tokens = []
     for prompt in task.prompts:
         ids = list(prompt)
