@@ -1,6 +1,7 @@
 // What Python sees: a Model that takes raw tensors once and then runs steps.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -10,6 +11,7 @@
 #include <stdexcept>
 
 #include "../formats/blocks.h"
+#include "limits.h"
 #include "model.h"
 
 namespace nb = nanobind;
@@ -167,6 +169,18 @@ void matmul(const std::string& name, nb::tuple matrix, Values x, Logits out) {
   throw std::invalid_argument("no kernels named " + name);
 }
 
+double bandwidth(size_t bytes, int threads, int repetitions) {
+  if (threads < 1 || repetitions < 1 || bytes < size_t(threads) * 256) throw std::invalid_argument("read_bandwidth needs a thread, a repetition and 256 bytes a thread");
+  nb::gil_scoped_release released;
+  return read_bandwidth(bytes, threads, repetitions);
+}
+
+std::map<std::string, double> peaks(const std::string& kernels, int threads) {
+  if (threads < 1) throw std::invalid_argument("arithmetic_peaks needs a thread");
+  nb::gil_scoped_release released;
+  return arithmetic_peaks(kernels, threads);
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -177,6 +191,8 @@ NB_MODULE(_native, module) {
     return names;
   });
   module.def("matmul", &matmul);
+  module.def("read_bandwidth", &bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("repetitions"));
+  module.def("arithmetic_peaks", &peaks, nb::arg("kernels"), nb::arg("threads"));
   module.attr("PAGE_SIZE") = kPage;
   nb::class_<Model>(module, "Model")
       .def("__init__",
