@@ -1,4 +1,4 @@
-// What an x86-64 processor and its system can do. Asked with CPUID: zig's runtime lets __builtin_cpu_supports say no to all.
+// What a processor and its system can do. x86-64 is asked with CPUID: zig's runtime lets __builtin_cpu_supports say no to all.
 #pragma once
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
@@ -24,6 +24,28 @@ inline Processor processor() {
   can.avx512f = has_512 && (b >> 16 & 1);
   can.avx512bw = has_512 && (b >> 30 & 1);
   can.avx512vnni = has_512 && (c >> 11 & 1);
+  return can;
+}
+
+}  // namespace openarctic
+#elif defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace openarctic {
+
+struct Processor {
+  bool dot_products = false;
+};
+
+inline Processor processor() {
+  Processor can;
+#if defined(__APPLE__)
+  can.dot_products = true;  // since the first of these computers
+#elif defined(__linux__)
+  can.dot_products = getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
+#endif
   return can;
 }
 

@@ -63,6 +63,8 @@ std::vector<const Kernels*> available_kernels() {
   const bool avx512 = avx2 && can.avx512f && can.avx512bw && can.avx512vnni;
   if (avx512) tables.push_back(&avx512_kernels());
   if (avx2) tables.push_back(&avx2_kernels());
+#elif defined(__aarch64__)
+  if (processor().dot_products) tables.push_back(&neon_kernels());
 #endif
   tables.push_back(&plain_kernels());
   return tables;
