@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def step(model: Model, parts: list[tuple[list[int], int, NDArray[np.int32]]]) ->
 def run(model: Model, tokens: list[int], cuts: list[int], table: NDArray[np.int32]) -> F32:
     """Logits of all positions, computed in the chunks between `cuts`."""
     edges = [0, *cuts, len(tokens)]
-    return np.concatenate([step(model, [(tokens[a:b], a, table)])[0] for a, b in zip(edges, edges[1:], strict=False)])
+    return np.concatenate([step(model, [(tokens[a:b], a, table)])[0] for a, b in itertools.pairwise(edges)])
 
 
 @pytest.fixture(scope="module", params=["F32", "Q8_0", "Q4_1"])

@@ -49,7 +49,7 @@ def test_no_key_has_a_default(key: str) -> None:
         ("rope_parameters", "default"),
         ("sliding_window", 1024),
         ("hidden_act", "gelu"),
-        ("model_type", "mixtral"),
+        ("model_type", "gpt2"),
         ("architectures", ["MixtralForCausalLM"]),
         ("architectures", "ArcticForCausalLM"),
         ("architectures", []),

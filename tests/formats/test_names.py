@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,16 @@ def test_the_same_keys_at_values_that_change_nothing(tmp_path: Path) -> None:
     assert config_from_gguf(read_gguf(path)) == config_from_gguf(read_gguf(plain))
 
 
-def test_weights_of_one_expert_are_renormalised_in_llama_files_and_not_here(tmp_path: Path) -> None:
-    path = write_changed(tmp_path / "m.gguf", LAYOUTS["sequential"], {"llama.expert_used_count": 1})
-    metadata = {**read_gguf(path).metadata, "llama.expert_used_count": 1}
-    tensors = {name: (t.type, t.shape, t.data) for name, t in read_gguf(path).tensors.items()}
-    [changed] = write_gguf(tmp_path / "one.gguf", metadata, tensors)
-    with pytest.raises(UserError, match=r"llama\.expert_used_count is 1"):
-        config_from_gguf(read_gguf(changed))
+def test_the_weight_of_one_expert_is_renormalised_in_llama_files_and_not_in_ours(tmp_path: Path) -> None:
+    config = tiny_config(parallel_attn_mlp_res=False, num_experts_per_tok=1)
+    path = write_changed(tmp_path / "m.gguf", config)
+    file = read_gguf(path)
+    assert file.metadata["general.architecture"] == "arctic" and not config_from_gguf(file).renormalizes
+    stock = replace(HybridConfig.from_dict(config), norm_topk_prob=True)  # as Mixtral has it
+    metadata, tensors = to_gguf(stock, random_state(config), lambda *_: "F32", {})
+    file = read_gguf(write_gguf(tmp_path / "one.gguf", metadata, tensors)[0])
+    assert file.metadata["general.architecture"] == "llama" and config_from_gguf(file).renormalizes
+    assert config_from_gguf(file).model_type == "mixtral" and stock_obstacles(stock) == []
 
 
 def f32(*shape: int) -> TensorData:

@@ -107,6 +107,7 @@ def _parameter_table(body: dict[str, Any]) -> Table:
         "router": "router",
         "experts": "experts",
         "norms": "norms",
+        "biases": "biases",
         "head": "head",
         "total": "total",
         "dense": "dense: all but experts",

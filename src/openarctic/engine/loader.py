@@ -9,6 +9,7 @@ import numpy as np
 
 from openarctic.errors import CorruptError, UserError
 from openarctic.formats import GGUFFile, HybridConfig
+from openarctic.formats.names import rotates_halves
 from openarctic.formats.quants import TYPES
 from openarctic.native._native import Model
 
@@ -29,8 +30,8 @@ def load_model(file: GGUFFile, config: HybridConfig, *, pages: int, threads: int
         threads=threads,
         pages=pages,
         cache_type=cache_type,
-        rotates_halves=False,
-        renormalizes=config.num_experts_per_tok > 1,
+        rotates_halves=rotates_halves(config),
+        renormalizes=config.renormalizes,
         kernels=kernels,
     )
     loader = _Loader(file, config, model)
@@ -53,6 +54,10 @@ class _Loader:
         config, prefix = self.config, f"blk.{index}."
         for name in "qkv":
             self._set(index, name, [self._matrix(f"{prefix}attn_{name}")])
+            if config.qkv_bias:
+                self._vector(index, f"{name}_bias", f"{prefix}attn_{name}", "bias")
+            if config.qk_norm != "none" and name != "v":
+                self._vector(index, f"{name}_norm", f"{prefix}attn_{name}_norm")
         self._set(index, "o", [self._matrix(f"{prefix}attn_output")])
         self._vector(index, "attn_norm", f"{prefix}attn_norm")
         self._vector(index, "ffn_norm", f"{prefix}ffn_norm")
@@ -95,8 +100,8 @@ class _Loader:
         data = tensor.data.reshape(count, -1)
         return [(TYPES[tensor.type].code, rows, cols, data[e]) for e in range(count)]
 
-    def _vector(self, layer: int, name: str, tensor: str) -> None:
-        values = self.file.dequantize(f"{tensor}.weight").reshape(-1)
+    def _vector(self, layer: int, name: str, tensor: str, kind: str = "weight") -> None:
+        values = self.file.dequantize(f"{tensor}.{kind}").reshape(-1)
         if not np.isfinite(values).all():
-            raise CorruptError(f"tensor {tensor}.weight holds values that are not finite")
+            raise CorruptError(f"tensor {tensor}.{kind} holds values that are not finite")
         self.model.set_vector(layer, name, np.ascontiguousarray(values, np.float32))

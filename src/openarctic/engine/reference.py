@@ -19,7 +19,7 @@ def reference_logits(file: GGUFFile, ids: Sequence[int]) -> Array:
 
 
 class PlainModel:
-    """A model from float32 tensors under Hugging Face names (spec/arctic-architecture.md section 2)."""
+    """A model from float32 tensors under Hugging Face names (spec/arctic-architecture.md section 2), or of a family."""
 
     def __init__(self, config: HybridConfig, state: Mapping[str, F32Array]) -> None:
         self.config = config
@@ -57,16 +57,21 @@ class PlainModel:
 
     def _attention(self, x: Array, name: str) -> Array:
         count, heads, kv_heads, dim = len(x), *self._heads()
-        q, k, v = (
-            (x @ self._weight(f"{name}.{p}_proj").T).reshape(count, n, dim)
-            for p, n in (("q", heads), ("k", kv_heads), ("v", kv_heads))
-        )
+        q, k, v = (self._project(x, name, p).reshape(count, -1, dim) for p in "qkv")
+        if self.config.qk_norm == "head":
+            q, k = self._norm(q, f"{name}.q_norm"), self._norm(k, f"{name}.k_norm")
         k, v = (np.repeat(a, heads // kv_heads, axis=1) for a in (self._rotate(k), v))
         hidden_future = np.triu(np.full((count, count), -np.inf), 1)
         scores = np.einsum("iad,jad->aij", self._rotate(q), k, optimize=True) / np.sqrt(dim) + hidden_future
         probs = _softmax(scores)
         mixed = np.einsum("aij,jad->iad", probs, v, optimize=True).reshape(count, -1)
         return mixed @ self._weight(f"{name}.o_proj").T
+
+    def _project(self, x: Array, name: str, part: str) -> Array:
+        rows = x @ self._weight(f"{name}.{part}_proj").T
+        if self.config.qkv_bias:
+            rows = rows + self._state[f"{name}.{part}_proj.bias"]
+        return self._norm(rows, f"{name}.{part}_norm") if self.config.qk_norm == "row" and part != "v" else rows
 
     def _heads(self) -> tuple[int, int, int]:
         return self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
@@ -82,7 +87,7 @@ class PlainModel:
         out = np.zeros_like(x)
         for i, row in enumerate(_softmax(x @ self._weight(f"{name}.gate").T)):
             best = np.argsort(-row, kind="stable")[: self.config.num_experts_per_tok]
-            total = row[best].sum() if len(best) > 1 else 1.0
+            total = row[best].sum() if self.config.renormalizes else 1.0
             out[i] = sum(row[e] / total * self._mlp(x[i], f"{name}.experts.{e}") for e in best)
         return out
 

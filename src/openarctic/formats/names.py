@@ -1,12 +1,13 @@
 """The tensors of a model, once: their Hugging Face names, their GGUF names, shapes and parts (spec 3.1, 3.4).
 
 Two traps: in GGUF the q and k rows are permuted for interleaved rotary positions, and in a parallel layer `ffn_norm` is the
-*residual* norm while Hugging Face's `post_attention_layernorm` is `ffn_norm_exps`.
+*residual* norm while Hugging Face's `post_attention_layernorm` is `ffn_norm_exps`. The first holds for `arctic` and `llama`
+files alone: those of Qwen and OLMoE keep the rows as they are, and their runtimes rotate halves.
 
 A GGUF file of a model without experts, or of sequential MoE layers throughout (Mixtral's form), has the architecture
-`llama`; every other is `arctic`. Keys of ours extend `arctic` files, and stock runtimes can read a file only when they are
-absent: `arctic.residual_feed_forward_length`, `arctic.dense_feed_forward_length`, `arctic.moe_layer_frequency`,
-`arctic.parallel_attn_mlp_res`.
+`llama`; what Arctic cannot say, that of its family (`families.py`); every other is `arctic`. Keys of ours extend `arctic`
+files, and stock runtimes can read a file only when they are absent: `arctic.residual_feed_forward_length`,
+`arctic.dense_feed_forward_length`, `arctic.moe_layer_frequency`, `arctic.parallel_attn_mlp_res`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from openarctic.errors import CorruptError, UserError
 from openarctic.formats.config import HybridConfig
+from openarctic.formats.families import ARCHITECTURES, FAMILIES, Family
 from openarctic.formats.gguf import GGUFFile, TensorData
 from openarctic.formats.quants import F32Array, quantize
 
-Part = Literal["embedding", "attention", "dense_mlp", "residual_mlp", "router", "experts", "norms", "head"]
+Part = Literal["embedding", "attention", "dense_mlp", "residual_mlp", "router", "experts", "norms", "biases", "head"]
 
 # Hugging Face key -> GGUF key without the architecture.
 _KEYS = {
@@ -81,7 +83,8 @@ ChooseType = Callable[[str, tuple[int, ...]], str]
 class TensorSpec:
     """One GGUF tensor and the Hugging Face tensors that it holds: one, or one an expert, in order.
 
-    `shape` is that of one Hugging Face tensor; `heads` says over how many heads GGUF permutes the rows (0: not at all).
+    Hugging Face names are Arctic's whatever the family (`families.stored_name` has the others). `shape` is that of one Hugging
+    Face tensor; `heads` says over how many heads GGUF permutes the rows (0: not at all).
     """
 
     gguf: str
@@ -97,8 +100,8 @@ class TensorSpec:
 
     @property
     def is_kept_f32(self) -> bool:
-        """Norms and routers, which GGUF files keep in full."""
-        return self.part in ("norms", "router")
+        """Norms, biases and routers, which GGUF files keep in full."""
+        return self.part in ("norms", "biases", "router")
 
 
 def tensor_table(config: HybridConfig) -> Iterator[TensorSpec]:
@@ -115,7 +118,7 @@ def tensor_table(config: HybridConfig) -> Iterator[TensorSpec]:
 def _layer_table(config: HybridConfig, layer: int) -> Iterator[TensorSpec]:
     ours, theirs = f"blk.{layer}.", f"model.layers.{layer}."
     moe = theirs + "block_sparse_moe."
-    hidden, kv = config.hidden_size, config.kv_width
+    hidden = config.hidden_size
 
     def norm(gguf: str, hf: str) -> TensorSpec:
         return TensorSpec(f"{ours}{gguf}.weight", (f"{theirs}{hf}.weight",), (hidden,), "norms")
@@ -126,11 +129,7 @@ def _layer_table(config: HybridConfig, layer: int) -> Iterator[TensorSpec]:
             yield TensorSpec(f"{ours}{gguf}.weight", (f"{prefix}.{hf}.weight",), shape, part)
 
     yield norm("attn_norm", "input_layernorm")
-    rows = {"q_proj": hidden, "k_proj": kv, "v_proj": kv, "o_proj": hidden}
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for hf, gguf in _ATTENTION.items():
-        name = f"{theirs}self_attn.{hf}.weight"
-        yield TensorSpec(f"{ours}{gguf}.weight", (name,), (rows[hf], hidden), "attention", heads.get(hf, 0))
+    yield from _attention_table(config, layer)
     if config.is_parallel_layer(layer):
         yield norm("ffn_norm", "residual_layernorm")
         yield norm("ffn_norm_exps", "post_attention_layernorm")
@@ -146,6 +145,26 @@ def _layer_table(config: HybridConfig, layer: int) -> Iterator[TensorSpec]:
         names = tuple(f"{moe}experts.{e}.{hf}.weight" for e in range(experts))
         shape = (hidden, width) if hf == "w2" else (width, hidden)
         yield TensorSpec(f"{ours}{gguf}_exps.weight", names, shape, "experts")
+
+
+def _attention_table(config: HybridConfig, layer: int) -> Iterator[TensorSpec]:
+    ours, theirs = f"blk.{layer}.", f"model.layers.{layer}.self_attn."
+    rows = {"q_proj": config.q_width, "k_proj": config.kv_width, "v_proj": config.kv_width, "o_proj": config.hidden_size}
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for hf, gguf in _ATTENTION.items():
+        shape = (rows[hf], config.q_width if hf == "o_proj" else config.hidden_size)
+        permuted = 0 if rotates_halves(config) else heads.get(hf, 0)
+        yield TensorSpec(f"{ours}{gguf}.weight", (f"{theirs}{hf}.weight",), shape, "attention", permuted)
+        if config.qkv_bias and hf != "o_proj":
+            yield TensorSpec(f"{ours}{gguf}.bias", (f"{theirs}{hf}.bias",), (rows[hf],), "biases")
+        if config.qk_norm != "none" and hf in heads:
+            width = config.head_dim if config.qk_norm == "head" else rows[hf]
+            yield TensorSpec(f"{ours}{gguf}_norm.weight", (f"{theirs}{hf[0]}_norm.weight",), (width,), "norms")
+
+
+def rotates_halves(config: HybridConfig) -> bool:
+    """Whether the model's GGUF form rotates pairs (d, d + head_dim / 2), as Hugging Face does, and not (2d, 2d + 1)."""
+    return not config.is_arctic and FAMILIES[config.model_type].rotates_halves
 
 
 def state_dict_shapes(config: HybridConfig) -> dict[str, tuple[int, ...]]:
@@ -173,7 +192,7 @@ _ORDER = {
             "residual_layernorm",
             "residual_mlp",
         ),
-        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"),
         ("gate", "experts"),
         ("w1", "w2", "w3"),
     )
@@ -194,7 +213,9 @@ def unpermute(weight: NDArray[Item], heads: int) -> NDArray[Item]:
 
 
 def gguf_architecture(config: HybridConfig) -> str:
-    """`llama` where that form says everything, else `arctic`."""
+    """`llama` where that form says everything, a family's own for what Arctic's does not, else `arctic`."""
+    if not config.is_arctic:
+        return FAMILIES[config.model_type].architecture
     is_mixtral = not config.parallel_attn_mlp_res and config.moe_layer_frequency == 1 and config.num_experts_per_tok > 1
     return "llama" if is_mixtral or not config.num_local_experts else "arctic"
 
@@ -206,6 +227,8 @@ def stock_obstacles(config: HybridConfig, form: Literal["gguf", "huggingface"] =
     renormalises (spec 3.4). The published code knows every frequency, sequential layers and top-1, but no width of its own for
     residual and dense MLPs (spec 2.1), and puts experts into every n-th layer even if there are none (spec 1.1).
     """
+    if not config.is_arctic:
+        return _family_obstacles(config) if form == "gguf" else []
     layers = range(config.num_hidden_layers)
     obstacles = []
     if form == "gguf" and gguf_architecture(config) == "llama":
@@ -226,6 +249,14 @@ def stock_obstacles(config: HybridConfig, form: Literal["gguf", "huggingface"] =
     if not config.parallel_attn_mlp_res:
         obstacles.append("parallel_attn_mlp_res is false, stock arctic is parallel")
     return obstacles
+
+
+def _family_obstacles(config: HybridConfig) -> list[str]:
+    rule = FAMILIES[config.model_type].renormalizes
+    if not config.num_local_experts or config.renormalizes == rule:
+        return []
+    told = f"norm_topk_prob is {config.renormalizes}"
+    return [f"{told}, stock runtimes compute {gguf_architecture(config)} as if it were {rule}"]
 
 
 def to_gguf(
@@ -258,9 +289,15 @@ def gguf_metadata(config: HybridConfig) -> dict[str, Any]:
         value = getattr(config, hf)
         metadata[f"{architecture}.{gguf}"] = float(value) if hf in _FLOATS else int(value)
     metadata[f"{architecture}.rope.dimension_count"] = config.head_dim
-    if architecture == "llama":
+    if config.explicit_head_dim or config.qk_norm == "head":
+        metadata |= {f"{architecture}.attention.{part}_length": config.head_dim for part in ("key", "value")}
+    if architecture == "qwen3moe":
+        metadata["qwen3moe.expert_feed_forward_length"] = config.intermediate_size
+    if not config.is_arctic and _family_obstacles(config):
+        metadata[f"{architecture}.expert_weights_norm"] = config.renormalizes
+    if architecture != "arctic":
         if not config.num_local_experts:
-            metadata["llama.feed_forward_length"] = config.dense_width
+            metadata[f"{architecture}.feed_forward_length"] = config.dense_width
         return metadata
     for hf, gguf in _EXTENSIONS.items():
         if getattr(config, hf):
@@ -273,13 +310,14 @@ def gguf_metadata(config: HybridConfig) -> dict[str, Any]:
 
 
 def config_from_gguf(file: GGUFFile) -> HybridConfig:
-    """The config of an `arctic` or `llama` file; a `llama` model is a hybrid without experts or with sequential ones.
+    """The config of an `arctic` file or one of a family; `llama` is a hybrid without experts or with sequential ones.
 
     Raises CorruptError for a missing key, UserError for another architecture and for a key that asks for what we do not compute.
     """
     architecture = file.metadata.get("general.architecture")
-    if architecture not in ("arctic", "llama"):
-        raise UserError(f"architecture {architecture!r} is not supported", "arctic and llama are")
+    family = ARCHITECTURES.get(architecture) if isinstance(architecture, str) else None
+    if family is None and architecture != "arctic":
+        raise UserError(f"architecture {architecture!r} is not supported", f"known: arctic, {', '.join(sorted(ARCHITECTURES))}")
 
     def get(key: str, default: Any = None) -> Any:
         value = file.metadata.get(f"{architecture}.{key}", default)
@@ -296,31 +334,46 @@ def config_from_gguf(file: GGUFFile) -> HybridConfig:
         num_local_experts=get("expert_count", 0),
         num_experts_per_tok=get("expert_used_count", 0),
         moe_layer_frequency=get("moe_layer_frequency", 1),
-        parallel_attn_mlp_res=get("parallel_attn_mlp_res", architecture == "arctic"),
+        parallel_attn_mlp_res=get("parallel_attn_mlp_res", family is None),
         tie_word_embeddings="output.weight" not in file.tensors,
     )
     for hf, gguf in _EXTENSIONS.items():
         values[hf] = file.metadata.get(f"{architecture}.{gguf}")
     for hf, key in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
         values[hf] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
+    values.update(_family_values(file, family) if family else {})
     try:
-        config = HybridConfig.from_dict(values)
+        config = HybridConfig(**values)
     except UserError as error:
         raise CorruptError(f"{file.paths[0]}: {error.message}", error.hint) from error
-    _check_computation(file, architecture, config)
+    _check_computation(file, str(architecture), config)
     return config
+
+
+def _family_values(file: GGUFFile, family: Family) -> dict[str, Any]:
+    """What a file says beyond Arctic's form, most of it by its architecture."""
+    keys = ("attention.key_length", "attention.value_length", "expert_weights_norm", "expert_feed_forward_length")
+    key, value, is_normed, expert = (file.metadata.get(f"{family.architecture}.{k}") for k in keys)
+    said = is_normed is not None and "norm_topk_prob" in family.requires
+    return {
+        "explicit_head_dim": key if key == value else None,  # _check_computation refuses those that differ
+        "qkv_bias": family.qkv_bias,
+        "qk_norm": family.qk_norm,
+        "norm_topk_prob": is_normed if said else family.renormalizes,
+        **({"intermediate_size": expert} if expert is not None and family.has_experts else {}),
+    }
 
 
 def _check_computation(file: GGUFFile, architecture: str, config: HybridConfig) -> None:
     """Raise UserError for a key that changes what stock runtimes compute, and not what we do."""
-    head, is_normed = (config.head_dim,), (config.num_experts_per_tok > 1,)
+    head = (config.head_dim,)
     allowed: dict[str, tuple[Any, ...]] = {
         **_NEUTRAL,
         "rope.dimension_count": head,
         "attention.key_length": head,
         "attention.value_length": head,
         "expert_feed_forward_length": (config.intermediate_size,),
-        "expert_weights_norm": is_normed,
+        "expert_weights_norm": (config.renormalizes,),
     }
     read = {*_KEYS.values(), *_EXPERT_KEYS.values(), *_WITHOUT_EFFECT}
     for full, value in file.metadata.items():
@@ -333,11 +386,6 @@ def _check_computation(file: GGUFFile, architecture: str, config: HybridConfig) 
                 raise UserError(f"{file.paths[0]}: {full} is {value!r}, which is not supported", f"supported: {told}")
         elif key.startswith(("attention.", "rope.", "expert_")):
             raise UserError(f"{file.paths[0]}: {full} = {value!r} is not supported", "it may change what the model computes")
-    if architecture == "llama" and config.num_local_experts and config.num_experts_per_tok == 1:
-        raise UserError(
-            f"{file.paths[0]}: llama.expert_used_count is 1, which is not supported",
-            "stock runtimes renormalise a single weight to 1, Arctic does not",
-        )
 
 
 def check_tensors(config: HybridConfig, file: GGUFFile) -> None:

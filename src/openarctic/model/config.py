@@ -11,7 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from openarctic.errors import UserError
 from openarctic.formats import HybridConfig
+from openarctic.formats.config import EXTENSIONS
 
 
 class ArcticConfig(PreTrainedConfig):
@@ -26,8 +28,12 @@ class ArcticConfig(PreTrainedConfig):
     attribute_map = {"num_experts": "num_local_experts"}  # noqa: RUF012 - the base class declares a plain dict
 
     def __init__(self, **values: Any) -> None:
+        kind = values.get("model_type", "arctic")
+        if kind != "arctic":
+            raise UserError(f"model_type {kind!r} is not arctic", "transformers has a class of its own for it")
         shape = HybridConfig.from_dict(values)
-        own = {k: v for k, v in asdict(shape).items() if v is not None or k in ("bos_token_id", "eos_token_id")}
+        fields = {k: v for k, v in asdict(shape).items() if k not in EXTENSIONS}
+        own = {k: v for k, v in fields.items() if v is not None or k in ("bos_token_id", "eos_token_id")}
         rest = {k: v for k, v in values.items() if k not in ("model_type", "head_dim", "rope_parameters", *asdict(shape))}
         if isinstance(values.get("eos_token_id"), list):  # generation stops at each of them
             own["eos_token_id"] = values["eos_token_id"]
@@ -36,7 +42,8 @@ class ArcticConfig(PreTrainedConfig):
 
     @classmethod
     def from_shape(cls, shape: HybridConfig) -> ArcticConfig:
-        """From the description that every runtime shares."""
+        """From the description that every runtime shares. Raises UserError for what Arctic's form cannot say."""
+        shape.require_arctic("the torch model")
         return cls(**shape.to_dict())
 
     @property

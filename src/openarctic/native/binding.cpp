@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -149,24 +150,27 @@ Cache cache_of(const std::string& name) {
   throw std::invalid_argument("no cache type " + name);
 }
 
+const Kernels& kernels_named(const std::string& name) {
+  for (const Kernels* table : available_kernels())
+    if (name == table->name) return *table;
+  throw std::invalid_argument("no kernels named " + name);
+}
+
 // out[t] = W x[t] by one table of kernels, quantised as in a step.
 void matmul(const std::string& name, nb::tuple matrix, Values x, Logits out) {
   const Weights w = repack({source(matrix)}, false);
   const int count = int(x.shape(0));
   if (int(x.shape(1)) != w.matrix.cols || int(out.shape(0)) != count || int(out.shape(1)) != w.matrix.rows) throw std::invalid_argument("x must be [count, cols], out [count, rows in whole panels]");
-  for (const Kernels* table : available_kernels()) {
-    if (name != table->name) continue;
-    Activations activations;
-    activations.resize(count, w.matrix.cols, form_bit(w));
-    std::vector<float*> rows(count);
-    for (int t = 0; t < count; t++) {
-      std::memcpy(activations.row(t), x.data() + size_t(t) * w.matrix.cols, w.matrix.cols * sizeof(float));
-      activations.finish(*table, t);
-      rows[t] = out.data() + size_t(t) * w.matrix.rows;
-    }
-    return table->matmul(w.matrix, 0, w.matrix.panels(), activations.rows.data(), rows.data(), count);
+  const Kernels& table = kernels_named(name);
+  Activations activations;
+  activations.resize(count, w.matrix.cols, form_bit(w));
+  std::vector<float*> rows(count);
+  for (int t = 0; t < count; t++) {
+    std::memcpy(activations.row(t), x.data() + size_t(t) * w.matrix.cols, w.matrix.cols * sizeof(float));
+    activations.finish(table, t);
+    rows[t] = out.data() + size_t(t) * w.matrix.rows;
   }
-  throw std::invalid_argument("no kernels named " + name);
+  table.matmul(w.matrix, 0, w.matrix.panels(), activations.rows.data(), rows.data(), count);
 }
 
 double bandwidth(size_t bytes, int threads, int repetitions) {
@@ -181,6 +185,16 @@ std::map<std::string, double> peaks(const std::string& kernels, int threads) {
   return arithmetic_peaks(kernels, threads);
 }
 
+// (first largest of the allowed logits or -1, log of the sum of their exponentials); `bits` has one bit a logit, empty: all.
+std::pair<int, float> summarize(const std::string& name, Floats row, nb::bytes bits) {
+  const size_t n = row.size();
+  if (bits.size() && bits.size() < (n + 7) / 8) throw std::invalid_argument("fewer bits than logits");
+  int best;
+  float log_sum;
+  kernels_named(name).summarize(row.data(), bits.size() ? reinterpret_cast<const uint8_t*>(bits.data()) : nullptr, int(n), &best, &log_sum);
+  return {best, log_sum};
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -193,6 +207,7 @@ NB_MODULE(_native, module) {
   module.def("matmul", &matmul);
   module.def("read_bandwidth", &bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("repetitions"));
   module.def("arithmetic_peaks", &peaks, nb::arg("kernels"), nb::arg("threads"));
+  module.def("summarize", &summarize);
   module.attr("PAGE_SIZE") = kPage;
   nb::class_<Model>(module, "Model")
       .def("__init__",

@@ -86,6 +86,9 @@ struct Kernels {
   // The bits of a row depend on its own pages alone.
   void (*attend)(Cache cache, const uint8_t* keys, const uint8_t* values, int valid, int dim, const float* const* q, float* const* states, int rows);
   void (*to_f16)(const float* x, uint16_t* out, int n);
+  // Of the allowed among n logits (bit i % 8 of byte i / 8; null: all): the first largest, -1 where none is, and the logarithm of
+  // the sum of their exponentials.
+  void (*summarize)(const float* x, const uint8_t* allowed, int n, int* best, float* log_sum);
 };
 
 const Kernels& plain_kernels();

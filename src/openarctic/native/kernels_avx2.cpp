@@ -568,10 +568,53 @@ void to_f16(const float* x, uint16_t* out, int n) {
   for (int i = 0; i < n; i += 8) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
 }
 
+// Eight logits from x[i]; what is not allowed, or beyond n, is -inf.
+inline __m256 allowed8(const float* x, const uint8_t* allowed, int i, int n) {
+  if (!allowed && i + 8 <= n) return _mm256_loadu_ps(x + i);
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const int bits = (allowed ? allowed[i / 8] : 255) & (n - i < 8 ? (1 << (n - i)) - 1 : 255);
+  const __m256i here = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), bit), bit);
+  return _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), _mm256_maskload_ps(x + i, here), _mm256_castsi256_ps(here));
+}
+
+// Calls visit(i) for each eight logits of which one is allowed; of masks with few bits, most are passed over 64 at a time.
+template <class Visit>
+inline void over_allowed(const uint8_t* allowed, int n, Visit visit) {
+  for (int begin = 0; begin < n; begin += 64) {
+    if (allowed && begin + 64 <= n) {
+      uint64_t bits;
+      std::memcpy(&bits, allowed + begin / 8, 8);
+      if (!bits) continue;
+    }
+    for (int i = begin; i < std::min(n, begin + 64); i += 8) visit(i);
+  }
+}
+
+void summarize(const float* x, const uint8_t* allowed, int n, int* best, float* log_sum) {
+  const __m256 none = _mm256_set1_ps(-INFINITY);
+  __m256 highest[2] = {none, none};
+  over_allowed(allowed, n, [&](int i) { highest[i / 8 % 2] = _mm256_max_ps(highest[i / 8 % 2], allowed8(x, allowed, i, n)); });
+  const float top = hmax(_mm256_max_ps(highest[0], highest[1]));
+  *best = -1;
+  *log_sum = -INFINITY;
+  if (!(top > -INFINITY)) return;
+  const __m256 tops = _mm256_set1_ps(top), least = _mm256_set1_ps(-87.f);
+  __m256d total = _mm256_setzero_pd();
+  over_allowed(allowed, n, [&](int i) {
+    const __m256 values = allowed8(x, allowed, i, n), below = _mm256_sub_ps(values, tops);
+    if (*best < 0)
+      if (const int equal = _mm256_movemask_ps(_mm256_cmp_ps(values, tops, _CMP_EQ_OQ))) *best = i + __builtin_ctz(equal);
+    const __m256 powers = _mm256_and_ps(exp8(below), _mm256_cmp_ps(below, least, _CMP_GE_OQ));
+    total = _mm256_add_pd(total, _mm256_cvtps_pd(_mm_add_ps(_mm256_castps256_ps128(powers), _mm256_extractf128_ps(powers, 1))));
+  });
+  const __m128d sum = _mm_add_pd(_mm256_castpd256_pd128(total), _mm256_extractf128_pd(total, 1));
+  *log_sum = top + float(std::log(_mm_cvtsd_f64(_mm_add_sd(sum, _mm_unpackhi_pd(sum, sum)))));
+}
+
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static const Kernels table{"avx2", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend, to_f16};
+  static const Kernels table{"avx2", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend, to_f16, summarize};
   return table;
 }
 

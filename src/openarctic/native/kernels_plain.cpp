@@ -201,10 +201,21 @@ void to_f16(const float* x, uint16_t* out, int n) {
   for (int i = 0; i < n; i++) out[i] = float_to_half(x[i]);
 }
 
+void summarize(const float* x, const uint8_t* allowed, int n, int* best, float* log_sum) {
+  auto is_allowed = [&](int i) { return !allowed || allowed[i / 8] >> i % 8 & 1; };
+  *best = -1;
+  for (int i = 0; i < n; i++)
+    if (is_allowed(i) && (*best < 0 || x[i] > x[*best])) *best = i;
+  double sum = 0;
+  for (int i = 0; i < n; i++)
+    if (is_allowed(i)) sum += std::exp(x[i] - x[*best]);
+  *log_sum = *best < 0 ? -INFINITY : x[*best] + float(std::log(sum));
+}
+
 }  // namespace
 
 const Kernels& plain_kernels() {
-  static const Kernels table{"plain", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend, to_f16};
+  static const Kernels table{"plain", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend, to_f16, summarize};
   return table;
 }
 

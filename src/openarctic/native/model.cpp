@@ -55,7 +55,8 @@ Range share(int count, int thread, int threads) {
 
 }  // namespace
 
-std::vector<const Kernels*> available_kernels() {
+namespace {
+std::vector<const Kernels*> find_kernels() {
   std::vector<const Kernels*> tables;
 #if defined(__x86_64__)
   const Processor can = processor();
@@ -67,6 +68,13 @@ std::vector<const Kernels*> available_kernels() {
   if (processor().dot_products) tables.push_back(&neon_kernels());
 #endif
   tables.push_back(&plain_kernels());
+  return tables;
+}
+}  // namespace
+
+// Asked once: a virtual machine takes tens of microseconds to answer what its processor can.
+const std::vector<const Kernels*>& available_kernels() {
+  static const std::vector<const Kernels*> tables = find_kernels();
   return tables;
 }
 

@@ -45,7 +45,7 @@ Weights repack(const std::vector<Source>& sources, bool interleave);
 void dequantize_row(const Source& source, int row, float* out);
 
 // Fastest first.
-std::vector<const Kernels*> available_kernels();
+const std::vector<const Kernels*>& available_kernels();
 
 // Which form of activations a matrix reads, as one bit.
 inline int form_bit(const Weights& w) { return 1 << int(reads_of(w.matrix.form)); }

@@ -4,8 +4,8 @@ Keys, all of them always there; sizes in bytes unless the name says otherwise:
 
 - `status` "ok"; `error` null; `name`; `source` "preset", "config", "checkpoint" or "gguf"
 - `config`: the model's `config.json`
-- `parameters`: `embedding attention residual_mlp dense_mlp router experts norms head`, which sum up to `total`; `dense` (all but
-  experts), `expert` (one expert over all layers), `active` (of one token), `active_without_lookup`
+- `parameters`: `embedding attention residual_mlp dense_mlp router experts norms biases head`, which sum up to `total`; `dense`
+  (all but experts), `expert` (one expert over all layers), `active` (of one token), `active_without_lookup`
 - `flops_per_token`: `context`, `prefill` (averaged over that many tokens), `decode` (the token that sees them all), `training`
 - `weight_bytes`: by precision, bare; `gguf_bytes`: by file type, exact, null where the model cannot be stored so
 - `kv_bytes_per_token`: by form of keys and values
@@ -76,7 +76,7 @@ def describe(
 
 def _parameters(source: Source) -> dict[str, int]:
     counted = parameters(source.config)
-    parts = ("embedding", "attention", "residual_mlp", "dense_mlp", "router", "experts", "norms", "head")
+    parts = ("embedding", "attention", "residual_mlp", "dense_mlp", "router", "experts", "norms", "biases", "head")
     sums = ("dense", "total", "expert", "active", "active_without_lookup")
     return {name: getattr(counted, name) for name in (*parts, *sums)}
 

@@ -109,7 +109,8 @@ def weights_on_gpu(config: HybridConfig, tensor_parallel: int, layers: range) ->
 
     count = 0
     for layer in layers:
-        count += 2 * hidden * (share(hidden) + kv_heads_on_gpu(config, tensor_parallel) * config.head_dim) + 2 * hidden
+        kv_width = kv_heads_on_gpu(config, tensor_parallel) * config.head_dim
+        count += 2 * hidden * (share(config.q_width) + kv_width) + 2 * hidden + config.qk_norm_width + config.bias_width
         if config.is_parallel_layer(layer):
             count += 3 * hidden * share(config.residual_width) + hidden
         if config.is_moe_layer(layer):
@@ -131,7 +132,7 @@ def activation_bytes(config: HybridConfig, batch: int) -> int:
     """What a step keeps at once, on every GPU in full: the widest layer's values in bf16, and fp32 logits of each sequence."""
     hidden, top = config.hidden_size, config.num_experts_per_tok if config.num_local_experts else 0
     widest = max(config.residual_width, config.dense_width, top * config.intermediate_size)
-    values = (6 + top) * hidden + 2 * config.kv_width + 2 * widest
+    values = (4 + top) * hidden + 2 * config.q_width + 2 * config.kv_width + 2 * widest
     return STEP_TOKENS * values * ACTIVATION_BYTES + batch * config.vocab_size * 4
 
 

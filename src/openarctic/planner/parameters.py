@@ -18,6 +18,7 @@ class Parameters:
     router: int
     experts: int
     norms: int
+    biases: int
     head: int
     num_experts: int
     experts_per_token: int
@@ -25,7 +26,8 @@ class Parameters:
     @property
     def dense(self) -> int:
         """All but the experts: what every token passes."""
-        return self.embedding + self.attention + self.residual_mlp + self.dense_mlp + self.router + self.norms + self.head
+        matrices = self.embedding + self.attention + self.residual_mlp + self.dense_mlp + self.router + self.head
+        return matrices + self.norms + self.biases
 
     @property
     def total(self) -> int:
@@ -49,8 +51,8 @@ class Parameters:
 
     @property
     def active_matrices(self) -> int:
-        """Weights that a token is multiplied with: all that are active but norms and lookup."""
-        return self.active_without_lookup - self.norms
+        """Weights that a token is multiplied with: all that are active but norms, biases and lookup."""
+        return self.active_without_lookup - self.norms - self.biases
 
 
 def parameters(config: HybridConfig) -> Parameters:
@@ -60,12 +62,13 @@ def parameters(config: HybridConfig) -> Parameters:
     parallel_layers = moe_layers if config.parallel_attn_mlp_res else 0
     return Parameters(
         embedding=config.vocab_size * hidden,
-        attention=layers * 2 * hidden * (hidden + config.kv_width),
+        attention=layers * 2 * hidden * (config.q_width + config.kv_width),
         residual_mlp=parallel_layers * 3 * hidden * config.residual_width,
         dense_mlp=(layers - moe_layers) * 3 * hidden * config.dense_width,
         router=moe_layers * config.num_local_experts * hidden,
         experts=moe_layers * config.num_local_experts * 3 * hidden * config.intermediate_size,
-        norms=(2 * layers + parallel_layers + 1) * hidden,
+        norms=(2 * layers + parallel_layers + 1) * hidden + layers * config.qk_norm_width,
+        biases=layers * config.bias_width,
         head=0 if config.tie_word_embeddings else config.vocab_size * hidden,
         num_experts=config.num_local_experts if moe_layers else 0,
         experts_per_token=config.num_experts_per_tok if moe_layers else 0,
