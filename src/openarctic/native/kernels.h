@@ -31,6 +31,7 @@ enum class Reads : int { F32, Int16, Int8 };
 constexpr int kGroup = 32;
 constexpr int kPanelRows = 8;
 constexpr int kCodes = 32;  // where the codes of Q4, Q5 and Q6 begin
+constexpr float kTiny = 1e-34f;  // activations of a group below it become zeros: 32767 / kTiny is still a float
 
 constexpr bool is_float(Form form) { return form == Form::F32 || form == Form::F16 || form == Form::BF16; }
 constexpr int extra_bits(Form form) { return form == Form::Q5 ? 1 : form == Form::Q6 ? 2 : 0; }

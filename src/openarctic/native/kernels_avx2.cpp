@@ -362,7 +362,7 @@ inline Group load_group(const float* x) {
 }
 
 inline void rounded(const Group& g, float limit, __m256i* q) {
-  __m256 inverse = _mm256_set1_ps(g.top > 0 ? limit / g.top : 0);
+  __m256 inverse = _mm256_set1_ps(g.top > kTiny ? limit / g.top : 0);
   for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(g.v[i], inverse));
 }
 

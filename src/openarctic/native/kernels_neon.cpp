@@ -318,7 +318,7 @@ struct Group {
   }
   // Values 16 * h + 8 * k ... in units of top / limit.
   int16x8_t rounded(float limit, int i) const {
-    const float inverse = top > 0 ? limit / top : 0;
+    const float inverse = top > kTiny ? limit / top : 0;
     const int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(v[2 * i], inverse)), b = vcvtnq_s32_f32(vmulq_n_f32(v[2 * i + 1], inverse));
     return vqmovn_high_s32(vqmovn_s32(a), b);
   }

@@ -125,7 +125,7 @@ float largest(const float* x) {
 
 void quantize16(const float* x, int cols, int16_t* q, float* scale) {
   for (int g = 0; g < cols / kGroup; g++) {
-    float top = largest(x + g * kGroup), inverse = top > 0 ? 32767.f / top : 0;
+    float top = largest(x + g * kGroup), inverse = top > kTiny ? 32767.f / top : 0;
     scale[g] = top / 32767.f;
     for (int i = 0; i < kGroup; i++) q[g * kGroup + i] = int16_t(std::nearbyint(x[g * kGroup + i] * inverse));
   }
@@ -133,7 +133,7 @@ void quantize16(const float* x, int cols, int16_t* q, float* scale) {
 
 void quantize8(const float* x, int cols, int8_t* q, float* scale, float* sum) {
   for (int g = 0; g < cols / kGroup; g++) {
-    float top = largest(x + g * kGroup), inverse = top > 0 ? 127.f / top : 0;
+    float top = largest(x + g * kGroup), inverse = top > kTiny ? 127.f / top : 0;
     scale[g] = top / 127.f;
     int total = 0;
     for (int i = 0; i < kGroup; i++) {
