@@ -303,6 +303,30 @@ void check_to_f16(const Kernels& table) {
   }
 }
 
+void check_summarize(const Kernels& table) {
+  Random random(11);
+  for (int n : {1, 2, 7, 8, 9, 15, 31, 32, 63, 64, 65, 130, 1000, 1027})
+    for (int share : {0, 1, 50, 100}) {  // percent that is allowed; 100: no mask
+      std::vector<float> x = normals(random, n, share == 1 ? 40.f : 3.f);
+      for (float& v : x) v = std::round(8 * v) / 8;  // equal ones occur
+      std::vector<uint8_t> bits((n + 7) / 8);
+      for (uint8_t& byte : bits)
+        for (int b = 0; b < 8; b++) byte = uint8_t(byte | int(random.below(100) < share) << b);
+      int wanted = -1, best;
+      float log_sum;
+      const auto allowed = [&](int i) { return share == 100 || bits[i / 8] >> i % 8 & 1; };
+      for (int i = 0; i < n; i++)
+        if (allowed(i) && (wanted < 0 || x[i] > x[wanted])) wanted = i;
+      double sum = 0;
+      for (int i = 0; i < n; i++)
+        if (allowed(i)) sum += std::exp(double(x[i]) - x[wanted]);
+      table.summarize(x.data(), share == 100 ? nullptr : bits.data(), n, &best, &log_sum);
+      check(best == wanted, "%s summarize of %d, %d %% allowed: place %d, not %d", table.name, n, share, best, wanted);
+      if (wanted < 0) check(log_sum == -INFINITY, "%s summarize of %d without any allowed: %g", table.name, n, log_sum);
+      else check(std::fabs(log_sum - (x[wanted] + std::log(sum))) <= 2e-6 + 3e-7 * std::fabs(x[wanted]), "%s summarize of %d, %d %% allowed: %.9g, not %.9g", table.name, n, share, log_sum, x[wanted] + std::log(sum));
+    }
+}
+
 // ---- attention
 
 const char* const kCaches[] = {"f32", "f16", "q8_0"};
@@ -531,6 +555,7 @@ int main() {
     check_vectors(*table);
     check_silu(*table);
     check_to_f16(*table);
+    check_summarize(*table);
     check_attentions(*table);
     std::printf("%s: %ld checks\n", table->name, checks - before);
   }

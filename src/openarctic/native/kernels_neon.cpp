@@ -10,7 +10,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <utility>
+
+// Blocks of weights must stay in registers.
+#if defined(__GNUC__)
+#define INLINE __attribute__((always_inline))
+#else
+#define INLINE
+#endif
 
 namespace openarctic {
 namespace {
@@ -61,18 +69,18 @@ inline Rows halves(const uint8_t* p) {
 
 // do(0) ... do(7) with constants: lanes of registers must be.
 template <class Do, int... I>
-inline void each_of(Do what, std::integer_sequence<int, I...>) {
+INLINE inline void each_of(Do what, std::integer_sequence<int, I...>) {
   (what(std::integral_constant<int, I>()), ...);
 }
 template <class Do>
-inline void each_quad(Do what) {
+INLINE inline void each_quad(Do what) {
   each_of(what, std::make_integer_sequence<int, kGroup / 4>());
 }
 
 // ---- 32 columns of a panel, unpacked: quad i holds columns 4i..4i+3
 
 template <Form F>
-inline uint8x16_t codes(const uint8_t* half, int i) {
+INLINE inline uint8x16_t codes(const uint8_t* half, int i) {
   constexpr int extra = extra_bits(F);
   const uint8x16_t nibbles = vld1q_u8(half + kCodes + 32 * (i / 2));
   const uint8x16_t low = i % 2 ? vshrq_n_u8(nibbles, 4) : vandq_u8(nibbles, vdupq_n_u8(15));
@@ -83,7 +91,7 @@ inline uint8x16_t codes(const uint8_t* half, int i) {
 }
 
 template <Form F>
-inline Bytes quad(const uint8_t* block, int i) {
+INLINE inline Bytes quad(const uint8_t* block, int i) {
   if constexpr (F == Form::Q8) {
     const int16x8_t a = vreinterpretq_s16_u8(vld1q_u8(block + 16 + 32 * i)), b = vreinterpretq_s16_u8(vld1q_u8(block + 32 + 32 * i));
     return {vreinterpretq_s8_s16(vzip1q_s16(a, b)), vreinterpretq_s8_s16(vzip2q_s16(a, b))};
@@ -98,7 +106,7 @@ template <Form F>
 constexpr int kParts = F == Form::Q6 ? 2 : 1;
 
 template <Form F>
-inline Rows scales(const uint8_t* block, int part) {
+INLINE inline Rows scales(const uint8_t* block, int part) {
   if constexpr (F != Form::Q6) return halves(block);
   const int16x8_t own = vmovl_s8(vreinterpret_s8_u8(vld1_u8(block + 16 + 8 * part)));
   return times(halves(block), floats({vmovl_s16(vget_low_s16(own)), vmovl_high_s16(own)}));
@@ -108,15 +116,15 @@ template <Form F>
 struct Block {
   Bytes quads[8];
   Rows scale[kParts<F>];
-  Rows minimum;           // Q4, Q5
+  Rows minimum;            // Q4, Q5
   Sums middle[kParts<F>];  // Q8, Q6: 128 times the sums of the weights
 
-  explicit Block(const uint8_t* from) {
+  INLINE explicit Block(const uint8_t* from) {
     for (int part = 0; part < kParts<F>; part++) {
       scale[part] = scales<F>(from, part);
       middle[part] = {vdupq_n_s32(0), vdupq_n_s32(0)};
     }
-    each_quad([&](auto i) {
+    each_quad([&](auto i) INLINE {
       quads[i] = quad<F>(from, i);
       if constexpr (reads_of(F) == Reads::Int16) add_dots(middle[i * kParts<F> / 8], quads[i], vdupq_n_s8(64));
     });
@@ -162,21 +170,21 @@ inline Split load_split(const int16_t* q, float scale) {
 // ---- products of a block and a token
 
 template <Form F>
-inline void multiply_block(const Block<F>& w, const Signed& x, Rows& acc) {
+INLINE inline void multiply_block(const Block<F>& w, const Signed& x, Rows& acc) {
   Sums sums{vdupq_n_s32(0), vdupq_n_s32(0)};
-  each_quad([&](auto i) { add_dots<i % 4>(sums, w.quads[i], x.q[i / 4]); });
+  each_quad([&](auto i) INLINE { add_dots<i % 4>(sums, w.quads[i], x.q[i / 4]); });
   add_product(acc, floats(sums), times(w.scale[0], x.scale));
   add_product(acc, w.minimum, x.sum);
 }
 
 template <Form F>
-inline void multiply_block(const Block<F>& w, const Split& x, Rows& acc) {
+INLINE inline void multiply_block(const Block<F>& w, const Split& x, Rows& acc) {
   Sums upper[kParts<F>], lower[kParts<F>];
   for (int part = 0; part < kParts<F>; part++) {
     upper[part] = {vdupq_n_s32(0), vdupq_n_s32(0)};
     lower[part] = w.middle[part];
   }
-  each_quad([&](auto i) {
+  each_quad([&](auto i) INLINE {
     add_dots<i % 4>(upper[i * kParts<F> / 8], w.quads[i], x.upper[i / 4]);
     add_dots<i % 4>(lower[i * kParts<F> / 8], w.quads[i], x.lower[i / 4]);
   });
@@ -526,10 +534,69 @@ void to_f16(const float* x, uint16_t* out, int n) {
   }
 }
 
+// Eight logits from x[i]; what is not allowed, or beyond n, is -inf.
+inline Rows allowed8(const float* x, const uint8_t* allowed, int i, int n) {
+  const float32x4_t none = vdupq_n_f32(-INFINITY);
+  float rest[8];
+  if (i + 8 > n) {
+    store(rest, {none, none});
+    std::copy(x + i, x + n, rest);
+  }
+  const Rows values = load_rows(i + 8 > n ? rest : x + i);
+  if (!allowed) return values;
+  const uint32x4_t low = {1, 2, 4, 8}, high = {16, 32, 64, 128}, bits = vdupq_n_u32(allowed[i / 8]);
+  return {vbslq_f32(vtstq_u32(bits, low), values.low, none), vbslq_f32(vtstq_u32(bits, high), values.high, none)};
+}
+
+// Calls visit(i) for each eight logits of which one is allowed; of masks with few bits, most are passed over 64 at a time.
+template <class Visit>
+inline void over_allowed(const uint8_t* allowed, int n, Visit visit) {
+  for (int begin = 0; begin < n; begin += 64) {
+    if (allowed && begin + 64 <= n) {
+      uint64_t bits;
+      std::memcpy(&bits, allowed + begin / 8, 8);
+      if (!bits) continue;
+    }
+    for (int i = begin; i < std::min(n, begin + 64); i += 8) visit(i);
+  }
+}
+
+// The first of eight that is `value`, or 8.
+inline int place_of(float value, const Rows& rows) {
+  const float32x4_t wanted = vdupq_n_f32(value);
+  const uint16x8_t equal = vcombine_u16(vmovn_u32(vceqq_f32(rows.low, wanted)), vmovn_u32(vceqq_f32(rows.high, wanted)));
+  const uint64_t bytes = vget_lane_u64(vreinterpret_u64_u8(vmovn_u16(equal)), 0);
+  return bytes ? __builtin_ctzll(bytes) / 8 : 8;
+}
+
+void summarize(const float* x, const uint8_t* allowed, int n, int* best, float* log_sum) {
+  Rows highest{vdupq_n_f32(-INFINITY), vdupq_n_f32(-INFINITY)};
+  over_allowed(allowed, n, [&](int i) {
+    const Rows values = allowed8(x, allowed, i, n);
+    highest = {vmaxq_f32(highest.low, values.low), vmaxq_f32(highest.high, values.high)};
+  });
+  const float top = vmaxvq_f32(vmaxq_f32(highest.low, highest.high));
+  *best = -1;
+  *log_sum = -INFINITY;
+  if (!(top > -INFINITY)) return;
+  const float32x4_t tops = vdupq_n_f32(top), least = vdupq_n_f32(-87.f), zero = vdupq_n_f32(0);
+  float64x2_t first = vdupq_n_f64(0), second = first;
+  over_allowed(allowed, n, [&](int i) {
+    const Rows values = allowed8(x, allowed, i, n);
+    if (*best < 0)
+      if (const int place = place_of(top, values); place < 8) *best = i + place;
+    const float32x4_t low = vsubq_f32(values.low, tops), high = vsubq_f32(values.high, tops);
+    const float32x4_t powers = vaddq_f32(vbslq_f32(vcgeq_f32(low, least), exp4(low), zero), vbslq_f32(vcgeq_f32(high, least), exp4(high), zero));
+    first = vaddq_f64(first, vcvt_f64_f32(vget_low_f32(powers)));
+    second = vaddq_f64(second, vcvt_high_f64_f32(powers));
+  });
+  *log_sum = top + float(std::log(vaddvq_f64(vaddq_f64(first, second))));
+}
+
 }  // namespace
 
 const Kernels& neon_kernels() {
-  static const Kernels table{"neon", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend, to_f16};
+  static const Kernels table{"neon", matmul, quantize16, quantize8, rms_norm, dot, silu_pairs, add, attend, to_f16, summarize};
   return table;
 }
 
