@@ -64,20 +64,23 @@ void panel_q8(const uint8_t* block, int cols, const Row& x, float* acc) {
     }
 }
 
+// Column 4 * i + k of a row.
 template <Form F>
-int code(const uint8_t* block, int r, int c) {
+int code(const uint8_t* block, int r, int i, int k) {
   constexpr int extra = extra_bits(F);
-  const int i = c / 4, at = extra * i, byte = r * 4 + (F == Form::Q6 ? pair_order(c % 4) : c % 4);
+  const int at = extra * i, byte = r * 4 + (F == Form::Q6 ? pair_order(k) : k);
   const int low = block[kCodes + 32 * (i / 2) + byte] >> 4 * (i % 2) & 15;
   return extra ? low | (block[kCodes + 128 + 32 * (at / 8) + byte] >> at % 8 & ((1 << extra) - 1)) << 4 : low;
 }
 
+// Loops over quads, then columns: LLVM 20 to 22 compile an index of c % 4 in one loop over c wrongly (llvm-project#156849).
 void panel_q6(const uint8_t* block, int cols, const Row& x, float* acc) {
   for (int g = 0; g < cols / kGroup; g++, block += block_bytes(Form::Q6))
     for (int r = 0; r < kPanelRows; r++)
       for (int part = 0; part < 2; part++) {
         int32_t sum = 0;
-        for (int c = 16 * part; c < 16 * part + 16; c++) sum += (code<Form::Q6>(block, r, c) - 32) * x.q16[g * kGroup + c];
+        for (int i = 4 * part; i < 4 * part + 4; i++)
+          for (int k = 0; k < 4; k++) sum += (code<Form::Q6>(block, r, i, k) - 32) * x.q16[g * kGroup + 4 * i + k];
         acc[r] += float(sum) * (load_half(block + 2 * r) * float(int8_t(block[16 + 8 * part + r])) * x.scale16[g]);
       }
 }
@@ -87,7 +90,8 @@ void panel_minimum(const uint8_t* block, int cols, const Row& x, float* acc) {
   for (int g = 0; g < cols / kGroup; g++, block += block_bytes(F))
     for (int r = 0; r < kPanelRows; r++) {
       int32_t sum = 0;
-      for (int c = 0; c < kGroup; c++) sum += code<F>(block, r, c) * x.q8[g * kGroup + c];
+      for (int i = 0; i < kGroup / 4; i++)
+        for (int k = 0; k < 4; k++) sum += code<F>(block, r, i, k) * x.q8[g * kGroup + 4 * i + k];
       acc[r] += float(sum) * (load_half(block + 2 * r) * x.scale8[g]) + load_half(block + 16 + 2 * r) * x.sum8[g];
     }
 }
