@@ -252,11 +252,20 @@ def stock_obstacles(config: HybridConfig, form: Literal["gguf", "huggingface"] =
 
 
 def _family_obstacles(config: HybridConfig) -> list[str]:
-    rule = FAMILIES[config.model_type].renormalizes
-    if not config.num_local_experts or config.renormalizes == rule:
-        return []
-    told = f"norm_topk_prob is {config.renormalizes}"
-    return [f"{told}, stock runtimes compute {gguf_architecture(config)} as if it were {rule}"]
+    architecture, obstacles = gguf_architecture(config), []
+    if _breaks_rule(config):
+        told = f"norm_topk_prob is {config.renormalizes}"
+        obstacles.append(f"{told}, stock {architecture} runtimes compute it as {not config.renormalizes}")
+    if config.qk_norm == "row" and config.kv_width != config.hidden_size:
+        told = f"num_key_value_heads is {config.num_key_value_heads}"
+        obstacles.append(f"{told}, stock {architecture} has the norm of keys as wide as the hidden state")
+    return obstacles
+
+
+def _breaks_rule(config: HybridConfig) -> bool:
+    """Whether a family's experts are weighted otherwise than runtimes of its GGUF form assume."""
+    family = None if config.is_arctic else FAMILIES[config.model_type]
+    return family is not None and config.num_local_experts > 0 and config.renormalizes != family.renormalizes
 
 
 def to_gguf(
@@ -293,7 +302,7 @@ def gguf_metadata(config: HybridConfig) -> dict[str, Any]:
         metadata |= {f"{architecture}.attention.{part}_length": config.head_dim for part in ("key", "value")}
     if architecture == "qwen3moe":
         metadata["qwen3moe.expert_feed_forward_length"] = config.intermediate_size
-    if not config.is_arctic and _family_obstacles(config):
+    if _breaks_rule(config):
         metadata[f"{architecture}.expert_weights_norm"] = config.renormalizes
     if architecture != "arctic":
         if not config.num_local_experts:
