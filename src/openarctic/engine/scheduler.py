@@ -113,8 +113,10 @@ class Chunk:
         return self.start + len(self.tokens)
 
     @property
-    def num_drafts(self) -> int:
-        return max(0, self.end - len(self.sequence.tokens))
+    def agreement(self) -> int:
+        """The position up to which the chunk's tokens are the sequence's: keys, values and logits from there on are of no use."""
+        known = self.sequence.tokens[self.start : self.end]
+        return self.start + common_prefix(self.tokens, known)
 
     @property
     def rows(self) -> range:
@@ -618,7 +620,7 @@ class Scheduler:
         """Counts what agrees with the tokens as computed, makes full pages known, and gives back pages without a position."""
         sequence, pool = chunk.sequence, self.pool
         size, tokens = pool.page_size, sequence.tokens
-        computed = chunk.start + common_prefix(chunk.tokens, tokens[chunk.start : chunk.end])
+        computed = chunk.agreement
         goes_on = not is_end and sequence.end_reason is None and len(tokens) < sequence.limit
         if goes_on:  # with nothing appended, the last token is computed again for its logits
             computed = min(computed, len(tokens) - 1)
