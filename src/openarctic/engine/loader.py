@@ -73,9 +73,9 @@ class _Loader:
             self._vector(index, "moe_norm", f"{prefix}ffn_norm_exps")
         self._vector(index, "router", f"{prefix}ffn_gate_inp")
         gate, up, down = (self._stacked(f"{prefix}ffn_{name}_exps") for name in ("gate", "up", "down"))
-        for e in range(self.config.num_local_experts):
-            self._set(index, "expert_gate_up", [gate[e], up[e]], interleave=True)
-            self._set(index, "expert_down", [down[e]])
+        self._check_width(gate[1])
+        self.model.set_experts(index, "expert_gate_up", [gate, up], True)
+        self.model.set_experts(index, "expert_down", [down], False)
 
     def ends(self) -> None:
         """Embedding, final norm and head."""
@@ -85,20 +85,24 @@ class _Loader:
         self._vector(-1, "output_norm", "output_norm")
 
     def _set(self, layer: int, name: str, matrices: list[tuple[int, int, int, Any]], interleave: bool = False) -> None:
-        if interleave and matrices[0][1] % 8:
-            raise UserError(f"an MLP of width {matrices[0][1]} is not supported", "it must be a multiple of 8")
+        if interleave:
+            self._check_width(matrices[0][1])
         self.model.set_matrix(layer, name, matrices, interleave)
+
+    def _check_width(self, width: int) -> None:
+        if width % 8:
+            raise UserError(f"an MLP of width {width} is not supported", "it must be a multiple of 8")
 
     def _matrix(self, name: str) -> tuple[int, int, int, Any]:
         tensor = self.file.tensors[f"{name}.weight"]
         rows, cols = tensor.shape
         return TYPES[tensor.type].code, rows, cols, tensor.data
 
-    def _stacked(self, name: str) -> list[tuple[int, int, int, Any]]:
+    def _stacked(self, name: str) -> tuple[int, int, int, Any]:
+        """All experts' matrices, with the shape of one."""
         tensor = self.file.tensors[f"{name}.weight"]
-        count, rows, cols = tensor.shape
-        data = tensor.data.reshape(count, -1)
-        return [(TYPES[tensor.type].code, rows, cols, data[e]) for e in range(count)]
+        _, rows, cols = tensor.shape
+        return TYPES[tensor.type].code, rows, cols, tensor.data
 
     def _vector(self, layer: int, name: str, tensor: str, kind: str = "weight") -> None:
         values = self.file.dequantize(f"{tensor}.{kind}").reshape(-1)
