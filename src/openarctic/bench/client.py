@@ -90,7 +90,8 @@ def as_error(spec: EngineSpec, body: dict[str, Any]) -> OpenArcticError:
 def started(spec: EngineSpec, path: Path) -> Iterator[Client]:
     """A process for one engine and one file, ended at the end. Raises MissingError where the engine is not installed."""
     command = [spec.python, str(SERVER), spec.kind, str(path), str(spec.threads)]
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # no file beside server.py takes the place of a library
+    # No file beside server.py takes the place of a library, and where llama.cpp fails it starts no debugger.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "GGML_NO_BACKTRACE": "1"}
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(

@@ -80,8 +80,8 @@ class LlamaCpp:
             self.lib.llama_memory_seq_rm(self.memory, sequence, length, -1)
 
     def fork(self, source: int, target: int, length: int) -> None:
-        """`target` begins with the first `length` positions of `source`."""
-        self.lib.llama_memory_seq_cp(self.memory, source, target, 0, length)
+        """`target` begins with the first `length` positions of `source`, which must hold no more: llama.cpp copies whole ones."""
+        self.lib.llama_memory_seq_cp(self.memory, source, target, -1, -1)
 
     def step(
         self, tokens: Sequence[int], sequences: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
