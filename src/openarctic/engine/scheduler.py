@@ -73,6 +73,9 @@ class Sequence:
     is_promoted: bool = field(default=False, init=False)
     is_resuming: bool = field(default=False, init=False)  # was preempted and has not caught up
 
+    def __post_init__(self) -> None:
+        self.tokens = list(self.tokens)  # its own: it grows
+
     @property
     def is_decoding(self) -> bool:
         """Whether its prompt is computed but for the last token."""
