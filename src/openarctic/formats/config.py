@@ -140,7 +140,7 @@ class HybridConfig:
         """One architecture must have all that is asked for together."""
         if self.qk_norm not in ("none", "head", "row"):
             raise UserError(f"qk_norm is {self.qk_norm!r}, it must be none, head or row")
-        if self.norm_topk_prob not in (None, True, False):
+        if not isinstance(self.norm_topk_prob, bool | None):
             raise UserError(f"norm_topk_prob is {self.norm_topk_prob!r}, it must be true or false")
         if not self.num_local_experts or self.norm_topk_prob == (self.num_experts_per_tok > 1):
             object.__setattr__(self, "norm_topk_prob", None)
