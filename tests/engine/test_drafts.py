@@ -62,7 +62,7 @@ def test_what_is_not_kept_is_forgotten() -> None:
 def test_no_token_of_a_tenant_is_drafted_for_another() -> None:
     """Tenants write texts of the same context and tokens of their own; thousands of drafts hold only tokens of the asker's."""
     rng = random.Random(0)
-    drafter = SuffixDrafter(max_bytes=100_000)
+    drafter = SuffixDrafter(max_bytes=60_000)
     running: dict[int, str] = {}
     marks = {"a": range(100, 110), "b": range(200, 210), "": range(300, 310)}
     seen = 0
@@ -85,16 +85,16 @@ def test_no_token_of_a_tenant_is_drafted_for_another() -> None:
 
 
 def test_the_budget_is_kept_and_the_oldest_go_first() -> None:
-    responses = SharedResponses(max_bytes=400_000, ttl_s=1e9)
+    responses = SharedResponses(max_bytes=100_000, ttl_s=1e9)
     rng = random.Random(1)
     for i in range(600):
         responses.append("large" if i % 4 else "small", i, [rng.randrange(1000) for _ in range(40)])
         responses.finish("large" if i % 4 else "small", i, keep=True)
-        assert responses.num_bytes <= 400_000
+        assert responses.num_bytes <= 100_000
     assert responses.evictions > 0 and 10 < responses.num_responses < 600
     alone = SuffixTree()
     alone.append(0, [rng.randrange(1000) for _ in range(40)])
-    assert responses.num_bytes > 400_000 - 4 * alone.num_bytes  # no more goes than must
+    assert responses.num_bytes > 100_000 - 4 * alone.num_bytes  # no more goes than must
 
 
 def test_a_response_that_alone_is_too_large_starts_anew() -> None:
