@@ -29,7 +29,7 @@ def play(
     rng = random.Random(seed)
     seconds = tokens = drafted = 0.0
     for _ in range(steps):
-        limits = policy.limits(range(batch))
+        limits = policy.limits(batch, dict.fromkeys(range(batch), 99))
         lengths = policy.choose(batch, batch, {id: Draft(*(x[:n] for x in draft[:2]), draft[2]) for id, n in limits.items()})
         outcomes = {}
         for id, length in lengths.items():
@@ -128,7 +128,7 @@ def test_speculation_pauses_as_a_whole_when_it_loses() -> None:
     paused = 0
     for _ in range(1000):
         policy.observe(8, 8, {}, 1.0)
-        limits = policy.limits([0])
+        limits = policy.limits(1, {0: 99})
         paused += policy.is_paused
         lengths = policy.choose(1, 1, {id: Draft([1] * 7, [0.6**i for i in range(1, 8)], 8) for id in limits})
         drafted = sum(lengths.values())
@@ -138,7 +138,10 @@ def test_speculation_pauses_as_a_whole_when_it_loses() -> None:
 
 
 def test_the_room_of_a_sequence_limits_its_draft() -> None:
-    assert SpeculationPolicy(max_draft=6).limits([1, 2, 3], {1: 0, 2: 4, 3: 90}) == {2: 4, 3: 6}
+    policy = SpeculationPolicy(max_draft=6)
+    assert policy.limits(3, {1: 0, 2: 4, 3: 90}) == {}  # a step without drafts is measured first
+    policy.observe(3, 3, {}, 1.0)
+    assert policy.limits(3, {1: 0, 2: 4, 3: 90}) == {2: 4, 3: 6}
 
 
 def test_step_time_learns_and_lives_through_an_outlier() -> None:

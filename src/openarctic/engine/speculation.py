@@ -21,7 +21,7 @@ longer each time.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from openarctic.engine.suffix import Draft
@@ -33,6 +33,8 @@ DRIFT = 0.05  # share of a step's surprise by which the times of all sizes move;
 STALE = 100  # steps after which a size without drafts is measured again
 OWN_WEIGHT = 2.0  # tokens that a sequence must have seen for half a say
 CELL_WEIGHT = 4.0  # tokens that a cell's prior is worth
+RATE = 0.7  # chance of a drafted token, until measured
+REFRESH = 16  # steps for which what a draft token must promise is not computed anew
 FADE = 0.995  # what a step leaves of a cell's evidence
 OWN_FADE = 0.97
 
@@ -139,28 +141,50 @@ class Acceptance:
         self._step = 0
         self._cells: dict[int, _Tally] = {}
         self._sequences: dict[int, _Tally] = {}
+        self._all = _Tally()
 
-    def chances(self, sequence_id: int, draft: Draft) -> list[float]:
-        """For each token of the draft the chance that it and all before it are accepted."""
-        own = self._factor(sequence_id)
-        total, chances = 1.0, []
-        for cell, p in _cells(draft):
-            total *= min(self._estimate(cell, p) * own, 0.99)
+    def chances(self, sequence_id: int, draft: Draft, least: float = 0.0) -> list[float]:
+        """For each token of the draft the chance that it and all before it are accepted; none if the first's is below `least`."""
+        factor = self.factor(sequence_id)
+        total = before = 1.0
+        chances: list[float] = []
+        for i, p in enumerate(draft.probabilities):
+            total *= min(self._estimate(p / before, draft.match_length + i) * factor, 0.99)
+            if total < least and not chances:
+                break
             chances.append(total)
+            before = p
         return chances
+
+    def factor(self, sequence_id: int) -> float:
+        """How the sequence's drafts fare against what was foretold."""
+        tally = self._sequences.get(sequence_id)
+        if tally is None:
+            return 1.0
+        tally.fade(self._step, OWN_FADE)
+        return (tally.accepted + OWN_WEIGHT) / (tally.expected + OWN_WEIGHT)
+
+    def rate(self, sequence_id: int) -> float:
+        """The chance of a token of a draft that is not known yet."""
+        self._all.fade(self._step, FADE)
+        rate = (self._all.accepted + CELL_WEIGHT * RATE) / (self._all.tried + CELL_WEIGHT)
+        return min(rate * self.factor(sequence_id), 0.99)
 
     def observe(self, sequence_id: int, draft: Draft, tried: int, accepted: int) -> None:
         """Of the draft's first `tried` tokens the first `accepted` were right."""
         own = self._sequences.setdefault(sequence_id, _Tally(at=self._step))
         own.fade(self._step, OWN_FADE)
-        for i, (cell, p) in enumerate(_cells(draft)[: min(tried, accepted + 1)]):
-            own.expected += self._estimate(cell, p)
-            own.tried += 1
-            own.accepted += i < accepted
-            tally = self._cells.setdefault(cell, _Tally(at=self._step))
-            tally.fade(self._step, FADE)
-            tally.tried += 1
-            tally.accepted += i < accepted
+        self._all.fade(self._step, FADE)
+        before = 1.0
+        for i, p in enumerate(draft.probabilities[: min(tried, accepted + 1)]):
+            share, length = p / before, draft.match_length + i
+            own.expected += self._estimate(share, length)
+            cell = self._cells.setdefault(_cell(share, length), _Tally(at=self._step))
+            cell.fade(self._step, FADE)
+            for tally in (own, cell, self._all):
+                tally.tried += 1
+                tally.accepted += i < accepted
+            before = p
 
     def step(self) -> None:
         """One more step has passed."""
@@ -170,30 +194,18 @@ class Acceptance:
         """The sequence has ended."""
         self._sequences.pop(sequence_id, None)
 
-    def _estimate(self, cell: int, p: float) -> float:
-        tally = self._cells.get(cell)
+    def _estimate(self, share: float, length: int) -> float:
+        """What came of the cell's tokens, with a prior: the drafter's probability, trusted less where the context is short."""
+        prior = share * length / (length + 1)
+        tally = self._cells.get(_cell(share, length))
         if tally is None:
-            return p
+            return prior
         tally.fade(self._step, FADE)
-        return (tally.accepted + CELL_WEIGHT * p) / (tally.tried + CELL_WEIGHT)
-
-    def _factor(self, sequence_id: int) -> float:
-        tally = self._sequences.get(sequence_id)
-        if tally is None:
-            return 1.0
-        tally.fade(self._step, OWN_FADE)
-        return (tally.accepted + OWN_WEIGHT) / (tally.expected + OWN_WEIGHT)
+        return (tally.accepted + CELL_WEIGHT * prior) / (tally.tried + CELL_WEIGHT)
 
 
-def _cells(draft: Draft) -> list[tuple[int, float]]:
-    """For each token its cell, and the prior: the drafter's probability, times how far context of that length can be trusted."""
-    before, cells = 1.0, []
-    for i, p in enumerate(draft.probabilities):
-        share = p / before
-        length = draft.match_length + i
-        cells.append((8 * min(length.bit_length(), 7) + int(share * 4.999), share * length / (length + 1)))
-        before = p
-    return cells
+def _cell(share: float, length: int) -> int:
+    return 8 * min(length.bit_length(), 7) + int(share * 4.999)
 
 
 @dataclass(slots=True)
@@ -221,8 +233,11 @@ class SpeculationPolicy:
     step_time: StepTime = field(default_factory=StepTime)
     acceptance: Acceptance = field(default_factory=Acceptance)
     balance_s: float = 0.0  # time that drafts have saved, fading
+    draft_s: float = 0.0  # a drafter's time for one more token in all drafts; 0 where it does not count
     _pause: _Pause = field(default_factory=_Pause)
     _asked: dict[int, Draft] = field(default_factory=dict)
+    _needed: dict[tuple[int, int], float] = field(default_factory=dict)
+    _count: int = 0
     _since: int = 0  # steps with drafts since the last pause
 
     @property
@@ -230,18 +245,21 @@ class SpeculationPolicy:
         """Whether speculation is off as a whole for now."""
         return self._pause.left > 0
 
-    def limits(self, sequence_ids: Iterable[int], room: Mapping[int, int] | None = None) -> dict[int, int]:
+    def limits(self, num_tokens: int, room: Mapping[int, int]) -> dict[int, int]:
         """For each sequence the longest draft that is worth asking a drafter for; those with 0 are left out.
 
-        `room` are tokens that a sequence may still take at most (its length limit, its pages).
+        `room`: of each sequence that could have a draft, the tokens it may still take (of its length limit). The step has
+        `num_tokens` without drafts.
         """
         if self._pause.left:
             self._pause.left -= 1
             return {}
-        if room is None:
-            return dict.fromkeys(sequence_ids, self.max_draft)
-        limits = {id: min(self.max_draft, room.get(id, self.max_draft)) for id in sequence_ids}
-        return {id: limit for id, limit in limits.items() if limit > 0}
+        if not self.step_time.is_known(num_tokens):  # what drafts are compared with must be measured too
+            return {}
+        if self._needed_chance(num_tokens, len(room)) >= 1:
+            return {}
+        longest = self._affordable(num_tokens, list(room)) if self.draft_s > 0 else self.max_draft
+        return {id: min(longest, num) for id, num in room.items() if min(longest, num) > 0}
 
     def choose(self, num_tokens: int, num_sequences: int, drafts: Mapping[int, Draft]) -> dict[int, int]:
         """How many tokens of each draft to verify in a step that has `num_tokens` without drafts; those with 0 are left out.
@@ -249,17 +267,19 @@ class SpeculationPolicy:
         `num_sequences` of the step's sequences get a token from it anyway. Maximises the expected tokens a second.
         """
         self._asked = {}
-        if not drafts or not self.step_time.is_known(num_tokens):  # what drafts are compared with must be measured too
-            return {}
+        least = self._needed_chance(num_tokens, num_sequences)
         candidates: list[tuple[float, int]] = []
         for sequence_id, draft in drafts.items():
-            candidates += [(-chance, sequence_id) for chance in self.acceptance.chances(sequence_id, draft)]
+            candidates += [(-chance, sequence_id) for chance in self.acceptance.chances(sequence_id, draft, least)]
+        if not candidates:
+            return {}
         candidates.sort()  # chances fall along a draft, so its tokens stay in order
+        predict = self.step_time.predict
         gained = float(num_sequences)
-        best_rate, best = gained / self.step_time.predict(num_tokens), 0
+        best_rate, best = gained / predict(num_tokens), 0
         for i, (minus_chance, _) in enumerate(candidates, 1):
             gained -= minus_chance
-            rate = gained / self.step_time.predict(num_tokens + i)
+            rate = gained / predict(num_tokens + i)
             if rate > best_rate:
                 best_rate, best = rate, i
         lengths: dict[int, int] = {}
@@ -268,10 +288,34 @@ class SpeculationPolicy:
         self._asked = {sequence_id: drafts[sequence_id] for sequence_id in lengths}
         return lengths
 
+    def _needed_chance(self, num_tokens: int, num_sequences: int) -> float:
+        """If no token has this chance, no choice of tokens pays: they would have to have it in the mean."""
+        found = self._needed.get((num_tokens, num_sequences))
+        if found is None:
+            times = [self.step_time.predict(num_tokens + i) for i in range(self.max_draft * num_sequences + 1)]
+            found = min(num_sequences * (time / times[0] - 1) / i for i, time in enumerate(times) if i)
+            self._needed[num_tokens, num_sequences] = found
+        return found
+
+    def _affordable(self, num_tokens: int, sequence_ids: Sequence[int]) -> int:
+        """The length for all that pays best when every token of a draft takes the drafter `draft_s`."""
+        rates = [self.acceptance.rate(id) for id in sequence_ids]
+        gained = float(len(rates))
+        best_rate, best = gained / self.step_time.predict(num_tokens), 0
+        for length in range(1, self.max_draft + 1):
+            gained += sum(rate**length for rate in rates)
+            seconds = self.step_time.predict(num_tokens + length * len(rates)) + length * self.draft_s
+            if gained / seconds > best_rate:
+                best_rate, best = gained / seconds, length
+        return best
+
     def observe(self, num_tokens: int, num_sequences: int, outcomes: Mapping[int, tuple[int, int]], seconds: float) -> None:
         """A step is over: its tokens, drafts included; for each draft how many tokens were verified and accepted; its time."""
         self.acceptance.step()
         self.step_time.observe(num_tokens, seconds)
+        self._count += 1
+        if self._count % REFRESH == 0 or len(self._needed) > 1000:
+            self._needed.clear()
         if not outcomes:
             return
         tried = accepted = 0
@@ -289,6 +333,10 @@ class SpeculationPolicy:
             self.balance_s, self._since = 0.0, 0
         elif self._since % 64 == 0:
             self._pause.succeed()
+
+    def observe_drafting(self, num_tokens: int, seconds: float) -> None:
+        """A drafter whose time counts (a model) took that long for drafts of at most `num_tokens` each."""
+        self.draft_s += (seconds / num_tokens - self.draft_s) * (0.1 if self.draft_s else 1.0)
 
     def forget(self, sequence_id: int) -> None:
         """The sequence has ended."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from openarctic.native import _suffix
+from openarctic.native._suffix import SuffixTree as NativeTree
 
 DEPTH = 64
 FLOOR = 0.1  # a draft ends before its probability falls below
@@ -43,7 +43,7 @@ class SuffixTree:
     """The trie of several texts; each is named by an id of the caller's."""
 
     def __init__(self, depth: int = DEPTH) -> None:
-        self._tree = _suffix.SuffixTree(depth)
+        self._tree = NativeTree(depth)
 
     @property
     def num_nodes(self) -> int:
