@@ -139,8 +139,8 @@ class World:
         stored = [content for page in sequence.pages for content in self.memory[page]]
         assert stored[: len(history)] == history, f"sequence {sequence.id} reads what is not its own"
 
-    def append(self, plan: Plan, rows: dict[int, dict[int, int]]) -> dict[int, str]:
-        """What the loop does with the rows; gives the sequences that end."""
+    def append(self, plan: Plan, rows: dict[int, dict[int, int]], *, chooses: bool = True) -> dict[int, str]:
+        """What the loop does with the rows; gives the sequences that end. Without `chooses` no token follows yet."""
         ended = {}
         for chunk in plan.chunks:
             sequence = chunk.sequence
@@ -149,7 +149,7 @@ class World:
             for position, content in rows[sequence.id].items():
                 if position < sequence.prompt_length:
                     self.rows[sequence.id, position] += 1
-                if position != len(sequence.tokens) - 1 or position >= chunk.agreement:
+                if not chooses or position != len(sequence.tokens) - 1 or position >= chunk.agreement:
                     continue  # a prompt's row, or one after a token that was forced or not chosen
                 new, is_stop = choose(content)
                 sequence.tokens += new
@@ -191,7 +191,7 @@ class World:
             if sequence.end_reason in ("stop", "length"):
                 assert (sequence.tokens, sequence.end_reason) == (tokens, reason)
                 if sequence.wants_every_row:
-                    assert all(self.rows[sequence.id, p] == 1 for p in range(sequence.prompt_length))
+                    assert all(self.rows[sequence.id, p] == 1 for p in range(sequence.prompt_length - 1))
             assert sequence.cached <= min(sequence.prompt_length, len(beginning) - 1)
 
 
@@ -305,7 +305,7 @@ class Trace:
             return
         rows = world.compute(plan)
         self.meanwhile()
-        ended = world.append(plan, rows)
+        ended = world.append(plan, rows, chooses=rng.random() > 0.03)
         self.meanwhile()
         world.commit(plan, {**ended, 10**6: "unknown"})
 
@@ -540,6 +540,21 @@ def test_nothing_of_a_failed_step_is_known() -> None:
     assert scheduler.pool.free == scheduler.pool.count
 
 
+def test_who_began_in_a_failed_step_without_being_in_it_begins_again() -> None:
+    """Its page was to be filled by a copy that perhaps never ran."""
+    broken = world(step=8)
+    first = broken.add(Sequence(1, prompt(8), limit=9))
+    broken.run()
+    broken.add(Sequence(2, prompt(20, 2), limit=30))
+    third = broken.add(Sequence(3, [*first.tokens[:6], 0, *prompt(30, 3)], limit=40))
+    plan = broken.schedule()
+    assert ids(plan) == {2: 8} and [target for _, target in plan.copies] == third.pages[1:]
+    broken.reasons[2] += [s.end_reason or "" for s in broken.scheduler.fail(plan)]
+    broken.run()
+    broken.check_end()
+    assert third.end_reason in ("stop", "length")
+
+
 def test_deadlines_end_waiting_and_running_sequences() -> None:
     scheduler = world(step=16, sequences=1).scheduler
     scheduler.add(running := steady(1, 4, deadline=5.0))
@@ -605,14 +620,33 @@ def test_a_long_prompt_does_not_hold_up_short_ones_and_equals_do_not_slow_each_o
     assert ids(advance(scheduler)) == {3: 1, 1: 15}
 
 
-def test_a_low_priority_is_served_within_the_stated_bound() -> None:
+def test_a_short_prompt_has_no_share_before_a_more_urgent_one() -> None:
+    scheduler = world(200, 4, step=16).scheduler
+    scheduler.add(steady(1, 8, priority=1))
+    scheduler.add(steady(2, 100))
+    assert ids(advance(scheduler)) == {2: 16}
+
+
+def test_with_nothing_appended_the_last_token_is_computed_again() -> None:
+    scheduler = world(step=16).scheduler
+    scheduler.add(sequence := steady(1, 8))
+    for _ in range(2):
+        scheduler.commit(plan := scheduler.schedule(0))
+        scheduler.check()
+        assert sequence.computed == 7 and list(plan.chunks[0].rows) == [7]
+    assert ids(advance(scheduler)) == {1: 1} and sequence.computed == 8
+
+
+@pytest.mark.parametrize("limit", [5, 9])
+def test_a_low_priority_is_served_within_the_stated_bound(limit: int) -> None:
+    """Others stay for some steps, or for one alone."""
     patience = 10
     scheduler = world(200, 4, step=4, sequences=2, patience=patience).scheduler
     scheduler.add(low := steady(0, 4, limit=8, priority=9))
     steps = 0
     while low.end_reason is None:
-        if steps % 2 == 0:
-            scheduler.add(steady(steps + 1, 4, limit=9))  # more than there is room for, all more urgent
+        if steps % 2 == 0 or limit == 5:
+            scheduler.add(steady(steps + 1, 4, limit=limit))  # more than there is room for, all more urgent
         advance(scheduler)
         steps += 1
         if low.is_promoted:

@@ -11,8 +11,8 @@ those of rejected ones are overwritten later. `sequence.tokens` only ever grows.
 Policy of a step of `max_step_tokens`:
 1. Every decoding sequence gets its pending tokens (at least one each), the best-ranked first.
 2. The rest goes to prefill: sequences that began and those that wait, by promotion, priority, the tenant with the least service,
-   arrival. Of the first four those with less to do than the head have a share, the head the rest. Who needs the same next page as
-   one before it waits for that one's, so a prefix that many ask for at once is computed once.
+   arrival. The first takes it, but among the first four those of its class with less to do have a share. Who needs the same next
+   page as one before it waits for that one's, so a prefix that many ask for at once is computed once.
 3. Drafts take what is left; a quarter of the step is kept for them.
 
 Rank: (promoted first, priority, arrival). When pages run out, cache is evicted, then the lowest-ranked running sequence loses its
@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
@@ -172,6 +172,7 @@ class Scheduler:
         self.preemptions = 0
         self._step = 0
         self._arrivals = 0
+        self._newest = 0  # the last arrival that had a token since the last promotion
         self._waiting: dict[int, Sequence] = {}
         self._running: dict[int, Sequence] = {}
         self._plan: Plan | None = None
@@ -320,18 +321,19 @@ class Scheduler:
         for chunk in plan.by_id.values():
             sequence = chunk.sequence
             sequence.served_at = self._step
+            self._newest = max(self._newest, sequence.arrival)
             self._shares[sequence.priority].charge(sequence.tenant, len(chunk.tokens))
         self._plan = plan
         return plan
 
     def _promote(self) -> None:
         """The oldest sequence that was passed over for `patience` steps comes before all others from now on."""
-        last = max((s.arrival for s in self._running.values() if s.served_at == self._step - 1), default=0)
+        newest, self._newest = self._newest, 0
         starving = [
             sequence
             for sequences in (self._waiting, self._running)
             for sequence in sequences.values()
-            if not sequence.is_promoted and self._step - sequence.served_at >= self.patience and sequence.arrival < last
+            if not sequence.is_promoted and self._step - sequence.served_at >= self.patience and sequence.arrival < newest
         ]
         if starving:
             min(starving, key=lambda s: s.arrival).is_promoted = True
@@ -348,7 +350,7 @@ class Scheduler:
         plan.room -= kept
         if plan.room > 0:
             leaders, followers = self._prefilling(plan)
-            shorter = [s for s in leaders[1:PREFILLS] if s.left < leaders[0].left]
+            shorter = [s for s in leaders[1:PREFILLS] if s.level == leaders[0].level and s.left < leaders[0].left]
             share = max(plan.room // (len(shorter) + 1), 1)
             for sequence in shorter:
                 self._give(plan, sequence, min(share, plan.room))
@@ -640,8 +642,8 @@ class Scheduler:
 
     # Invariants
 
-    def check(self) -> None:
-        """Raises AssertionError unless sequences and pages agree. Every table must be a sequence's."""
+    def check(self, other_tables: Iterable[Items[int]] = ()) -> None:
+        """Raises AssertionError unless sequences and pages agree; `other_tables` hold pages beside the sequences'."""
         size = self.pool.page_size
         assert not self._waiting.keys() & self._running.keys()
         assert len(self._running) <= self.max_sequences
@@ -658,4 +660,4 @@ class Scheduler:
             assert not any(self.pool.is_known(page) for page in sequence.pages[num_full:]), "a page of the tree may be written"
         backlog = Counter((s.priority, s.tenant) for s in self._waiting.values())
         assert backlog == self._backlog
-        self.pool.check([s.pages for s in [*self._running.values(), *self._leaving]])
+        self.pool.check([*(s.pages for s in [*self._running.values(), *self._leaving]), *other_tables])
