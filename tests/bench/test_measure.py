@@ -16,8 +16,13 @@ from openarctic.bench.measure import measure
 from openarctic.bench.plan import FIRST_ONLY, WORKLOADS, Options
 from openarctic.bench.results import COLUMNS, table
 from openarctic.bench.special import errors_of
+from openarctic.engine import Engine
 from openarctic.errors import CapacityError
+from tests.bench.conftest import LIMITS
 from tests.tiny import tiny_config
+
+
+needs_submit = pytest.mark.skipif(not hasattr(Engine, "submit"), reason="this engine takes no requests yet")
 
 
 def run(names: list[str], options: Options) -> dict[str, Any]:
@@ -71,6 +76,32 @@ def test_contexts_beyond_the_model_are_left_out_and_noted(options: Options) -> N
     assert any("100000" in note for note in body["notes"])
 
 
+@pytest.fixture
+def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A random model with a tokenizer."""
+    monkeypatch.setattr(random_models, "SHAPES", {"T": tiny_config(vocab_size=320, max_position_embeddings=512)})
+    monkeypatch.setattr(random_models, "POOL_VALUES", 1 << 14)
+    return random_models.random_model(tmp_path, "T", "Q8_0")
+
+
+@needs_submit
+@pytest.mark.usefixtures("known_limits")
+def test_speculation_writes_the_same(options: Options, writer: Path) -> None:
+    body = run(["speculation"], replace(options, text_models=(writer,)))
+    (cell,) = body["results"]
+    assert list(cell["sides"]) == ["suffix", "plain"] and cell["identical"]
+    assert cell["settings"] == {"trace": "free text"}
+
+
+@needs_submit
+@pytest.mark.usefixtures("known_limits")
+def test_whole_requests_beside_bare_steps(options: Options) -> None:
+    body = run(["submit"], options)
+    assert [(cell["settings"]["requests"], list(cell["sides"])) for cell in body["results"]] == [
+        (1, ["submit", "openarctic steps"])
+    ]
+
+
 @pytest.mark.usefixtures("known_limits")
 def test_numbers_of_experts(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_models, "SHAPES", {f"E{n}": tiny_config(vocab_size=320, num_local_experts=n) for n in (2, 4)})
@@ -96,6 +127,6 @@ def test_errors_by_hand() -> None:
 
 
 def test_the_estimate_grows_with_what_is_asked(options: Options) -> None:
-    times = [estimate_seconds(list(WORKLOADS)[:n], options) for n in (1, 2, 3)]
+    times = [estimate_seconds(list(WORKLOADS)[:n], options, LIMITS) for n in range(1, len(WORKLOADS))]
     assert times == sorted(set(times))
-    assert estimate_seconds(["decode"], replace(options, against="llama.cpp")) > times[0]
+    assert estimate_seconds(["decode"], replace(options, against="llama.cpp"), LIMITS) > times[0]

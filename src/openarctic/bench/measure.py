@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from openarctic.bench import special
 from openarctic.bench.client import started
+from openarctic.bench.estimate import estimate_seconds
 from openarctic.bench.limits import measure_limits
 from openarctic.bench.machine import describe_machine
 from openarctic.bench.plan import Options
 from openarctic.bench.protocol import OnProgress
-from openarctic.bench.results import FORMAT, Cells
+from openarctic.bench.results import FORMAT, Cell, Cells
 from openarctic.bench.session import Session, describe_model, engine_specs, lengths, opened
 from openarctic.bench.workloads import ON_ONE_MODEL, add_shares
 from openarctic.errors import CapacityError
 
 
-def measure(names: Sequence[str], options: Options, on_progress: OnProgress) -> dict[str, Any]:
-    """Everything measured, with what it was measured on. Raises MissingError where an engine or a model is not there."""
+def measure(
+    names: Sequence[str], options: Options, on_progress: OnProgress, on_estimate: Callable[[float], None] = lambda seconds: None
+) -> dict[str, Any]:
+    """Everything measured, with what it was measured on. `on_estimate` hears about how many seconds it will take.
+
+    Raises MissingError where an engine or a model is not there.
+    """
     start = time.monotonic()
     for spec in engine_specs(options).values():
         with started(spec, options.models[0]):  # what is not installed is said before anything is measured
             pass
     on_progress("limits of the machine")
     bench = _Bench(names, options, on_progress)
+    on_estimate(estimate_seconds(names, options, bench.limits))
     for number in range(options.protocol.runs):
         bench.run(number)
     return {
@@ -71,15 +78,24 @@ class _Bench:
             wanted = [n for n in self.names if n in ON_ONE_MODEL and (place == 0 or n not in self.options.first_only)]
             if wanted:
                 self._session(path, wanted, say)
-        if "load" in self.names:
-            for path in self.options.load_models or self.options.models:
-                for cell in special.load(path, self.options, say):
-                    self.cells.add(cell)
-        if "experts" in self.names:
-            for cell in special.experts(self.options, say):
-                self.cells.add(cell)
+        for cell in self._special(say):
+            self.cells.add(cell)
         if "accuracy" in self.names and number == 0:
             self._accuracy(say)
+
+    def _special(self, say: OnProgress) -> Iterator[Cell]:
+        options = self.options
+        if "submit" in self.names:
+            for path in options.models[: 1 if "submit" in options.first_only else None]:
+                yield from special.submit(path, options, say)
+        if "load" in self.names:
+            for path in options.load_models or options.models:
+                yield from special.load(path, options, say)
+        if "speculation" in self.names:
+            for path in options.text_models or options.models:
+                yield from special.speculation(path, options, say)
+        if "experts" in self.names:
+            yield from special.experts(options, say)
 
     def _session(self, path: Path, wanted: Sequence[str], say: OnProgress) -> None:
         with opened(path, engine_specs(self.options), self.options, self._steps, say) as session:

@@ -5,6 +5,7 @@ The one place that knows how our engine is driven.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from openarctic.engine import Engine
 from openarctic.engine.loader import load_model
 from openarctic.formats import config_from_gguf, read_gguf
 from openarctic.formats.names import check_tensors
+from openarctic.generator import Sampling
 from openarctic.native._native import PAGE_SIZE
 
 CACHE_TYPE = "f16"  # llama.cpp's default too
@@ -76,7 +78,43 @@ class OpenArctic:
         self.model.step(*arrays, self.tables, list(wanted), out)
         return out[: len(wanted), : self.vocab]
 
-    def engine(self) -> Engine:
+    def start(self, options: dict[str, Any]) -> Requests:
         """The whole engine, in place of the bare model."""
         self.model = None
-        return Engine.load(self.path, threads=self.threads)
+        engine = Engine.load(self.path, threads=self.threads, **options)
+        self.vocab = engine.config.vocab_size
+        self.settings = {"name": "openarctic", "kernels": engine.kernels, "threads": self.threads, **options}
+        return Requests(engine)
+
+
+class Requests:
+    """Whole requests, as callers make them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def together(self, prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, Any]:
+        """All at once, `tokens` tokens each, greedy: seconds until the last has ended, and the tokens that were written."""
+        sampling = Sampling(ignore_eos=True)
+        start = time.perf_counter()
+        streams = [self.engine.submit(prompt, sampling=sampling, max_tokens=tokens) for prompt in prompts]  # type: ignore[attr-defined]
+        written = [len(stream.result()[0].ids) for stream in streams]
+        return {"seconds": time.perf_counter() - start, "tokens": sum(written)}
+
+    def in_turn(
+        self, prompts: Sequence[str], max_tokens: int, temperature: float, seed: int, grammar: str | None = None
+    ) -> dict[str, Any]:
+        """One after the other: seconds from first tokens to ends, the tokens written meanwhile, and a digest of all."""
+        seconds, count = 0.0, 0
+        digest = hashlib.sha256()
+        for i, prompt in enumerate(prompts):
+            sampling = Sampling(temperature=temperature, seed=seed + i)
+            stream = self.engine.submit(prompt, sampling=sampling, max_tokens=max_tokens, grammar=grammar)  # type: ignore[attr-defined]
+            times, ids = [], []
+            for event in stream:
+                times.append(time.perf_counter())
+                ids.append(event.ids)
+            digest.update(repr([token for group in ids for token in group]).encode())
+            seconds += times[-1] - times[0]
+            count += sum(len(group) for group in ids[1:])
+        return {"seconds": seconds, "tokens": count, "digest": digest.hexdigest()}

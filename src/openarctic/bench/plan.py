@@ -17,14 +17,14 @@ WORKLOADS: Mapping[str, str] = {
     "long": "decode behind 512 to 16384 tokens, and the prefill between",
     "contention": "decode while another process is busy on every processor",
     "speculation": "requests of SQL and of free text, with and without suffix decoding",
-    "submit": "whole requests through the scheduler: 1, 8, 16 and 32 at once, against bare steps",
+    "submit": "whole requests through the scheduler: 1, 8 and 16 at once, against bare steps",
     "experts": "decode of models with 8 to 128 experts and the same active size",
     "load": "from a file that is in memory to the first token",
     "accuracy": "logits against float64 on the file's own numbers",
 }
 ALL = "all"
 # Of `all` with several models, only the first runs these.
-FIRST_ONLY = frozenset(("prefix", "long", "contention"))
+FIRST_ONLY = frozenset(("prefix", "long", "contention", "submit"))
 PEERS = ("llama.cpp",)
 SHAPES = ("S", "L", "G")  # of --random; see random_models
 
@@ -52,3 +52,4 @@ class Options:
     expert_type: str = "Q8_0"
     first_only: frozenset[str] = frozenset()  # workloads that only the first model runs
     load_models: tuple[Path, ...] = ()  # for `load`, in place of `models`
+    text_models: tuple[Path, ...] = ()  # for `speculation`, in place of `models`: what writes sense

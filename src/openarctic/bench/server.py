@@ -55,6 +55,8 @@ class Jobs:
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self.filled: dict[int, int] = {}  # sequence -> positions that it holds
+        self.engine: Any = None
+        self.turn = 0
 
     def open(self, tokens: int, sequences: int, context: int) -> dict[str, Any]:
         """Load, lay out, and run one token: `seconds` of the loading, `first_s` with the first token."""
@@ -108,15 +110,39 @@ class Jobs:
                 self.filled[sequence] = shared
             else:
                 self.fill(sequence, shared, seed=0, is_last=False)
-        for first in range(0, requests, max(1, CHUNK // own)):
-            group = range(first, min(requests, first + max(1, CHUNK // own)))
-            tokens = [int(t) for s in group for t in self.ids(1000 + s, own)]
-            positions = [shared + i for _ in group for i in range(own)]
-            wanted = [own * (i + 1) - 1 for i in range(len(group))]
-            self.runner.step(tokens, [s for s in group for _ in range(own)], positions, wanted)
+        self.fill_together(range(requests), shared, own)
         seconds = time.perf_counter() - start
         self.forget()
         return {"seconds": seconds}
+
+    def requests(self, count: int, prompt: int, tokens: int) -> dict[str, Any]:
+        """`count` prompts of `prompt` tokens at once, and `tokens` more of each in bare steps:
+        what whole requests are held to."""
+        self.forget()
+        start = time.perf_counter()
+        self.fill_together(range(count), 0, prompt)
+        sequences = list(range(count))
+        for i, row in enumerate(self.ids(prompt, tokens * count).reshape(tokens, count)[1:].tolist()):
+            self.runner.step(row, sequences, [prompt + i] * count, sequences)
+        seconds = time.perf_counter() - start
+        self.forget()
+        return {"seconds": seconds}
+
+    def start(self, **options: Any) -> dict[str, Any]:
+        """The whole engine in place of bare steps, with options of its own."""
+        self.engine = self.runner.start(options)  # type: ignore[attr-defined]  # only ours has one
+        return {"settings": self.runner.settings}
+
+    def submit(self, count: int, prompt: int, tokens: int) -> dict[str, Any]:
+        """`requests` through the engine's scheduler, with prompts that it has never seen."""
+        self.turn += 1
+        vocab = self.runner.vocab
+        prompts = np.random.default_rng(self.turn).integers(min(FIRST_ID, vocab // 2), vocab, (count, prompt)).tolist()
+        return dict(self.engine.together(prompts, tokens))
+
+    def generate(self, prompts: list[str], **options: Any) -> dict[str, Any]:
+        """Texts one after the other; `seconds` leaves out the time to each first token."""
+        return dict(self.engine.in_turn(prompts, **options))
 
     def logits(self, tokens: int, path: str) -> dict[str, Any]:
         """Logits of every position of a prompt of at most one chunk, saved as a .npy file."""
@@ -125,6 +151,15 @@ class Jobs:
         np.save(path, self.runner.step(ids, [0] * tokens, list(range(tokens)), list(range(tokens))))
         self.forget()
         return {"ids": ids}
+
+    def fill_together(self, sequences: Sequence[int], at: int, count: int) -> None:
+        """`count` tokens more for each sequence that holds `at`, as many sequences a step as a chunk takes."""
+        for first in range(0, len(sequences), max(1, CHUNK // count)):
+            group = sequences[first : first + max(1, CHUNK // count)]
+            tokens = [token for s in group for token in self.ids(1000 + s, count).tolist()]
+            positions = [at + i for _ in group for i in range(count)]
+            wanted = [count * (i + 1) - 1 for i in range(len(group))]
+            self.runner.step(tokens, [s for s in group for _ in range(count)], positions, wanted)
 
     def forget(self) -> None:
         """Every sequence is empty."""

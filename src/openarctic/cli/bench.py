@@ -42,7 +42,7 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workload(parser: argparse.ArgumentParser, name: str) -> None:
-    from openarctic.bench.plan import PEERS, SHAPES
+    from openarctic.bench.plan import PEERS, SHAPES, WORKLOADS
 
     parser.add_argument("--model", action="append", default=[], metavar="M", help=MODEL_EXAMPLE)
     parser.add_argument("--random", action="append", default=[], choices=SHAPES, help="a hybrid of random weights of this shape")
@@ -61,6 +61,8 @@ def _add_workload(parser: argparse.ArgumentParser, name: str) -> None:
         parser.add_argument("--length", type=int, action="append", metavar="N", help="only this many tokens of context")
     if name in ("experts", "all"):
         parser.add_argument("--experts", type=int, action="append", metavar="N", help="numbers of experts (default 8, 32, 128)")
+    if name == "all":
+        parser.add_argument("--skip", action="append", default=[], choices=WORKLOADS, help="leave this workload out")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
     _add_format(parser)
 
@@ -71,13 +73,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from openarctic.bench.estimate import estimate_seconds
     from openarctic.bench.measure import measure
     from openarctic.cli import progress
 
     names, options = _options(args)
-    print(f"this will take about {_duration(estimate_seconds(names, options))}", file=sys.stderr)
-    report = measure(names, options, progress.renew)
+    report = measure(names, options, progress.renew, _tell_estimate)
     progress.end()
     if args.out:
         _write(args.out, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
@@ -123,7 +123,8 @@ def _options(args: argparse.Namespace) -> tuple[list[str], Any]:
         first_only=FIRST_ONLY if is_all else frozenset(),
         **given,
     )
-    return list(WORKLOADS) if is_all else [args.workload], _with_models(options, args)
+    names = [name for name in WORKLOADS if name not in args.skip] if is_all else [args.workload]
+    return names, _with_models(options, args)
 
 
 def _with_models(options: Any, args: argparse.Namespace) -> Any:
@@ -144,14 +145,25 @@ def _with_models(options: Any, args: argparse.Namespace) -> Any:
         for type_ in args.type or ["Q8_0"]:
             progress.renew(f"writing {shape}-{type_}")
             paths.append(random_model(options.folder, shape, type_))
-    load = (random_model(options.folder, "G", "Q8_0"),) if args.workload == "all" and args.random else ()
-    return replace(options, models=tuple(paths), load_models=load)
+    if args.workload != "all":
+        return replace(options, models=tuple(paths))
+    named = tuple(paths[: len(wanted)])
+    return replace(
+        options,
+        models=tuple(paths),
+        load_models=(random_model(options.folder, "G", "Q8_0"),) if args.random else named,
+        text_models=tuple(dict.fromkeys((model_path("arctic-nano"), *named))),
+    )
 
 
 def _cache_folder() -> Path:
     if own := os.environ.get("OPENARCTIC_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openarctic"
+
+
+def _tell_estimate(seconds: float) -> None:
+    print(f"\rthis will take about {_duration(seconds)} if nothing else runs", file=sys.stderr)
 
 
 def _duration(seconds: float) -> str:
