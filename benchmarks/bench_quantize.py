@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_engine import commit, processor
 from openarctic.formats._quants import coders
 
+from openarctic.bench.machine import commit, processor
 from openarctic.formats.quants import TYPES, byte_size, encode
 
 COLUMNS = 7168

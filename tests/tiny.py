@@ -50,6 +50,33 @@ LAYOUTS = {
 }
 
 
+_FAMILY = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_theta": 1e4,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+}
+_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2}
+# A `config.json` of each family of `formats/families.py` that Arctic's own form cannot say.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {**_FAMILY, "model_type": "llama", "head_dim": 24},
+    "qwen2": {**_FAMILY, "model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {**_FAMILY, "model_type": "qwen3", "head_dim": 32},
+    "mixtral": {**_FAMILY, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 1},
+    "olmoe": {**_FAMILY, **_EXPERTS, "model_type": "olmoe", "num_key_value_heads": 4, "norm_topk_prob": False},
+    "qwen3_moe": {
+        **{**_FAMILY, **_EXPERTS, "model_type": "qwen3_moe", "head_dim": 32, "norm_topk_prob": True},
+        "moe_intermediate_size": 32,
+    },
+}
+
+
 def random_state(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """float32 tensors under Hugging Face names: norms near 1, matrices that keep the scale of what passes through."""
     rng = np.random.default_rng(seed)

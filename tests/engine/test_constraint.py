@@ -113,6 +113,51 @@ def test_copies_go_their_own_ways() -> None:
     assert allowed(two) == allowed(start) != allowed(one)
 
 
+def accepted_by_masks(follower: Follower, tokens: list[int]) -> int:
+    """What `Follower.accepted` says, by one mask after the other."""
+    for count, token in enumerate(tokens):
+        if token == TOKENIZER.eos_id and (follower.is_complete or token in allowed(follower)):
+            return count + 1
+        if follower.is_complete or token not in allowed(follower):
+            return count
+        follower.advance(token)
+    return len(tokens)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_tokens_are_accepted_as_far_as_the_masks_allow_them(name: str) -> None:
+    """What is left of random texts of each grammar, with a wrong token somewhere."""
+    rng, counts = np.random.default_rng(0), set()
+    for seed in range(30):
+        ids, _ = written(CONSTRAINTS.start(FORMS[name]), seed)
+        follower = CONSTRAINTS.start(FORMS[name])
+        start = int(rng.integers(len(ids)))
+        for id in ids[:start]:
+            follower.advance(id)
+        draft = [*ids[start:], TOKENIZER.eos_id, TOKENIZER.eos_id]
+        if seed % 3:
+            draft[rng.integers(len(draft))] = int(rng.integers(VOCAB + 9))
+        before = allowed(follower)
+        assert follower.accepted(draft) == accepted_by_masks(follower.copy(), draft)
+        assert allowed(follower) == before and not follower.is_stuck
+        counts.add(follower.accepted(draft))
+    assert len(counts) > 2
+
+
+def test_the_end_token_is_accepted_where_the_text_may_end() -> None:
+    follower, end = CONSTRAINTS.start('start: "ab" "ab"*'), TOKENIZER.eos_id
+    ab = TOKENIZER.encode("ab")
+    assert [follower.accepted(t) for t in ([], [end], [*ab, end], [*ab, end, end], [*ab, end, *ab])] == [0, 0, 2, 2, 2]
+    follower.advance(ab[0])
+    assert follower.accepted([end]) == 1
+    follower.advance(end)
+    assert follower.is_complete and follower.accepted(ab) == follower.accepted([end]) == 0
+    follower = CONSTRAINTS.start(FORMS["choice"])
+    for id in TOKENIZER.encode("true"):
+        follower.advance(id)
+    assert follower.is_complete and follower.accepted([end]) == 0  # such a text has ended already
+
+
 def test_rows_of_logits_wider_than_the_vocabulary() -> None:
     follower = CONSTRAINTS.start(FORMS["choice"])
     wide = follower.mask(np.zeros(VOCAB + 8, np.float32))

@@ -223,7 +223,7 @@ def quantised(folder: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], Any], type[OpenArcticError], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), MissingError, "no config"),
     "broken config": (lambda f: (f / "config.json").write_text("{"), CorruptError, "not JSON"),
-    "unknown architecture": (edit_config(model_type="mixtral"), UserError, "'mixtral' is not arctic"),
+    "unknown architecture": (edit_config(model_type="gpt2"), UserError, "'gpt2' is not supported"),
     "contradicting flags": (edit_config(use_residual=False), UserError, "contradict"),
     "missing key": (edit_config(rope_theta=None), MissingError, "rope_theta"),
     "heads not divisible": (edit_config(num_attention_heads=5), UserError, "not divisible"),

@@ -3,12 +3,15 @@
 // A program of its own, without Python or a test framework, so that it runs under sanitizers and on emulated processors
 // (CONTRIBUTING.md). Inputs stand in allocations of their exact size, so that an address sanitizer sees every read beyond them.
 // Prints the number of checks, and the first failures; the exit status says whether there were any.
+#include <algorithm>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
-#include <limits>
+#include <memory>
+#include <new>
 #include <string>
+#include <vector>
 
 #include "../../src/openarctic/formats/blocks.h"
 #include "../../src/openarctic/native/model.h"
@@ -103,6 +106,25 @@ std::vector<uint8_t> raw_tensor(Random& random, int type, int rows, int cols, fl
   return out;
 }
 
+// A repacked matrix in an allocation of its own.
+struct Panels {
+  Matrix matrix;
+  struct Free {
+    void operator()(uint8_t* p) const { ::operator delete(p, std::align_val_t(64)); }
+  };
+  std::unique_ptr<uint8_t, Free> bytes;
+
+  Panels(const Source& source) {
+    Arena arena;
+    Pool pool(1);
+    matrix = repack({source}, false, 1, arena, pool)[0].matrix;
+    const size_t size = matrix.panel_bytes * matrix.panels();
+    bytes.reset(static_cast<uint8_t*>(::operator new(size, std::align_val_t(64))));
+    std::memcpy(bytes.get(), matrix.data, size);
+    matrix.data = bytes.get();
+  }
+};
+
 // Of random raw rows, for values of standard deviation 1 or so.
 float usual_scale(int type) {
   switch (type) {
@@ -156,7 +178,7 @@ void check_product(int type, int rows, int cols, int count) {
   Random random(uint64_t(type) * 7919 + uint64_t(rows) * 131 + cols + count);
   const std::vector<uint8_t> raw = raw_tensor(random, type, rows, cols, usual_scale(type));
   const Source source{type, rows, cols, raw.data()};
-  const Weights w = repack({source}, false);
+  const Panels w(source);
   const int panels = w.matrix.panels();
   Inputs x;
   for (int t = 0; t < count; t++) x.add(normals(random, cols));
@@ -206,7 +228,7 @@ void check_integer_sums(int type, int mode) {
     std::memset(block + kScalesQ6K, 0, 16);
     block[kScalesQ6K + random.below(16)] = uint8_t(1 + random.below(255));
   }
-  const Weights w = repack({{type, rows, cols, raw.data()}}, false);
+  const Panels w({type, rows, cols, raw.data()});
   Inputs x;
   for (int t = 0; t < 9; t++) x.add(mode ? std::vector<float>(cols, t % 2 ? 1.f : -1.f) : normals(random, cols));
   for (const Kernels* table : available_kernels())
@@ -421,12 +443,13 @@ struct Setting {
   bool is_parallel, has_norms;
 };
 
-Weights matrix(Random& random, int type, const std::vector<int>& rows, int cols) {
+// `count` matrices of `parts` blocks of rows that alternate.
+std::vector<Weights> matrices(Model& model, Random& random, int type, int parts, int rows, int cols, int count) {
   std::vector<std::vector<uint8_t>> raws;
   std::vector<Source> sources;
-  for (int r : rows) raws.push_back(raw_tensor(random, type, r, cols, usual_scale(type) / std::sqrt(float(cols))));
-  for (size_t i = 0; i < rows.size(); i++) sources.push_back({type, rows[i], cols, raws[i].data()});
-  return repack(sources, rows.size() > 1);
+  for (int i = 0; i < parts; i++) raws.push_back(raw_tensor(random, type, rows * count, cols, usual_scale(type) / std::sqrt(float(cols))));
+  for (const auto& raw : raws) sources.push_back({type, rows, cols, raw.data()});
+  return repack(sources, parts > 1, count, model.arena, model.pool());
 }
 
 std::vector<float> norm_weights(Random& random, int n) {
@@ -450,23 +473,24 @@ std::unique_ptr<Model> tiny_model(const Setting& s, const std::string& kernels, 
       l.k_bias = normals(random, kKvHeads * kDim, 0.1f);
       l.v_bias = normals(random, kKvHeads * kDim, 0.1f);
     }
-    l.q = matrix(random, s.type, {kHeads * kDim}, kHidden);
-    l.k = matrix(random, s.type, {kKvHeads * kDim}, kHidden);
-    l.v = matrix(random, s.type, {kKvHeads * kDim}, kHidden);
-    l.o = matrix(random, s.type, {kHidden}, kHeads * kDim);
-    for (int e = 0; e < kExperts; e++) {
-      l.expert_gate_up.push_back(matrix(random, s.type, {kWide, kWide}, kHidden));
-      l.expert_down.push_back(matrix(random, s.type, {kHidden}, kWide));
-    }
+    const auto one = [&](int rows, int cols) { return matrices(*model, random, s.type, 1, rows, cols, 1)[0]; };
+    l.q = one(kHeads * kDim, kHidden);
+    l.k = one(kKvHeads * kDim, kHidden);
+    l.v = one(kKvHeads * kDim, kHidden);
+    l.o = one(kHidden, kHeads * kDim);
+    l.expert_gate_up = matrices(*model, random, s.type, 2, kWide, kHidden, kExperts);
+    l.expert_down = matrices(*model, random, s.type, 1, kHidden, kWide, kExperts);
     if (!s.is_parallel) continue;
     l.moe_norm = norm_weights(random, kHidden);
-    l.gate_up = matrix(random, s.type, {kWide, kWide}, kHidden);
-    l.down = matrix(random, s.type, {kHidden}, kWide);
+    l.gate_up = matrices(*model, random, s.type, 2, kWide, kHidden, 1)[0];
+    l.down = one(kHidden, kWide);
   }
   model->output_norm = norm_weights(random, kHidden);
-  model->head = matrix(random, s.type, {kVocab}, kHidden);
-  model->embedding = raw_tensor(random, F32, kVocab, kHidden);
-  model->embedding_source = {F32, kVocab, kHidden, model->embedding.data()};
+  model->head = matrices(*model, random, s.type, 1, kVocab, kHidden, 1)[0];
+  const std::vector<uint8_t> raw = raw_tensor(random, F32, kVocab, kHidden);
+  uint8_t* own = model->arena.take(raw.size());
+  std::memcpy(own, raw.data(), raw.size());
+  model->embedding = {F32, kVocab, kHidden, own};
   return model;
 }
 
@@ -545,9 +569,9 @@ int main() {
       for (int cols : widths)
         for (int count : {1, 2, 3, 4, 5, 8, 13}) check_product(t.type, rows, cols, count);
     check_product(t.type, 29, widths.back(), 130);  // more than a tile
-    if (is_float(repack({{t.type, 0, values, nullptr}}, false).matrix.form) || t.type == Q4_0 || t.type == Q5_0 || t.type == Q4_K || t.type == Q5_K) continue;
-    for (int mode = 0; mode < 3; mode++) check_integer_sums(t.type, mode);
   }
+  for (int type : {Q8_0, Q4_1, Q5_1, Q6_K})
+    for (int mode = 0; mode < 3; mode++) check_integer_sums(type, mode);
   std::printf("products: %ld checks\n", checks);
   for (const Kernels* table : available_kernels()) {
     const long before = checks;

@@ -20,14 +20,15 @@ from openarctic.planner.fit import (
     step_weights,
     weights_on_gpu,
 )
-from tests.tiny import LAYOUTS
+from tests.tiny import FAMILIES, LAYOUTS
 
+MODELS = {**LAYOUTS, **FAMILIES}
 ARCTIC = PRESETS["arctic-480b"]
 # Sizes that divide by 8, so that shares are exact.
 EVEN = replace(PRESETS["hybrid-145m"], num_key_value_heads=2)
 
 
-@pytest.mark.parametrize("config", [*map(HybridConfig.from_dict, LAYOUTS.values()), *PRESETS.values()], ids=[*LAYOUTS, *PRESETS])
+@pytest.mark.parametrize("config", [*map(HybridConfig.from_dict, MODELS.values()), *PRESETS.values()], ids=[*MODELS, *PRESETS])
 def test_one_gpu_holds_the_whole_model(config: HybridConfig) -> None:
     assert weights_on_gpu(config, 1, range(config.num_hidden_layers)) == parameters(config).total
 

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from openarctic.formats import HybridConfig
 from openarctic.formats.names import tensor_table
 from openarctic.planner import PRESETS, parameters
-from tests.tiny import LAYOUTS, tiny_config
+from tests.tiny import FAMILIES, LAYOUTS, tiny_config
 
-PARTS = ("embedding", "attention", "residual_mlp", "dense_mlp", "router", "experts", "norms", "head")
+MODELS = {**LAYOUTS, **FAMILIES}
+
+PARTS = ("embedding", "attention", "residual_mlp", "dense_mlp", "router", "experts", "norms", "biases", "head")
 
 
 def by_tensor(config: HybridConfig) -> Counter[str]:
@@ -36,7 +38,7 @@ def check(config: HybridConfig) -> None:
     assert counted.active == tensors.total() - idle
 
 
-@pytest.mark.parametrize("config", [*map(HybridConfig.from_dict, LAYOUTS.values()), *PRESETS.values()], ids=[*LAYOUTS, *PRESETS])
+@pytest.mark.parametrize("config", [*map(HybridConfig.from_dict, MODELS.values()), *PRESETS.values()], ids=[*MODELS, *PRESETS])
 def test_formula_is_the_sum_over_all_tensors(config: HybridConfig) -> None:
     check(config)
 

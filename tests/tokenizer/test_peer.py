@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from openarctic.formats import read_gguf, write_gguf
 from openarctic.formats.bundled import bundled_models
 from openarctic.tokenizer import Tokenizer
+from tests.tokenizer import test_byte_level as byte_level
 from tests.tokenizer.folders import README, TEXTS, arctic
 
 pytestmark = pytest.mark.peer
@@ -63,3 +65,21 @@ def test_a_conversation_differs_by_the_space_after_special_tokens(pair: tuple[An
     shown = ["".join(ours.token(i) for i in ids) for ids in (got, wanted)]
     assert shown[0].replace("|>\u2581", "|>") == shown[1]
     assert (got == wanted) == (not ours.to_gguf_metadata()["tokenizer.ggml.add_space_prefix"])
+
+
+@pytest.fixture(scope="module", params=byte_level.KINDS)
+def families(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Tokenizer]]:
+    folder = tmp_path_factory.mktemp("families")
+    ours = Tokenizer.from_huggingface(byte_level.write_folder(folder, request.param))
+    theirs = llama(ours, folder / "m.gguf")
+    yield theirs, ours
+    theirs.close()
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=byte_level.TEXTS)
+def test_ids_of_the_families(families: tuple[Any, Tokenizer], text: str) -> None:
+    """Of composed text: llama.cpp does not compose it, transformers and we do for Qwen and OLMo."""
+    theirs, ours = families
+    text = unicodedata.normalize("NFC", text)
+    assert theirs.tokenize(text.encode(), add_bos=False, special=True) == ours.encode(text, parse_special=True)

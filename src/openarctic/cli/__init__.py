@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openarctic.errors import OpenArcticError
 
-COMMANDS = ("ask", "query", "schema", "generate", "eval", "train", "model", "doctor")
+COMMANDS = ("ask", "query", "schema", "generate", "eval", "train", "model", "bench", "doctor")
 INTERRUPTED = 130
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 
 
 def renew(text: str) -> None:
@@ -15,3 +17,19 @@ def end() -> None:
     """Leave the line as it stands."""
     if sys.stderr.isatty():
         print(file=sys.stderr)
+
+
+def loading(name: str, patience_s: float = 1.0) -> Callable[[int, int], None]:
+    """Takes (done, total) while a model is loaded; the line shows when that takes longer than `patience_s`, and goes at the end."""
+    start = time.monotonic()
+    is_shown = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal is_shown
+        if done < total and time.monotonic() - start >= patience_s:
+            renew(f"loading {name}: {100 * done // total} %")
+            is_shown = True
+        elif done >= total and is_shown:
+            renew("")
+
+    return show

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import takewhile
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -36,7 +38,7 @@ class Constraints:
         if isinstance(constraint, str):
             constraint = Constraint(grammar=constraint)
         matcher = self._compiled(constraint.kind, constraint.source, constraint.disable_any_whitespace)
-        return Follower(matcher.deep_copy())
+        return Follower(matcher.deep_copy(), self._tokenizer.vocab_size)
 
     def _compile(self, kind: str, source: str, is_compact: bool) -> LLMatcher:
         matcher = LLMatcher(self._tokenizer, as_llguidance(kind, source, is_compact), limits=limits(), log_level=0)
@@ -76,13 +78,14 @@ def limits() -> LLParserLimits:
 class Follower:
     """Where one candidate stands in its grammar."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
+        self._vocab_size = vocab_size
         self._bits: bytes | None = None  # of the place where it stands, one bit a token
 
     def copy(self) -> Follower:
         """One more candidate at the same place."""
-        return Follower(self._matcher.deep_copy())
+        return Follower(self._matcher.deep_copy(), self._vocab_size)
 
     def mask(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
         """A copy of the logits with -inf wherever the grammar forbids the token."""
@@ -99,6 +102,14 @@ class Follower:
         """
         allowed = int.from_bytes(self._bitmask(), "little")
         return None if self.is_stuck or allowed.bit_count() != 1 else allowed.bit_length() - 1
+
+    def accepted(self, tokens: Sequence[int]) -> int:
+        """How many of the tokens, from the first on, the masks would let through one after the other; nothing moves.
+
+        The end token counts where the text may end or must, and nothing after it does. After a complete text nothing counts.
+        """
+        known = list(takewhile(lambda token: token < self._vocab_size, tokens))  # others are an error of llguidance's
+        return int(self._matcher.deep_copy().validate_tokens(known)) if known else 0  # limits that are reached break the copy
 
     def _bitmask(self) -> bytes:
         if self._bits is None:

@@ -3,7 +3,8 @@
 Two layouts. `huggingface` has every expert's matrices under the official names. `training` (`layout: openarctic.stacked` in
 the metadata of shards and index) has one tensor a layer and matrix, `...block_sparse_moe.experts.w1.weight` [E, I, H], from
 which expert-parallel ranks read slices. `open_checkpoint` opens either, checks everything that headers can tell before any
-tensor is read, and reads by official or stacked name. One shard is open at a time.
+tensor is read, and reads by official or stacked name. One shard is open at a time. Folders of a family (`families.py`) name
+their MLPs otherwise; here alone, and in what messages say, are those names.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from openarctic.config import read_object
 from openarctic.errors import CorruptError, MissingError, UserError
-from openarctic.formats.config import HybridConfig
+from openarctic.formats.config import HybridConfig, read_config
+from openarctic.formats.families import stored_name
 from openarctic.formats.names import state_dict_shapes
 from openarctic.formats.quants import Raw
 from openarctic.formats.safetensors import ITEM_BYTES, Header, SafetensorsFile, Shape, StoredTensor, read_header
@@ -52,6 +53,16 @@ def layout_shapes(config: HybridConfig, layout: Layout) -> dict[str, Shape]:
         stacked = stacked_name(name)
         shapes[stacked[0] if stacked else name] = (config.num_local_experts, *shape) if stacked else shape
     return shapes
+
+
+def stored_shapes(config: HybridConfig, layout: Layout) -> dict[str, Shape]:
+    """`layout_shapes` under the names that a folder of the config's model_type has.
+
+    Raises UserError for a family's model in the training layout.
+    """
+    if layout == "training":
+        config.require_arctic("the training layout")
+    return {stored_name(name, config.model_type): shape for name, shape in layout_shapes(config, layout).items()}
 
 
 def shard_plan(shapes: Mapping[str, Shape], dtype: str, limit: int = SHARD_BYTES) -> dict[str, list[str]]:
@@ -172,9 +183,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     config) or UserError (another architecture, float8, pickled weights).
     """
     folder = Path(path)
-    config = HybridConfig.from_file(folder)
+    values = read_config(folder)
+    config, model_type = HybridConfig.from_dict(values), str(values.get("model_type", "arctic"))
     weight_map, headers = read_headers(folder)
     layout = layout_of(headers)
+    if layout == "training" and model_type != "arctic":
+        raise UserError(f"{folder} has the training layout and model_type {model_type!r}", "that layout is Arctic's")
     where: dict[str, tuple[int, StoredTensor]] = {}
     for number, header in enumerate(headers):
         for tensor in header.tensors.values():
@@ -189,11 +203,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if name not in where:
             raise MissingError(f"tensor {name} is not in {folder / file}, where the index says it is")
     tensors = {name: tensor for name, (_, tensor) in where.items()}
-    _refuse_quantised(folder, {tensor.dtype for tensor in tensors.values()})
-    check_tensors(config, {n: (t.dtype, t.shape) for n, t in tensors.items()}, layout, folder)
-    stored = sorted(tensors, key=lambda name: (where[name][0], tensors[name].start))
-    names = tuple(official for name in stored for official in _official_names(name, config))
-    return Checkpoint(folder, config, layout, names, headers, where)
+    _refuse_quantised(values, folder, {tensor.dtype for tensor in tensors.values()})
+    check_tensors(config, {n: (t.dtype, t.shape) for n, t in tensors.items()}, layout, folder, model_type)
+    official = {stored_name(name, model_type): name for name in layout_shapes(config, layout)}
+    in_order = sorted(tensors, key=lambda name: (where[name][0], tensors[name].start))
+    names = tuple(each for name in in_order for each in _official_names(official[name], config))
+    return Checkpoint(folder, config, layout, names, headers, {official[name]: place for name, place in where.items()})
 
 
 def _official_names(stored: str, config: HybridConfig) -> list[str]:
@@ -274,9 +289,14 @@ def layout_of(headers: tuple[Header, ...]) -> Layout:
     raise CorruptError(f"shards of {headers[0].path.parent} say different layouts: {', '.join(sorted(map(str, told)))}")
 
 
-def check_tensors(config: HybridConfig, found: Mapping[str, tuple[str, Shape]], layout: Layout, source: Path) -> None:
-    """Compare names, shapes and dtypes with those of the config's model. Raises MissingError, CorruptError or UserError."""
-    wanted = layout_shapes(config, layout)
+def check_tensors(
+    config: HybridConfig, found: Mapping[str, tuple[str, Shape]], layout: Layout, source: Path, model_type: str = "arctic"
+) -> None:
+    """Compare names as `model_type` has them, shapes and dtypes with those of the config's model.
+
+    Raises MissingError, CorruptError or UserError.
+    """
+    wanted = {stored_name(name, model_type): shape for name, shape in layout_shapes(config, layout).items()}
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted]
     _check_dtypes(found, source)
@@ -308,8 +328,8 @@ def _check_dtypes(found: Mapping[str, tuple[str, Shape]], source: Path) -> None:
         raise UserError(f"{source} mixes dtypes: {told}", "all tensors of a checkpoint have one dtype")
 
 
-def _refuse_quantised(folder: Path, dtypes: set[str]) -> None:
-    quantisation = read_object(folder / "config.json").get("quantization_config")
+def _refuse_quantised(config: Mapping[str, Any], folder: Path, dtypes: set[str]) -> None:
+    quantisation = config.get("quantization_config")
     if quantisation is not None and not dtypes <= set(DTYPES):
         method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
         stored = ", ".join(sorted(dtypes - set(DTYPES)))
@@ -322,6 +342,8 @@ def _refuse_quantised(folder: Path, dtypes: set[str]) -> None:
 def _hint(extra: list[str], otherwise: str) -> str:
     if any("deepspeed" in name for name in extra):
         return "these are names of a DeepSpeed checkpoint: give its folder, with mp_rank_00_model_states.pt"
+    if any(name.endswith((".experts.gate_up_proj", ".experts.down_proj")) for name in extra):
+        return "the experts are stored as one tensor: save_pretrained of transformers stores each"
     return otherwise
 
 

@@ -140,7 +140,7 @@ class HybridConfig:
         """One architecture must have all that is asked for together."""
         if self.qk_norm not in ("none", "head", "row"):
             raise UserError(f"qk_norm is {self.qk_norm!r}, it must be none, head or row")
-        if self.norm_topk_prob not in (None, True, False):
+        if not isinstance(self.norm_topk_prob, bool | None):
             raise UserError(f"norm_topk_prob is {self.norm_topk_prob!r}, it must be true or false")
         if not self.num_local_experts or self.norm_topk_prob == (self.num_experts_per_tok > 1):
             object.__setattr__(self, "norm_topk_prob", None)
@@ -269,11 +269,7 @@ class HybridConfig:
     @classmethod
     def from_file(cls, path: str | Path) -> HybridConfig:
         """From a `config.json`, or the folder that holds one. Raises MissingError, CorruptError or UserError."""
-        path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
-        if not path.exists():
-            raise MissingError(f"no config at {path}", "a checkpoint folder has a config.json")
-        return cls.from_dict(read_object(path))
+        return cls.from_dict(read_config(path))
 
     def to_dict(self) -> dict[str, Any]:
         """As a `config.json` of its `model_type`; absent extensions stay absent."""
@@ -290,6 +286,15 @@ class HybridConfig:
             values["norm_topk_prob"] = self.renormalizes
         named = {keys[0]: values[name] for name, keys in family.keys.items()}
         return {**values, **named, "model_type": family.model_type, "architectures": [family.causal_lm], "hidden_act": "silu"}
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """A `config.json`, or that of a folder, as it is. Raises MissingError or CorruptError."""
+    path = Path(path)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.exists():
+        raise MissingError(f"no config at {path}", "a checkpoint folder has a config.json")
+    return read_object(path)
 
 
 def _check_size(name: str, value: Any) -> None:

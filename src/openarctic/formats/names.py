@@ -252,11 +252,20 @@ def stock_obstacles(config: HybridConfig, form: Literal["gguf", "huggingface"] =
 
 
 def _family_obstacles(config: HybridConfig) -> list[str]:
-    rule = FAMILIES[config.model_type].renormalizes
-    if not config.num_local_experts or config.renormalizes == rule:
-        return []
-    told = f"norm_topk_prob is {config.renormalizes}"
-    return [f"{told}, stock runtimes compute {gguf_architecture(config)} as if it were {rule}"]
+    architecture, obstacles = gguf_architecture(config), []
+    if _breaks_rule(config):
+        told = f"norm_topk_prob is {config.renormalizes}"
+        obstacles.append(f"{told}, stock {architecture} runtimes compute it as {not config.renormalizes}")
+    if config.qk_norm == "row" and config.kv_width != config.hidden_size:
+        told = f"num_key_value_heads is {config.num_key_value_heads}"
+        obstacles.append(f"{told}, stock {architecture} has the norm of keys as wide as the hidden state")
+    return obstacles
+
+
+def _breaks_rule(config: HybridConfig) -> bool:
+    """Whether a family's experts are weighted otherwise than runtimes of its GGUF form assume."""
+    family = None if config.is_arctic else FAMILIES[config.model_type]
+    return family is not None and config.num_local_experts > 0 and config.renormalizes != family.renormalizes
 
 
 def to_gguf(
@@ -293,7 +302,7 @@ def gguf_metadata(config: HybridConfig) -> dict[str, Any]:
         metadata |= {f"{architecture}.attention.{part}_length": config.head_dim for part in ("key", "value")}
     if architecture == "qwen3moe":
         metadata["qwen3moe.expert_feed_forward_length"] = config.intermediate_size
-    if not config.is_arctic and _family_obstacles(config):
+    if _breaks_rule(config):
         metadata[f"{architecture}.expert_weights_norm"] = config.renormalizes
     if architecture != "arctic":
         if not config.num_local_experts:
@@ -341,7 +350,8 @@ def config_from_gguf(file: GGUFFile) -> HybridConfig:
         values[hf] = file.metadata.get(f"{architecture}.{gguf}")
     for hf, key in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
         values[hf] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
-    values.update(_family_values(file, family) if family else {})
+    if family:
+        values.update(_family_values(file, family))
     try:
         config = HybridConfig(**values)
     except UserError as error:
@@ -352,20 +362,25 @@ def config_from_gguf(file: GGUFFile) -> HybridConfig:
 
 def _family_values(file: GGUFFile, family: Family) -> dict[str, Any]:
     """What a file says beyond Arctic's form, most of it by its architecture."""
-    keys = ("attention.key_length", "attention.value_length", "expert_weights_norm", "expert_feed_forward_length")
-    key, value, is_normed, expert = (file.metadata.get(f"{family.architecture}.{k}") for k in keys)
-    said = is_normed is not None and "norm_topk_prob" in family.requires
+    keys = ("attention.key_length", "expert_weights_norm", "expert_feed_forward_length")
+    head_dim, is_normed, expert = (file.metadata.get(f"{family.architecture}.{key}") for key in keys)
+    has_rule = is_normed is not None and "norm_topk_prob" in family.requires
     return {
-        "explicit_head_dim": key if key == value else None,  # _check_computation refuses those that differ
+        "explicit_head_dim": head_dim,
         "qkv_bias": family.qkv_bias,
         "qk_norm": family.qk_norm,
-        "norm_topk_prob": is_normed if said else family.renormalizes,
+        "norm_topk_prob": is_normed if has_rule else family.renormalizes,
         **({"intermediate_size": expert} if expert is not None and family.has_experts else {}),
     }
 
 
 def _check_computation(file: GGUFFile, architecture: str, config: HybridConfig) -> None:
     """Raise UserError for a key that changes what stock runtimes compute, and not what we do."""
+    names = [f"{architecture}.attention.{part}_length" for part in ("key", "value")]
+    key, value = (file.metadata.get(name, config.hidden_size // config.num_attention_heads) for name in names)
+    if key != value:
+        told = f"{file.paths[0]}: {names[0]} is {key!r} and {names[1]} is {value!r}"
+        raise UserError(told, "keys and values of different widths are not supported")
     head = (config.head_dim,)
     allowed: dict[str, tuple[Any, ...]] = {
         **_NEUTRAL,

@@ -255,7 +255,7 @@ def is_deepspeed(path: Path) -> bool:
 
 
 def _is_kv(name: str) -> bool:
-    return ".k_proj." in name or ".v_proj." in name
+    return name.endswith((".k_proj.weight", ".v_proj.weight"))
 
 
 def _head_bytes(source: Source, name: str) -> int:
@@ -265,6 +265,8 @@ def _head_bytes(source: Source, name: str) -> int:
 def repeated_kv(source: Source) -> int:
     """How often each kv head of the first layer is repeated: 1 if it is not. A probe; `CollapsedSource.prove` proves."""
     config = source.config
+    if not config.is_arctic:
+        return 1
     names = [name for name in state_dict_shapes(config) if _is_kv(name)][:2]
     heads = [_read_heads(source, name) for name in names]
     counts = (c for c in range(config.num_key_value_heads, 1, -1) if config.num_key_value_heads % c == 0)
@@ -275,8 +277,9 @@ def plan_collapse(source: Source, kv_heads: int | None = None) -> CollapsedSourc
     """The model with `kv_heads` kv heads (None: as few as the first layer's copies allow); the copies are yet to be proven equal.
 
     The kv 56 exports of the official model repeat each of 8 heads 7 times (spec 3.1). Raises UserError where the number does
-    not divide, or where there is nothing to collapse.
+    not divide, where there is nothing to collapse, and for a family's model.
     """
+    source.config.require_arctic("collapsing kv heads")
     given = source.config.num_key_value_heads
     if kv_heads is None:
         kv_heads = given // repeated_kv(source)

@@ -25,12 +25,13 @@ from openarctic.formats.checkpoint import (
     STACKED,
     Layout,
     index_text,
-    layout_shapes,
     shard_plan,
     stacked_name,
+    stored_shapes,
 )
 from openarctic.formats.companions import COMPANIONS, JOURNAL, TOKENIZER_FILES, foreign_in_checkpoint, is_checkpoint
 from openarctic.formats.config import HybridConfig
+from openarctic.formats.families import stored_name
 from openarctic.formats.gguf import CHECKSUM_KEY, SPLIT_NAME, plan_gguf, publish, stored_pieces, tensors_sha256, write_checksum
 from openarctic.formats.imatrix import read_imatrix
 from openarctic.formats.mixture import FILE_TYPES, choose_types, file_type_named
@@ -161,7 +162,7 @@ class FolderTarget:
             raise UserError(f"a checkpoint folder cannot hold {self.dtype}", f"--type must be one of {', '.join(DTYPES)}")
         config = source.config
         _check_tokenizer(source, note)
-        shapes = layout_shapes(config, layout)
+        shapes = stored_shapes(config, layout)
         shards = shard_plan(shapes, self.dtype, SHARD_BYTES)
         metadata = {"format": "pt", **({"layout": STACKED} if layout == "training" else {})}
         described = {file: {n: (self.dtype, shapes[n]) for n in names} for file, names in shards.items()}
@@ -173,7 +174,7 @@ class FolderTarget:
         self.slots: dict[str, Slot] = {}
         for name, shape in state_dict_shapes(config).items():
             stacked = stacked_name(name) if layout == "training" else None
-            place = self.plan.places[stacked[0] if stacked else name]
+            place = self.plan.places[stacked[0] if stacked else stored_name(name, config.model_type)]
             offset = stacked[1] * byte_size(self.dtype, shape) if stacked else 0
             self.slots[name] = Slot(place.file, place.offset + offset, self.dtype)
 
@@ -323,6 +324,8 @@ def _config_text(source: Source, dtype: str) -> str:
     """config.json: what the source's says besides, without references to code that does not come along."""
     path = source.path / "config.json"
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if values.get("model_type", "arctic") != source.config.model_type:  # a Llama's becomes Arctic's
+        values = {}
     for key in ("auto_map", "dtype", *HybridConfig.__slots__):
         values.pop(key, None)
     values |= {**source.config.to_dict(), "torch_dtype": _TORCH_NAMES[dtype]}

@@ -38,17 +38,19 @@ size_t needed_bytes(int type, int rows, int cols) {
   return size_t(rows) * (cols / layout.values) * layout.bytes;
 }
 
-Source source(nb::handle item) {
+// `count` matrices of the shape that is told, one after the other.
+Source source(nb::handle item, size_t count = 1) {
   nb::tuple t = nb::cast<nb::tuple>(item);
   Bytes bytes = nb::cast<Bytes>(t[3]);
   Source s{nb::cast<int>(t[0]), nb::cast<int>(t[1]), nb::cast<int>(t[2]), bytes.data()};
-  if (bytes.size() != needed_bytes(s.type, s.rows, s.cols)) throw std::invalid_argument("tensor has " + std::to_string(bytes.size()) + " bytes, its shape needs others");
+  if (s.rows < 1 || s.cols < 1 || bytes.size() != count * needed_bytes(s.type, s.rows, s.cols)) throw std::invalid_argument("tensor has " + std::to_string(bytes.size()) + " bytes, its shape needs others");
   return s;
 }
 
-std::vector<Source> sources(nb::list items) {
+std::vector<Source> sources(nb::list items, size_t count) {
   std::vector<Source> out;
-  for (nb::handle item : items) out.push_back(source(item));
+  for (nb::handle item : items) out.push_back(source(item, count));
+  if (out.empty()) throw std::invalid_argument("no matrix");
   return out;
 }
 
@@ -73,25 +75,37 @@ void set_vector(Model& m, int layer, const std::string& name, Floats values) {
   *slot.values = floats(values);
 }
 
+std::vector<Weights> repacked(Model& m, nb::list items, bool interleave, int count) {
+  const std::vector<Source> all = sources(items, count);
+  nb::gil_scoped_release released;
+  return repack(all, interleave, count, m.arena, m.pool());
+}
+
 void set_matrix(Model& m, int layer, const std::string& name, nb::list items, bool interleave) {
-  std::vector<Source> all = sources(items);
-  Weights w = repack(all, interleave);
-  if (layer < 0) {
-    m.head = std::move(w);
-    return;
-  }
+  Layer* l = layer < 0 ? nullptr : &m.layers.at(layer);
+  std::map<std::string, Weights*> slots{{"head", &m.head}};
+  if (l) slots = {{"q", &l->q}, {"k", &l->k}, {"v", &l->v}, {"o", &l->o}, {"gate_up", &l->gate_up}, {"down", &l->down}};
+  *slots.at(name) = repacked(m, items, interleave, 1)[0];
+}
+
+// All experts at once: each tensor holds one matrix after the other.
+void set_experts(Model& m, int layer, const std::string& name, nb::list items, bool interleave) {
   Layer& l = m.layers.at(layer);
-  if (name == "expert_gate_up") return l.expert_gate_up.push_back(std::move(w));
-  if (name == "expert_down") return l.expert_down.push_back(std::move(w));
-  std::map<std::string, Weights*> slots{{"q", &l.q}, {"k", &l.k}, {"v", &l.v}, {"o", &l.o}, {"gate_up", &l.gate_up}, {"down", &l.down}};
-  *slots.at(name) = std::move(w);
+  std::map<std::string, std::vector<Weights>*> slots{{"expert_gate_up", &l.expert_gate_up}, {"expert_down", &l.expert_down}};
+  *slots.at(name) = repacked(m, items, interleave, m.shape.experts);
 }
 
 void set_embedding(Model& m, nb::tuple item) {
-  Source s = source(item);
-  size_t bytes = needed_bytes(s.type, s.rows, s.cols);
-  m.embedding.assign(s.data, s.data + bytes);
-  m.embedding_source = {s.type, s.rows, s.cols, m.embedding.data()};
+  const Source s = source(item);
+  const size_t bytes = needed_bytes(s.type, s.rows, s.cols);
+  nb::gil_scoped_release released;
+  uint8_t* own = m.arena.take(bytes);
+  const size_t share = (bytes + m.shape.threads - 1) / m.shape.threads;
+  m.pool().run([&](int thread) {
+    const size_t start = std::min(bytes, thread * share);
+    std::memcpy(own + start, s.data + start, std::min(bytes - start, share));
+  });
+  m.embedding = {s.type, s.rows, s.cols, own};
 }
 
 // Everything that a step will read or write stands within its bounds.
@@ -156,9 +170,20 @@ const Kernels& kernels_named(const std::string& name) {
   throw std::invalid_argument("no kernels named " + name);
 }
 
+// The bytes of `count` matrices as panels, for tests.
+nb::bytes panels(nb::list items, bool interleave, int count, int threads) {
+  if (count < 1 || threads < 1) throw std::invalid_argument("panels need a matrix and a thread");
+  Arena arena;
+  Pool pool(threads);
+  const std::vector<Weights> all = repack(sources(items, count), interleave, count, arena, pool);
+  return nb::bytes(all[0].matrix.data, arena.used());
+}
+
 // out[t] = W x[t] by one table of kernels, quantised as in a step.
 void matmul(const std::string& name, nb::tuple matrix, Values x, Logits out) {
-  const Weights w = repack({source(matrix)}, false);
+  Arena arena;
+  Pool pool(1);
+  const Weights w = repack({source(matrix)}, false, 1, arena, pool)[0];
   const int count = int(x.shape(0));
   if (int(x.shape(1)) != w.matrix.cols || int(out.shape(0)) != count || int(out.shape(1)) != w.matrix.rows) throw std::invalid_argument("x must be [count, cols], out [count, rows in whole panels]");
   const Kernels& table = kernels_named(name);
@@ -205,6 +230,7 @@ NB_MODULE(_native, module) {
     return names;
   });
   module.def("matmul", &matmul);
+  module.def("panels", &panels, nb::arg("matrices"), nb::arg("interleave"), nb::arg("count"), nb::arg("threads"));
   module.def("read_bandwidth", &bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("repetitions"));
   module.def("arithmetic_peaks", &peaks, nb::arg("kernels"), nb::arg("threads"));
   module.def("summarize", &summarize);
@@ -217,6 +243,7 @@ NB_MODULE(_native, module) {
            nb::kw_only(), nb::arg("hidden"), nb::arg("layers"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("vocab"), nb::arg("experts"), nb::arg("top_k"), nb::arg("eps"), nb::arg("theta"), nb::arg("threads"), nb::arg("pages"), nb::arg("cache_type"), nb::arg("rotates_halves"), nb::arg("renormalizes"), nb::arg("kernels"))
       .def("set_vector", &set_vector)
       .def("set_matrix", &set_matrix)
+      .def("set_experts", &set_experts)
       .def("set_embedding", &set_embedding)
       .def("step", &step)
       .def("copy_page", &copy_page)
@@ -224,6 +251,6 @@ NB_MODULE(_native, module) {
       .def("write_page", &write_page)
       .def_prop_ro("page_bytes", &Model::page_bytes)
       .def_prop_ro("padded_vocab", &Model::padded_vocab)
-      .def_prop_ro("weight_bytes", &Model::weight_bytes)
+      .def_prop_ro("weight_bytes", [](const Model& m) { return m.arena.used(); })
       .def_prop_ro("kernels", [](const Model& m) { return std::string(m.kernels.name); });
 }

@@ -7,6 +7,8 @@
 #include <memory>
 #include <thread>
 #include <vector>
+
+#include "../formats/processor.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -89,8 +91,8 @@ struct Peak {
 
 std::vector<Peak> peaks_of(const std::string& kernels) {
 #if defined(__x86_64__)
-  if (kernels == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {{"fp32", fp32_avx2, 16}, {"int8", int8_avx2, 64}, {"int16", int16_avx2, 32}};
-  if (kernels == "avx512" && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni")) return {{"fp32", fp32_avx512, 32}, {"int8", int8_avx512, 128}, {"int16", int16_avx512, 64}};
+  if (kernels == "avx2" && processor().avx2 && processor().fma) return {{"fp32", fp32_avx2, 16}, {"int8", int8_avx2, 64}, {"int16", int16_avx2, 32}};
+  if (kernels == "avx512" && processor().avx512f && processor().avx512bw && processor().avx512vnni) return {{"fp32", fp32_avx512, 32}, {"int8", int8_avx512, 128}, {"int16", int16_avx512, 64}};
 #elif defined(__aarch64__)
   if (kernels == "neon") return {{"fp32", fp32_neon, 8}, {"int16", int16_neon, 8}};
 #endif
@@ -104,7 +106,7 @@ double read_bandwidth(size_t bytes, int threads, int repetitions) {
   std::unique_ptr<uint64_t[]> buffer(new uint64_t[words * threads]);
   auto sum = sum_plain;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) sum = sum_avx2;
+  if (processor().avx2) sum = sum_avx2;
 #endif
   seconds(threads, [&](int t) { std::fill_n(buffer.get() + t * words, words, uint64_t(t + 1)); });
   std::vector<uint64_t> sums(threads);

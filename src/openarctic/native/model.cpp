@@ -127,16 +127,6 @@ Model::Model(const Shape& s, const std::string& kernel_name) : shape(s), layers(
 Model::~Model() = default;
 void Model::Free::operator()(void* p) const { std::free(p); }
 
-size_t Model::weight_bytes() const {
-  size_t total = embedding.size() + head.bytes.size();
-  for (const Layer& l : layers) {
-    for (const Weights* w : {&l.q, &l.k, &l.v, &l.o, &l.gate_up, &l.down}) total += w->bytes.size();
-    for (const auto* experts : {&l.expert_gate_up, &l.expert_down})
-      for (const Weights& w : *experts) total += w.bytes.size();
-  }
-  return total;
-}
-
 namespace {
 void spread(std::vector<float>& buffer, std::vector<float*>& rows, int count, int width) {
   buffer.resize(size_t(count) * width);
@@ -527,7 +517,7 @@ void Model::step(const Tokens& tokens, const std::vector<int>& wanted, float* lo
   std::vector<float*> out(rows);
   for (int r = 0; r < rows; r++) out[r] = logits + size_t(r) * padded_vocab();
   pool_->run([&](int thread) {
-    for (int i = thread; i < count; i += shape.threads) dequantize_row(embedding_source, tokens.ids[i], &b.x[size_t(i) * hidden]);
+    for (int i = thread; i < count; i += shape.threads) dequantize_row(embedding, tokens.ids[i], &b.x[size_t(i) * hidden]);
     pool_->barrier();
     for (int l = 0; l < shape.layers; l++) run_layer(b, layers[l], l, thread);
     for (int r = thread; r < rows; r += shape.threads) {

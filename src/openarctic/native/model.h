@@ -4,7 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "arena.h"
 #include "kernels.h"
+#include "repack.h"
 #include "threads.h"
 
 namespace openarctic {
@@ -26,23 +28,6 @@ struct Tokens {
   int width;
   int page(int i, int position) const { return tables[size_t(sequences[i]) * width + position / kPage]; }
 };
-
-// Raw GGUF bytes of a matrix: `type` is the GGUF type number.
-struct Source {
-  int type, rows, cols;
-  const uint8_t* data;
-};
-
-// Owns the bytes of a repacked matrix.
-struct Weights {
-  Matrix matrix;
-  std::vector<uint8_t> bytes;
-  bool empty() const { return bytes.empty(); }
-};
-
-// Rows of several sources one after the other; with `interleave`, panels of two sources alternate (gate, up).
-Weights repack(const std::vector<Source>& sources, bool interleave);
-void dequantize_row(const Source& source, int row, float* out);
 
 // Fastest first.
 const std::vector<const Kernels*>& available_kernels();
@@ -78,19 +63,18 @@ class Model {
   // `kernels` names a table, "" the fastest; throws std::invalid_argument for one that this processor has not.
   Model(const Shape& shape, const std::string& kernels);
   Shape shape;
+  Arena arena;  // holds the weights
   std::vector<Layer> layers;
   std::vector<float> output_norm;
   Weights head;
-  std::vector<uint8_t> embedding;  // raw rows of `embedding_source`
-  Source embedding_source{};
+  Source embedding{};  // raw rows
   const Kernels& kernels;
 
   // Writes a row of vocab logits for each wanted token.
   void step(const Tokens& tokens, const std::vector<int>& wanted, float* logits);
   size_t page_bytes() const { return size_t(shape.layers) * shape.kv_heads * 2 * cache_bytes(shape.cache, shape.head_dim); }
   uint8_t* page(int index) { return cache_.get() + size_t(index) * page_bytes(); }
-  // Held by matrices and the embedding table.
-  size_t weight_bytes() const;
+  Pool& pool() { return *pool_; }
   int padded_vocab() const { return (shape.vocab + kPanelRows - 1) / kPanelRows * kPanelRows; }
 
  private:

@@ -1,7 +1,8 @@
-// Our own pool: workers sleep between steps; inside a step they meet at a barrier that spins a little, then yields.
-// (A barrier that only spins collapses when other processes want the cores.)
+// Our own pool. Workers sleep between steps, after they have looked out for the next one for a moment; inside a step all threads
+// meet at a barrier that spins a little, then yields. (A barrier that only spins collapses when other processes want the cores.)
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -11,6 +12,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define OPENARCTIC_PAUSE() _mm_pause()
+#elif defined(__aarch64__)
+#define OPENARCTIC_PAUSE() __asm__ volatile("yield")
 #else
 #define OPENARCTIC_PAUSE() ((void)0)
 #endif
@@ -19,28 +22,27 @@ namespace openarctic {
 
 class Pool {
  public:
+  // Throws std::system_error where the system has no room for another thread.
   explicit Pool(int threads) : size_(threads) {
-    for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
-  }
-  ~Pool() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stopping_ = true;
+    try {
+      for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+    } catch (...) {
+      stop();
+      throw;
     }
-    wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
   }
+  ~Pool() { stop(); }
   int size() const { return size_; }
 
-  // Calls job(i) on every thread i, the caller being thread 0, and returns when all have ended.
+  // Calls job(i) on every thread i, the caller being thread 0, and returns when all have ended. The job must not throw.
   void run(const std::function<void(int)>& job) {
     if (size_ > 1) {
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        job_ = &job;
-        round_++;
+      job_ = &job;
+      round_.fetch_add(1);  // sequentially consistent, as in `sleep`: one of the two sees the other
+      if (sleeping_.load()) {
+        { std::lock_guard<std::mutex> lock(mutex_); }
+        wake_.notify_all();
       }
-      wake_.notify_all();
     }
     job(0);
     barrier();
@@ -61,18 +63,42 @@ class Pool {
   }
 
  private:
-  void work(int id) {
-    unsigned long seen = 0;
-    for (;;) {
-      const std::function<void(int)>* job;
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return stopping_ || round_ != seen; });
-        if (stopping_) return;
-        seen = round_;
-        job = job_;
+  static constexpr std::chrono::microseconds kLookout{50};
+
+  void stop() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
+
+  // Whether the next round began within a moment.
+  bool spin(unsigned long seen) {
+    const auto end = std::chrono::steady_clock::now() + kLookout;
+    do {
+      for (int i = 0; i < 16; i++) {
+        if (round_.load(std::memory_order_acquire) != seen) return true;
+        OPENARCTIC_PAUSE();
       }
-      (*job)(id);
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+  }
+
+  // False: the pool ends.
+  bool sleep(unsigned long seen) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleeping_.fetch_add(1);
+    wake_.wait(lock, [&] { return stopping_ || round_.load() != seen; });
+    sleeping_.fetch_sub(1);
+    return !stopping_;
+  }
+
+  void work(int id) {
+    for (unsigned long seen = 0;; seen++) {
+      if (!spin(seen) && !sleep(seen)) return;
+      (*job_)(id);
       barrier();
     }
   }
@@ -82,8 +108,9 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   const std::function<void(int)>* job_ = nullptr;
-  unsigned long round_ = 0;
   bool stopping_ = false;
+  alignas(64) std::atomic<unsigned long> round_{0};
+  std::atomic<int> sleeping_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> generation_{0};
 };

@@ -1,8 +1,9 @@
 """Which counts of a GPU hold a model, with what context, and how fast they can be at best.
 
-Tensor parallelism splits every matrix over 1, 2, 4, 8, ... GPUs that divide the heads; norms and routers are whole on each, and
-past the number of key-value heads each GPU keeps a copy of one, so memory for them stops shrinking. Past the largest such count
-whole layers go to pipeline stages. Of a GPU's memory 90 % is used, less the reserve of the runtime and the activations of a step.
+Tensor parallelism splits every matrix over 1, 2, 4, 8, ... GPUs that divide the heads; norms, biases and routers are whole on
+each, and past the number of key-value heads each GPU keeps a copy of one, so memory for them stops shrinking. Past the largest
+such count whole layers go to pipeline stages. Of a GPU's memory 90 % is used, less the reserve of the runtime and the
+activations of a step.
 
 Times are bounds that no implementation can beat, not predictions: every byte is read once at full bandwidth, every FLOP runs at
 the peak rate, communication is free.

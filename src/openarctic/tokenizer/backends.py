@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -33,11 +34,45 @@ from openarctic.tokenizer.vocabulary import (
     token_types,
 )
 
-# Names are those of `tokenizer.ggml.pre`.
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What byte-level BPE of a name in `tokenizer.ggml.pre` does to a text before merging.
+
+    `pattern` cuts it, None with GPT-2's own pattern, before which `cuts_digits` sets every digit apart. `composes`: the text is
+    put into NFC first; no key of a GGUF file says so, and llama.cpp does not. `ignores_merges`: a piece that is a token is
+    that token, whatever its merges; `begins`: a text has a begin token where no key says otherwise.
+    """
+
+    pattern: str | None = None
+    cuts_digits: bool = False
+    composes: bool = False
+    ignores_merges: bool = False
+    begins: bool = False
+
+    @property
+    def pre_tokenizer(self) -> pre_tokenizers.Sequence:
+        """In the library's form."""
+        steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if self.cuts_digits else []
+        if self.pattern is not None:
+            steps.append(pre_tokenizers.Split(Regex(self.pattern), behavior="isolated", invert=False))
+        return pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=self.pattern is None)])
+
+
+_LLAMA_3 = Split(_WORDS % "{1,3}", ignores_merges=True, begins=True)
+# As in the published tokenizer.json of each: of names that mean the same, the first is the one that is written.
 GPT2_SPLITS = {
-    "smollm": [pre_tokenizers.Digits(individual_digits=True)],
-    "gpt-2": [],
-    "default": [],
+    "smollm": Split(cuts_digits=True),
+    "gpt-2": Split(),
+    "default": Split(),
+    "olmo": Split(composes=True),
+    "qwen2": Split(_WORDS % "", composes=True),
+    "llama-bpe": _LLAMA_3,
+    "llama3": _LLAMA_3,
+    "llama-v3": _LLAMA_3,
+    "dbrx": Split(_WORDS % "{1,3}"),
 }
 
 
@@ -60,7 +95,8 @@ def check_kind(metadata: Metadata) -> None:
 
 def adds_bos(metadata: Metadata) -> bool:
     """Whether a text begins with the begin token: as the file says, else as its kind usually does."""
-    return bool(metadata.get(ADDS_BOS, metadata.get(MODEL) == "llama"))
+    split = GPT2_SPLITS.get(str(metadata.get(PRE))) if metadata.get(MODEL) == "gpt2" else None
+    return bool(metadata.get(ADDS_BOS, metadata.get(MODEL) == "llama" or (split is not None and split.begins)))
 
 
 def adds_space(metadata: Metadata) -> bool:
@@ -128,17 +164,21 @@ def _bpe(ids: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> 
 
 def _gpt2(metadata: Metadata) -> Backend:
     merges = [(left, right) for left, _, right in (m.partition(" ") for m in metadata[MERGES])]
-    backend = Backend(_bpe({t: i for i, t in enumerate(metadata[TOKENS])}, merges))
-    backend.pre_tokenizer = gpt2_pre_tokenizer(metadata.get(PRE, "default"))
+    split = gpt2_split(metadata.get(PRE, "default"))
+    ids = {t: i for i, t in enumerate(metadata[TOKENS])}
+    backend = Backend(_bpe(ids, merges, ignore_merges=split.ignores_merges))
+    if split.composes:
+        backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = split.pre_tokenizer
     backend.decoder = decoders.ByteLevel()
     return backend
 
 
-def gpt2_pre_tokenizer(pre: str) -> pre_tokenizers.Sequence:
-    """How byte-level BPE of that name cuts a text before merging. Raises UserError for an unknown name."""
+def gpt2_split(pre: str) -> Split:
+    """What byte-level BPE of that name does before merging. Raises UserError for an unknown name."""
     if pre not in GPT2_SPLITS:
         raise UserError(f"tokenizer pre-split {pre!r} is not supported", f"known: {', '.join(GPT2_SPLITS)}")
-    return pre_tokenizers.Sequence([*GPT2_SPLITS[pre], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    return GPT2_SPLITS[pre]
 
 
 def _llama(metadata: Metadata) -> Backend:

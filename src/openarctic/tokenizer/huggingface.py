@@ -15,7 +15,7 @@ from typing import Any
 
 from openarctic.config import read_object
 from openarctic.errors import CorruptError, MissingError, UserError
-from openarctic.tokenizer.backends import GPT2_SPLITS, adds_bos, adds_space, gpt2_pre_tokenizer
+from openarctic.tokenizer.backends import GPT2_SPLITS, adds_bos, adds_space
 from openarctic.tokenizer.sentencepiece import read_sentencepiece
 from openarctic.tokenizer.vocabulary import (
     ADDS_BOS,
@@ -111,8 +111,8 @@ def _from_json(path: Path) -> dict[str, Any]:
         kind = model.get("type") or ("BPE" if "merges" in model else "unknown")
         if kind != "BPE":
             raise UserError(f"{path} is a tokenizer of kind {kind}, only BPE is supported")
-        if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("ignore_merges"):
-            raise UserError(f"{path} marks the parts of a word or ignores merges, which is not supported")
+        if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+            raise UserError(f"{path} marks the parts of a word, which is not supported")
         tokens = _tokens(model["vocab"], path)
         merges = _merges(model["merges"], model["vocab"], path)
         values: dict[str, Any] = {TOKENS: tokens, TYPES: [NORMAL] * len(tokens)}
@@ -151,14 +151,18 @@ def _mentions(document: Mapping[str, Any], kind: str) -> bool:
 
 
 def _byte_level(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """How the text is cut must be one of the ways that have a name in GGUF."""
-    if document.get("normalizer") is not None:
-        raise UserError(f"{path} rewrites text before encoding ({document['normalizer'].get('type')}), which is not supported")
+    """What is done to a text before merging must be one of the ways that have a name in GGUF."""
+    rewrites = [step["type"] for step in _steps(document.get("normalizer"), "normalizers")]
+    if rewrites not in ([], ["NFC"]):
+        raise UserError(f"{path} rewrites text before encoding ({', '.join(rewrites)}), which is not supported")
     given = _steps(document.get("pre_tokenizer"), "pretokenizers")
-    for name in GPT2_SPLITS:
-        if given == _steps(json.loads(gpt2_pre_tokenizer(name).__getstate__()), "pretokenizers"):
+    ignores = bool(document["model"].get("ignore_merges"))
+    for name, split in GPT2_SPLITS.items():
+        own = _steps(json.loads(split.pre_tokenizer.__getstate__()), "pretokenizers")
+        if (given, rewrites == ["NFC"], ignores) == (own, split.composes, split.ignores_merges):
             return {MODEL: "gpt2", PRE: name, ADDS_SPACE: False}
-    raise UserError(f"{path} cuts text in a way that is not supported: {given}", f"known: {', '.join(GPT2_SPLITS)}")
+    told = [*rewrites, *given, *(["ignores merges"] if ignores else [])]
+    raise UserError(f"{path} cuts text in a way that is not supported: {told}", f"known: {', '.join(GPT2_SPLITS)}")
 
 
 def _llama_like(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -166,6 +170,8 @@ def _llama_like(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
     special token too; Arctic does not (legacy = false)."""
     if not document["model"].get("byte_fallback"):
         raise UserError(f"{path} is neither byte-level BPE nor SentencePiece BPE with byte fallback")
+    if document["model"].get("ignore_merges"):
+        raise UserError(f"{path} ignores merges, which SentencePiece BPE does not")
     steps = [*_steps(document.get("normalizer"), "normalizers"), *_steps(document.get("pre_tokenizer"), "pretokenizers")]
     space = False
     for step in steps:
@@ -184,7 +190,8 @@ def _steps(part: Mapping[str, Any] | None, inner: str) -> list[dict[str, Any]]:
         return []
     if part["type"] == "Sequence":
         return [step for child in part[inner] for step in _steps(child, inner)]
-    return [{k: v for k, v in part.items() if k != "trim_offsets"}]
+    default = {"use_regex": True} if part["type"] == "ByteLevel" else {}  # old files do not say it
+    return [{**default, **{k: v for k, v in part.items() if k != "trim_offsets"}}]
 
 
 def _rename(values: dict[str, Any], added: Mapping[int, Any], config: Mapping[str, Any]) -> None:

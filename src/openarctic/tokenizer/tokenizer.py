@@ -37,6 +37,7 @@ class Tokenizer:
     What comes back: `decode(encode(text)) == text` for all valid Unicode in byte-level BPE (`gpt2`) that has a token for every
     byte, and in SentencePiece BPE (`llama`) with byte pieces for all text without U+2581, which is its way to write a space.
     A byte without a token is dropped, as in Hugging Face's tokenizers: SmolLM2's vocabulary lacks six control characters.
+    Qwen's and OLMo's put a text into NFC first, and that is what comes back.
     """
 
     def __init__(self, backend: Backend, metadata: Mapping[str, Any]) -> None:
