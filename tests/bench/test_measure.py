@@ -21,7 +21,6 @@ from openarctic.errors import CapacityError
 from tests.bench.conftest import LIMITS
 from tests.tiny import tiny_config
 
-
 needs_submit = pytest.mark.skipif(not hasattr(Engine, "submit"), reason="this engine takes no requests yet")
 
 

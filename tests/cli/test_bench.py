@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from openarctic.cli import main
+from openarctic.errors import CapacityError
 from tests.bench.conftest import LIMITS
 from tests.tiny import tiny_config, write_model
 
@@ -80,6 +81,23 @@ def test_wrong_input_is_told(arguments: list[str], message: str, capsys: pytest.
     assert main(["bench", *arguments]) == 2
     captured = capsys.readouterr().err
     assert message in captured
+
+
+def test_a_late_failure_leaves_what_was_measured(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise CapacityError("enough")
+
+    monkeypatch.setattr("openarctic.bench.special.load", fail)
+    skipped = [
+        option
+        for name in ("batch", "prefix", "long", "contention", "speculation", "submit", "experts", "accuracy")
+        for option in ("--skip", name)
+    ]
+    assert main(["bench", "all", "--model", str(model), *FAST, *skipped, "--out", str(tmp_path / "x.json")]) == 5
+    report = json.loads((tmp_path / "x.json").read_text())
+    assert [cell["workload"] for cell in report["results"]] == ["decode", "prefill"]
 
 
 def test_a_peer_that_is_not_there(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,3 +141,13 @@ def test_a_failure_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "x", "--top-p", "0", "--format", "json"]) == 2
     body = json.loads(capsys.readouterr().out)
     assert body["status"] == "error" and "top_p is 0" in body["error"]["message"]
+
+
+@pytest.mark.parametrize("command", ["generate", "ask"])
+@pytest.mark.parametrize("threads", ["0", "-3", "257"])
+def test_threads_out_of_range(
+    command: str, threads: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openarctic.engine.load", load)
+    assert main([command, "How many customers are there?", "--threads", threads]) == 2
+    assert f"threads is {threads}, it must be 1 to 256" in capsys.readouterr().err

@@ -39,9 +39,8 @@ def test_bytes_of_weights_are_known_before(tmp_path: Path, layout: str) -> None:
         file = read_gguf(write_model(tmp_path / f"{type_}.gguf", LAYOUTS[layout], type_))
         config = config_from_gguf(file)
         told: list[tuple[int, int]] = []
-        model = load_model(
-            file, config, pages=2, threads=2, cache_type="f16", on_progress=lambda done, of: told.append((done, of))
-        )
+        say = told.append
+        model = load_model(file, config, pages=2, threads=2, cache_type="f16", on_progress=lambda *now, say=say: say(now))
         assert weight_bytes(file, config) == model.weight_bytes
         assert told == sorted(told) and len(told) == config.num_hidden_layers + 1
         assert told[0][0] > 0 and told[-1] == (told[0][1],) * 2

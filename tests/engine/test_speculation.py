@@ -144,6 +144,34 @@ def test_the_room_of_a_sequence_limits_its_draft() -> None:
     assert policy.limits(3, {1: 0, 2: 4, 3: 90}) == {2: 4, 3: 6}
 
 
+def test_a_drafter_that_takes_time_is_asked_for_what_pays() -> None:
+    """A draft model's tokens cost: at a step each nothing pays, at a hundredth of one nearly all do."""
+    lengths = {}
+    for cost in (0.001, 0.01, 0.05, 1.0):
+        policy = SpeculationPolicy()
+        for n in (1, 5, 9, 17):
+            policy.observe(n, 1, {}, flat(n) * 100)
+        policy.observe_drafting(4, 4 * cost)
+        lengths[cost] = policy.limits(1, {0: 99}).get(0, 0)
+    assert lengths[0.001] >= lengths[0.01] > lengths[0.05] > lengths[1.0] == 0
+    sure, unsure = (play_drafter(chance) for chance in (0.95, 0.4))
+    assert sure > 2 * unsure > 0
+
+
+def play_drafter(chance: float) -> float:
+    """Tokens drafted a step by a model that takes a tenth of a step for each and is right with that chance."""
+    policy, rng, total = SpeculationPolicy(), random.Random(0), 0
+    for _ in range(300):
+        limit = policy.limits(1, {0: 99}).get(0, 0)
+        policy.observe_drafting(1, 0.1 * flat(1))
+        drafts = {0: Draft([1] * limit, [0.9**i for i in range(1, limit + 1)], 64)} if limit else {}
+        length = policy.choose(1, 1, drafts).get(0, 0)
+        right = next((i for i in range(length) if rng.random() >= chance), length)
+        policy.observe(1 + length, 1, {0: (length, right)} if length else {}, flat(1 + length))
+        total += length
+    return total / 300
+
+
 def test_step_time_learns_and_lives_through_an_outlier() -> None:
     times = StepTime()
     for _ in range(50):

@@ -22,44 +22,36 @@ from openarctic.errors import CapacityError
 
 
 def measure(
-    names: Sequence[str], options: Options, on_progress: OnProgress, on_estimate: Callable[[float], None] = lambda seconds: None
+    names: Sequence[str],
+    options: Options,
+    on_progress: OnProgress,
+    on_estimate: Callable[[float], None] = lambda seconds: None,
+    on_result: Callable[[dict[str, Any]], None] = lambda report: None,
 ) -> dict[str, Any]:
-    """Everything measured, with what it was measured on. `on_estimate` hears about how many seconds it will take.
+    """Everything measured, with what it was measured on. `on_estimate` hears about how many seconds it will take, `on_result`
+    after each model what is known by then: a failure late in a long benchmark loses little.
 
     Raises MissingError where an engine or a model is not there.
     """
-    start = time.monotonic()
     for spec in engine_specs(options).values():
         with started(spec, options.models[0]):  # what is not installed is said before anything is measured
             pass
     on_progress("limits of the machine")
-    bench = _Bench(names, options, on_progress)
+    bench = _Bench(names, options, on_progress, on_result)
     on_estimate(estimate_seconds(names, options, bench.limits))
     for number in range(options.protocol.runs):
         bench.run(number)
-    return {
-        "format": FORMAT,
-        "machine": describe_machine(),
-        "limits": bench.limits,
-        "settings": {
-            **asdict(options.protocol),
-            "threads": options.threads,
-            "against": options.against,
-            "workloads": list(names),
-        },
-        "engines": bench.engines,
-        "models": bench.models,
-        "results": [cell.to_dict() for cell in bench.cells.to_list()] + bench.errors,
-        "notes": bench.notes,
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    return bench.report()
 
 
 class _Bench:
     """What the runs add to."""
 
-    def __init__(self, names: Sequence[str], options: Options, on_progress: OnProgress) -> None:
-        self.names, self.options, self._say = names, options, on_progress
+    def __init__(
+        self, names: Sequence[str], options: Options, on_progress: OnProgress, on_result: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.names, self.options, self._say, self._on_result = names, options, on_progress, on_result
+        self._start = time.monotonic()
         self.limits = measure_limits(options.threads, options.buffer_bytes)
         self.cells = Cells()
         self.errors: list[dict[str, Any]] = []  # of accuracy, which no run changes
@@ -67,6 +59,25 @@ class _Bench:
         self.models: dict[str, Any] = {}
         self.notes: list[str] = []
         self._steps: dict[tuple[str, int, int], int] = {}
+
+    def report(self) -> dict[str, Any]:
+        """The document, as far as it goes."""
+        return {
+            "format": FORMAT,
+            "machine": describe_machine(),
+            "limits": self.limits,
+            "settings": {
+                **asdict(self.options.protocol),
+                "threads": self.options.threads,
+                "against": self.options.against,
+                "workloads": list(self.names),
+            },
+            "engines": self.engines,
+            "models": self.models,
+            "results": [cell.to_dict() for cell in self.cells.to_list()] + self.errors,
+            "notes": self.notes,
+            "seconds": round(time.monotonic() - self._start, 1),
+        }
 
     def run(self, number: int) -> None:
         """One run of everything that is asked for."""
@@ -78,8 +89,10 @@ class _Bench:
             wanted = [n for n in self.names if n in ON_ONE_MODEL and (place == 0 or n not in self.options.first_only)]
             if wanted:
                 self._session(path, wanted, say)
+                self._on_result(self.report())
         for cell in self._special(say):
             self.cells.add(cell)
+            self._on_result(self.report())
         if "accuracy" in self.names and number == 0:
             self._accuracy(say)
 
@@ -98,7 +111,7 @@ class _Bench:
             yield from special.experts(options, say)
 
     def _session(self, path: Path, wanted: Sequence[str], say: OnProgress) -> None:
-        with opened(path, engine_specs(self.options), self.options, self._steps, say) as session:
+        with opened(path, wanted, self.options, self._steps, say) as session:
             for name in wanted:
                 for cell in ON_ONE_MODEL[name](session):
                     self.cells.add(cell)

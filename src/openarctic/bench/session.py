@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,24 +64,29 @@ def engine_specs(options: Options) -> dict[str, EngineSpec]:
 
 @contextmanager
 def opened(
-    path: Path, specs: dict[str, EngineSpec], options: Options, steps: dict[tuple[str, int, int], int], on_progress: OnProgress
+    path: Path, names: Sequence[str], options: Options, steps: dict[tuple[str, int, int], int], on_progress: OnProgress
 ) -> Iterator[Session]:
-    """A session with every engine loaded. Raises what loading raises there."""
+    """A session with every engine loaded and room for these workloads. Raises what loading raises there."""
     file = read_gguf(path)
     config = config_from_gguf(file)
     with ExitStack() as stack:
-        clients = {name: stack.enter_context(started(spec, path)) for name, spec in specs.items()}
+        clients = {name: stack.enter_context(started(spec, path)) for name, spec in engine_specs(options).items()}
         for name, client in clients.items():
             on_progress(f"{name} loads {path.name}")
-            client.ask("open", tokens=room(options, config), sequences=1, context=256)
+            client.ask("open", tokens=room(names, options, config), sequences=1, context=256)
         yield Session(path, file, config, clients, options, steps, on_progress)
 
 
-def room(options: Options, config: HybridConfig) -> int:
-    """Tokens of keys and values that the largest workload needs."""
-    decode = (max(options.batches, default=1)) * (options.context + options.rewind + 64)
-    prompts = options.requests * (options.shared + options.own + 64)
-    return max(decode, prompts, options.prompt + 64, max(lengths(options, config), default=0) + options.rewind + 64)
+def room(names: Sequence[str], options: Options, config: HybridConfig) -> int:
+    """Tokens of keys and values that the largest of the workloads needs, in whole pages of at most 64."""
+    needed = [options.context + options.rewind + 64, options.prompt + 64]
+    if "batch" in names:
+        needed.append(max(options.batches) * (options.context + options.rewind + 64))
+    if "prefix" in names:
+        needed.append(options.requests * (options.shared + options.own + 64))
+    if "long" in names:
+        needed.append(max(lengths(options, config), default=0) + options.rewind + 64)
+    return max(needed)
 
 
 def lengths(options: Options, config: HybridConfig) -> list[int]:

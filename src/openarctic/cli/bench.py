@@ -77,10 +77,14 @@ def _measure(args: argparse.Namespace) -> int:
     from openarctic.cli import progress
 
     names, options = _options(args)
-    report = measure(names, options, progress.renew, _tell_estimate)
+
+    def keep(report: dict[str, Any]) -> None:
+        if args.out:
+            _write(args.out, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+
+    report = measure(names, options, progress.renew, _tell_estimate, keep)
     progress.end()
-    if args.out:
-        _write(args.out, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    keep(report)
     if args.format == "json":
         print(json.dumps(report, ensure_ascii=False))
     else:

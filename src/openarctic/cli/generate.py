@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="the text to go on from; - reads it from standard input")
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="tokens at most (default 128)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or one JSON object, see below")
     _add_choice_of_tokens(parser.add_argument_group("which token comes next"))
     _add_ends(parser.add_argument_group("where the text ends, how many there are, and what is told about them"))
@@ -84,6 +84,7 @@ def _add_ends(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate; stream where there is one text."""
+    from openarctic.cli import progress
     from openarctic.cli.ask import read_question
     from openarctic.engine import load
     from openarctic.errors import UserError
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         if args.format == "text" and getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} is not shown in text", "add --format json")
     sampling, constraint = _sampling(args), _constraint(args)
-    engine = load(args.model, threads=args.threads)
+    engine = load(args.model, threads=args.threads, on_progress=progress.loading(args.model or "the model"))
     streams = args.format == "text" and sampling.num_candidates == 1
     prompt = read_question(args.prompt)
     completions = engine.generate(

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
     from openarctic.cli.render import render
-    from openarctic.engine.engine import default_threads
+    from openarctic.engine.machine import default_threads
     from openarctic.errors import MissingError, UserError
     from openarctic.formats.bundled import model_path
 

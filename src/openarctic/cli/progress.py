@@ -20,7 +20,7 @@ def end() -> None:
 
 
 def loading(name: str, patience_s: float = 1.0) -> Callable[[int, int], None]:
-    """Takes (done, total) while a model is loaded; the line shows when that takes longer than `patience_s`, and goes at the end."""
+    """A callback (done, total) for a model that is loaded; the line shows after `patience_s` and goes in the end."""
     start = time.monotonic()
     is_shown = False
 

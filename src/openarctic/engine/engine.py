@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openarctic.engine.generation import generate
-from openarctic.engine.loader import load_model
+from openarctic.engine.loader import OnProgress, load_model
 from openarctic.errors import UserError
 from openarctic.formats import GGUFFile, config_from_gguf, read_gguf
 from openarctic.formats.names import check_tensors
@@ -29,7 +28,14 @@ class Engine:
     """Runs one model. Not for several threads at once: a call at a time."""
 
     def __init__(
-        self, file: GGUFFile, *, threads: int | None = None, name: str = "", cache_type: str = "f16", kernels: str = ""
+        self,
+        file: GGUFFile,
+        *,
+        threads: int | None = None,
+        name: str = "",
+        cache_type: str = "f16",
+        kernels: str = "",
+        on_progress: OnProgress | None = None,
     ) -> None:
         self.config = config_from_gguf(file)
         check_tensors(self.config, file)
@@ -38,14 +44,17 @@ class Engine:
         self.context = min(self.config.max_position_embeddings, MAX_CONTEXT)
         self._pages = -(-self.context // PAGE_SIZE)  # of a sequence
         self._tables = np.arange(MAX_SEQUENCES * self._pages, dtype=np.int32).reshape(MAX_SEQUENCES, -1)
-        options = {"pages": self._tables.size, "threads": threads or default_threads()}
+        options: dict[str, Any] = {"pages": self._tables.size, "threads": threads, "on_progress": on_progress}
         self._model = load_model(file, self.config, cache_type=cache_type, kernels=kernels, **options)
         self.max_candidates = MAX_SEQUENCES - 1
         self._cached: list[int] = []  # tokens whose keys and values stand in sequence 0
 
     @classmethod
     def load(cls, path: str | Path, threads: int | None = None, **options: Any) -> Engine:
-        """From a GGUF file. Raises MissingError, UserError (unsupported) or CorruptError."""
+        """From a GGUF file; `on_progress` is called with (bytes of weights that are ready, of all).
+
+        Raises MissingError, UserError (unsupported), CorruptError, or CapacityError where memory does not suffice.
+        """
         return cls(read_gguf(path), threads=threads, **options)
 
     @property
@@ -148,8 +157,3 @@ class Engine:
 def _shared_length(ids: Sequence[int], cached: Sequence[int]) -> int:
     """How many tokens both begin with."""
     return next((i for i, (mine, its) in enumerate(zip(ids, cached, strict=False)) if mine != its), min(len(ids), len(cached)))
-
-
-def default_threads() -> int:
-    """The processors this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -19,7 +19,6 @@ from openarctic.formats.names import rotates_halves
 from openarctic.formats.quants import TYPES
 from openarctic.native._native import Model
 
-
 # Bytes of the file's weights that have been packed, of all.
 OnProgress = Callable[[int, int], None]
 

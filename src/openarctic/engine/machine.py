@@ -63,7 +63,7 @@ def check_memory(needed_bytes: int, what: str, hint: str, root: Path = ROOT) -> 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Folders of this process's control groups that may limit `controller`, from its own up."""
     for line in _text(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not controllers:
             trees = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
         elif controller in controllers.split(","):
