@@ -93,6 +93,10 @@ class Requests:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
+    def first(self) -> None:
+        """One token's logits."""
+        self.engine.logits([0])
+
     def together(self, prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, Any]:
         """All at once, `tokens` tokens each, greedy: seconds until the last has ended, and the tokens that were written."""
         sampling = Sampling(ignore_eos=True)
