@@ -35,6 +35,7 @@ OWN_WEIGHT = 2.0  # tokens that a sequence must have seen for half a say
 CELL_WEIGHT = 4.0  # tokens that a cell's prior is worth
 RATE = 0.7  # chance of a drafted token, until measured
 REFRESH = 16  # steps for which what a draft token must promise is not computed anew
+LONGEST_REST = 4  # steps in which a sequence with no good draft is not looked at
 FADE = 0.995  # what a step leaves of a cell's evidence
 OWN_FADE = 0.97
 
@@ -235,7 +236,9 @@ class SpeculationPolicy:
     balance_s: float = 0.0  # time that drafts have saved, fading
     draft_s: float = 0.0  # a drafter's time for one more token in all drafts; 0 where it does not count
     _pause: _Pause = field(default_factory=_Pause)
-    _asked: dict[int, Draft] = field(default_factory=dict)
+    _limited: list[int] = field(default_factory=list)  # sequences of the last `limits`
+    _asked: dict[int, Draft] = field(default_factory=dict)  # drafts of the last `choose`
+    _rests: dict[int, _Pause] = field(default_factory=dict)  # of sequences that had no good draft
     _needed: dict[tuple[int, int], float] = field(default_factory=dict)
     _count: int = 0
     _since: int = 0  # steps with drafts since the last pause
@@ -259,7 +262,15 @@ class SpeculationPolicy:
         if self._needed_chance(num_tokens, len(room)) >= 1:
             return {}
         longest = self._affordable(num_tokens, list(room)) if self.draft_s > 0 else self.max_draft
-        return {id: min(longest, num) for id, num in room.items() if min(longest, num) > 0}
+        limits = {}
+        for id, num in room.items():
+            rest = self._rests.get(id)
+            if rest and rest.left:
+                rest.left -= 1
+            elif min(longest, num) > 0:
+                limits[id] = min(longest, num)
+        self._limited = list(limits)
+        return limits
 
     def choose(self, num_tokens: int, num_sequences: int, drafts: Mapping[int, Draft]) -> dict[int, int]:
         """How many tokens of each draft to verify in a step that has `num_tokens` without drafts; those with 0 are left out.
@@ -267,6 +278,17 @@ class SpeculationPolicy:
         `num_sequences` of the step's sequences get a token from it anyway. Maximises the expected tokens a second.
         """
         self._asked = {}
+        lengths = self._best_lengths(num_tokens, num_sequences, drafts)
+        for sequence_id in self._limited:
+            if sequence_id in lengths or (sequence_id in drafts and drafts[sequence_id].score >= 1):
+                self._rests.pop(sequence_id, None)
+            else:
+                self._rests.setdefault(sequence_id, _Pause(first=1, longest=LONGEST_REST)).fail()
+        self._limited = []
+        self._asked = {sequence_id: drafts[sequence_id] for sequence_id in lengths}
+        return lengths
+
+    def _best_lengths(self, num_tokens: int, num_sequences: int, drafts: Mapping[int, Draft]) -> dict[int, int]:
         least = self._needed_chance(num_tokens, num_sequences)
         candidates: list[tuple[float, int]] = []
         for sequence_id, draft in drafts.items():
@@ -285,7 +307,6 @@ class SpeculationPolicy:
         lengths: dict[int, int] = {}
         for _, sequence_id in candidates[:best]:
             lengths[sequence_id] = lengths.get(sequence_id, 0) + 1
-        self._asked = {sequence_id: drafts[sequence_id] for sequence_id in lengths}
         return lengths
 
     def _needed_chance(self, num_tokens: int, num_sequences: int) -> float:
@@ -342,3 +363,4 @@ class SpeculationPolicy:
         """The sequence has ended."""
         self.acceptance.forget(sequence_id)
         self._asked.pop(sequence_id, None)
+        self._rests.pop(sequence_id, None)
