@@ -710,6 +710,18 @@ def test_a_part_of_a_page_is_copied() -> None:
     assert ids(plan) == {2: 3} and scheduler.pool.hit_tokens == 6
 
 
+def test_a_page_that_was_copied_from_is_kept_longer() -> None:
+    scheduler = world(4, 4, step=16).scheduler
+    copied, other = steady(1, 4), steady(2, 4)
+    for sequence in (copied, other):
+        scheduler.add(sequence)
+        advance(scheduler, {sequence.id: "stop"})
+    scheduler.add(Sequence(3, [*copied.tokens[:3], 9]))
+    scheduler.add(steady(4, 8))  # there is one page too few
+    advance(scheduler)
+    assert scheduler.pool.match(copied.tokens).pages and not scheduler.pool.match(other.tokens).pages
+
+
 def test_rejected_drafts_are_not_known() -> None:
     scheduler = world(step=16).scheduler
     scheduler.add(sequence := steady(1, 3))
