@@ -42,7 +42,7 @@ class Speculator:
             return {}
         self.drafter.tick(now)
         drafts = self.drafter.draft(limits)
-        lengths = self.policy.choose(num_tokens, len(room), drafts) if drafts else {}
+        lengths = self.policy.choose(num_tokens, len(room), drafts)  # also told of drafts that were asked for in vain
         return {id: list(drafts[id].tokens[:length]) for id, length in lengths.items()}
 
     def observe(self, num_tokens: int, num_sequences: int, outcomes: Mapping[int, tuple[int, int]], seconds: float) -> None:
