@@ -32,5 +32,7 @@ def word_tokenizer() -> Tokenizer:
 def word_engine(folder: Path, type_: str = "F32", **options: Any) -> Engine:
     """A random model over that vocabulary."""
     config = tiny_config(vocab_size=VOCAB, max_position_embeddings=256)
-    path = write_model(folder / "words.gguf", config, type_)
+    path = folder / f"words-{type_}.gguf"
+    if not path.exists():
+        write_model(path, config, type_)
     return Engine.load(path, **{"threads": 1, "tokenizer": word_tokenizer(), **options})

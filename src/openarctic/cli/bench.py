@@ -96,6 +96,7 @@ def _options(args: argparse.Namespace) -> tuple[list[str], Any]:
     """The workloads, and their checked settings; random models are written. Raises UserError or MissingError."""
     from openarctic.bench.plan import ALL, FIRST_ONLY, WORKLOADS, Options
     from openarctic.bench.protocol import Protocol
+    from openarctic.config import cache_folder
     from openarctic.engine.machine import checked_threads
     from openarctic.errors import UserError
 
@@ -117,7 +118,7 @@ def _options(args: argparse.Namespace) -> tuple[list[str], Any]:
     is_all = args.workload == ALL
     options = Options(
         models=(),
-        folder=args.folder or _cache_folder() / "bench",
+        folder=args.folder or cache_folder() / "bench",
         threads=checked_threads(args.threads),
         protocol=Protocol(args.repetitions, args.runs, args.max_foreign / 100, target_s=args.seconds),
         against=args.against,
@@ -157,12 +158,6 @@ def _with_models(options: Any, args: argparse.Namespace) -> Any:
         load_models=(random_model(options.folder, "G", "Q8_0"),) if args.random else named,
         text_models=tuple(dict.fromkeys((model_path("arctic-nano"), *named))),
     )
-
-
-def _cache_folder() -> Path:
-    if own := os.environ.get("OPENARCTIC_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openarctic"
 
 
 def _tell_estimate(seconds: float) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from openarctic.engine.loader import OnProgress, load_model
 from openarctic.engine.loop import Loop
 from openarctic.engine.pages import PagePool
+from openarctic.engine.prefix_store import PrefixStore, fingerprint
 from openarctic.engine.request import MAX_CANDIDATES, Limits, Request, Stream, check_request
 from openarctic.engine.scheduler import Scheduler
 from openarctic.errors import CapacityError, UserError
@@ -35,6 +36,7 @@ class Engine:
     output (default: what the model was made for, as far as the budget holds it). `max_sequences` texts are written at a time,
     others wait. `speculation` "suffix" guesses tokens from texts that were written before; the tokens stay the same. `tokenizer`
     takes the place of the file's. `on_progress` is called with bytes packed and in all while weights are loaded.
+    `prefix_folder` is where `keep_prefix` keeps prompts for the next process.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Engine:
         cache_type: str = "f16",
         max_sequences: int = MAX_CANDIDATES,
         speculation: str | None = None,
+        prefix_folder: str | Path | None = None,
         tokenizer: Tokenizer | None = None,
         kernels: str = "",
         on_progress: OnProgress | None = None,
@@ -63,6 +66,8 @@ class Engine:
         self._model = load_model(
             file, self.config, pages=pages, threads=threads, cache_type=cache_type, kernels=kernels, on_progress=on_progress
         )
+        made_by = fingerprint(file, cache_type, self.kernels) if prefix_folder else ""
+        self._prefixes = PrefixStore(prefix_folder, made_by, self._model.page_bytes) if prefix_folder else None
         self._out = np.empty((0, self._model.padded_vocab), np.float32)
         scheduler = Scheduler(
             PagePool(pages, PAGE_SIZE), context=self.context, max_step_tokens=STEP_TOKENS, max_sequences=max_sequences
@@ -158,6 +163,56 @@ class Engine:
                 if event.text:
                     on_text(event.index, event.text)
         return stream.result()
+
+    def keep_prefix(self, prompt: str | Sequence[int], *, tenant: str = "") -> int:
+        """Makes sure that prompts which begin with this one need only their rest computed; gives the number of tokens kept.
+
+        Whole pages are kept. With a `prefix_folder` they come from there, or are written to it when they had to be computed.
+        """
+        ids = self._text().encode(prompt, add_special=True) if isinstance(prompt, str) else list(prompt)
+        ids = ids[: min(len(ids), self.context - 1) // PAGE_SIZE * PAGE_SIZE]
+        if not ids:
+            return 0
+        if self._num_known(ids, tenant) < len(ids) and not self._restore(ids, tenant):
+            self.generate([*ids, ids[-1]], sampling=Sampling(ignore_eos=True), max_tokens=1, tenant=tenant)
+            self._save(ids, tenant)
+        return self._num_known(ids, tenant)
+
+    def _num_known(self, ids: list[int], tenant: str) -> int:
+        """How many of the tokens are cached."""
+        with self._loop.busy:
+            return len(self._loop.scheduler.pool.match([*ids, 0], tenant).pages) * PAGE_SIZE
+
+    def _restore(self, ids: list[int], tenant: str) -> bool:
+        """From disk into the cache, if it is there and there is room."""
+        stored = self._prefixes.load(ids) if self._prefixes else None
+        if stored is None or len(stored) * PAGE_SIZE != len(ids):
+            return False
+        pool = self._loop.scheduler.pool
+        with self._loop.busy:
+            pages = list(pool.match([*ids, 0], tenant).pages)
+            pool.hold(pages)
+            for at in range(len(pages), len(stored)):
+                free = pool.try_allocate(1)
+                if free is None:
+                    break
+                self._model.write_page(free[0], stored[at])
+                content = ids[at * PAGE_SIZE : (at + 1) * PAGE_SIZE]
+                pages.append(pool.insert(free[0], content, after=pages[-1] if pages else None, salt=tenant))
+            pool.release(pages)
+        return len(pages) == len(stored)
+
+    def _save(self, ids: list[int], tenant: str) -> None:
+        if self._prefixes is None:
+            return
+        with self._loop.busy:
+            pages = self._loop.scheduler.pool.match([*ids, 0], tenant).pages
+            if len(pages) * PAGE_SIZE < len(ids):
+                return
+            content = np.empty((len(pages), self._model.page_bytes), np.uint8)
+            for page, out in zip(pages, content, strict=True):
+                self._model.read_page(page, out)
+        self._prefixes.save(ids, content)
 
     # The model itself
 
