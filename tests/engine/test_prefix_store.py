@@ -39,7 +39,7 @@ def test_the_next_process_computes_only_the_rest(tmp_path: Path, cache_type: str
 
     def step(tokens: list[int], *others: Any) -> Any:
         steps.append(len(tokens))
-        return second.step(tokens, *others)
+        return second._run(tokens, *others)
 
     second._loop.step = step
     assert second.keep_prefix(PREFIX) == 64 and steps == []

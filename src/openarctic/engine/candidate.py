@@ -21,7 +21,19 @@ from openarctic.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from openarctic.engine.constraint import Follower  # llguidance is loaded where there is a grammar
 
-Rows = NDArray[np.float32]  # [tokens, vocab]
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Logits [n, vocab] of a step, and of each row its first largest one and the log of the sum of exponentials [n, 2]."""
+
+    logits: NDArray[np.float32]
+    summaries: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, part: slice) -> Rows:
+        return Rows(self.logits[part], self.summaries[part])
 
 
 @dataclass(slots=True)
@@ -65,7 +77,7 @@ class Candidate:
         agreed = 0
         while True:
             before = len(self.ids)
-            self._choose(rows[agreed])
+            self._choose(rows.logits[agreed], rows.summaries[agreed])
             new = self.ids[before:]
             same = _shared_length(new, draft[agreed:])
             agreed += same
@@ -100,14 +112,14 @@ class Candidate:
             return -np.inf
         return float(np.mean([token.logprob for token in self.logprobs]))
 
-    def _choose(self, row_V: NDArray[np.float32]) -> None:
+    def _choose(self, row_V: NDArray[np.float32], summary: NDArray[np.float32]) -> None:
         """The next token from its row of logits, and those that the grammar forces after it."""
         follower = self.follower
         bits = follower.bits(len(row_V)) if follower else b""
         if follower and follower.is_stuck:
             self.finish("grammar")
             return
-        token, logprob = self.sampler.choose(row_V, bits)
+        token, logprob = self.sampler.choose(row_V, bits, None if follower else (int(summary[0]), float(summary[1])))
         self.logprob += logprob
         if self.is_scored:  # then every token needs its row, and nothing is forced
             self.logprobs.append(token_logprob(row_V, token, self.sampling.logprobs or 0))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openarctic.engine.candidate import Rows
 from openarctic.engine.loader import OnProgress, load_model
 from openarctic.engine.loop import Loop
 from openarctic.engine.pages import PagePool
@@ -69,11 +70,12 @@ class Engine:
         made_by = fingerprint(file, cache_type, self.kernels) if prefix_folder else ""
         self._prefixes = PrefixStore(prefix_folder, made_by, self._model.page_bytes) if prefix_folder else None
         self._out = np.empty((0, self._model.padded_vocab), np.float32)
+        self._summaries = np.empty((0, 2), np.float32)
         scheduler = Scheduler(
             PagePool(pages, PAGE_SIZE), context=self.context, max_step_tokens=STEP_TOKENS, max_sequences=max_sequences
         )
         self._loop = Loop(
-            self.step,
+            self._run,
             self._model.copy_page,
             scheduler,
             Limits(self.config.vocab_size, self.context, self.tokenizer),
@@ -248,12 +250,23 @@ class Engine:
         `sequences` are rows of `tables`, which hold their pages in order (pages of `page_size` positions). Several tokens of one
         sequence are allowed, in the order of their positions. For one caller at a time, and not beside requests.
         """
+        return self._run(tokens, sequences, positions, tables, wanted).logits
+
+    def _run(
+        self,
+        tokens: Sequence[int],
+        sequences: Sequence[int],
+        positions: Iterable[int],
+        tables: NDArray[np.int32],
+        wanted: Iterable[int],
+    ) -> Rows:
         rows = list(wanted)
         if len(rows) > len(self._out):
             self._out = np.empty((len(rows), self._model.padded_vocab), np.float32)
+            self._summaries = np.empty((len(rows), 2), np.float32)
         arrays = (np.asarray(list(a), np.int32) for a in (tokens, sequences, positions))
-        self._model.step(*arrays, tables, rows, self._out)
-        return self._out[: len(rows), : self.config.vocab_size]
+        self._model.step(*arrays, tables, rows, self._out, self._summaries)
+        return Rows(self._out[: len(rows), : self.config.vocab_size], self._summaries[: len(rows)])
 
     def _count_pages(self, cache_bytes: int, cache_type: str) -> int:
         widths = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0625}

@@ -296,7 +296,7 @@ class Loop:
 
     def _score_prompt(self, job: _Job, chunk: Chunk, rows: Rows) -> None:
         ids = job.request.ids
-        for position, row in zip(chunk.rows, rows, strict=True):
+        for position, row in zip(chunk.rows, rows.logits, strict=True):
             for scores, sampling in zip(job.prompt_scores, job.request.settings, strict=True):
                 if scores is not None and len(scores) == position + 1 < len(ids):
                     scores.append(token_logprob(row, ids[position + 1], sampling.prompt_logprobs or 0))

@@ -28,12 +28,13 @@ class Sampler:
         self._counts: dict[int, int] = {}
         self._rng = np.random.default_rng(np.random.SeedSequence(sampling.seed, spawn_key=(index,) if index else ()))
 
-    def choose(self, logits_V: Logits, bits: bytes = b"") -> tuple[int, float]:
+    def choose(self, logits_V: Logits, bits: bytes = b"", summary: tuple[int, float] | None = None) -> tuple[int, float]:
         """The token, and its log probability among what is allowed (before bias, penalties and temperature).
 
-        `bits` has one bit a token (`Follower.bits`), none: all are allowed. Raises ValueError when no token is.
+        `bits` has one bit a token (`Follower.bits`), none: all are allowed. `summary` is the first largest allowed logit's token
+        and the log of the sum of their exponentials, where that is known. Raises ValueError when no token is allowed.
         """
-        best, log_sum = summarize(KERNELS, logits_V, bits)
+        best, log_sum = summary or summarize(KERNELS, logits_V, bits)
         if best < 0:
             raise ValueError("no token is allowed")
         adjusted = adjust(logits_V, self.sampling, self._seen, self._counts)

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <stdexcept>
 
 #include "../formats/blocks.h"
@@ -125,16 +127,17 @@ void check(const Model& m, const Tokens& t, size_t sequences) {
     }
 }
 
-void step(Model& m, Ints ids, Ints sequences, Ints positions, Tables tables, std::vector<int> wanted, Logits logits) {
+void step(Model& m, Ints ids, Ints sequences, Ints positions, Tables tables, std::vector<int> wanted, Logits logits, std::optional<Logits> summaries) {
   const int n = int(ids.size());
   if (!n || int(sequences.size()) != n || int(positions.size()) != n) throw std::invalid_argument("tokens, sequences and positions must have one length above 0");
   if (logits.shape(0) < wanted.size() || int(logits.shape(1)) != m.padded_vocab()) throw std::invalid_argument("logits must be [wanted, padded vocab]");
+  if (summaries && (summaries->shape(0) < wanted.size() || summaries->shape(1) != 2)) throw std::invalid_argument("summaries must be [wanted, 2]");
   const Tokens tokens{n, ids.data(), sequences.data(), positions.data(), tables.data(), int(tables.shape(1))};
   check(m, tokens, tables.shape(0));
   for (int w : wanted)
     if (w < 0 || w >= n) throw std::out_of_range("wanted token out of range");
   nb::gil_scoped_release released;
-  m.step(tokens, wanted, logits.data());
+  m.step(tokens, wanted, logits.data(), summaries ? summaries->data() : nullptr);
 }
 
 uint8_t* page(Model& m, int index) {
@@ -245,7 +248,7 @@ NB_MODULE(_native, module) {
       .def("set_matrix", &set_matrix)
       .def("set_experts", &set_experts)
       .def("set_embedding", &set_embedding)
-      .def("step", &step)
+      .def("step", &step, nb::arg("tokens"), nb::arg("sequences"), nb::arg("positions"), nb::arg("tables"), nb::arg("wanted"), nb::arg("logits"), nb::arg("summaries") = nb::none())
       .def("copy_page", &copy_page)
       .def("read_page", &read_page)
       .def("write_page", &write_page)

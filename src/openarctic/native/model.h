@@ -70,8 +70,9 @@ class Model {
   Source embedding{};  // raw rows
   const Kernels& kernels;
 
-  // Writes a row of vocab logits for each wanted token.
-  void step(const Tokens& tokens, const std::vector<int>& wanted, float* logits);
+  // Writes a row of vocab logits for each wanted token, and where `summaries` is given its first largest one's number and the
+  // logarithm of the sum of all exponentials.
+  void step(const Tokens& tokens, const std::vector<int>& wanted, float* logits, float* summaries);
   size_t page_bytes() const { return size_t(shape.layers) * shape.kv_heads * 2 * cache_bytes(shape.cache, shape.head_dim); }
   uint8_t* page(int index) { return cache_.get() + size_t(index) * page_bytes(); }
   Pool& pool() { return *pool_; }
