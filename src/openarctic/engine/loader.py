@@ -156,8 +156,8 @@ class _Loader:
             self._set(index, "down", f"{prefix}ffn_down")
         if config.is_moe_layer(index):
             pair = [self._matrix(f"{prefix}ffn_{name}_exps") for name in ("gate", "up")]
-            self.model.set_experts(index, "expert_gate_up", pair, True)
-            self.model.set_experts(index, "expert_down", [self._matrix(f"{prefix}ffn_down_exps")], False)
+            self.model.set_matrix(index, "expert_gate_up", pair, True)
+            self.model.set_matrix(index, "expert_down", [self._matrix(f"{prefix}ffn_down_exps")], False)
 
     def ends(self) -> None:
         """Embedding and head."""

@@ -64,6 +64,7 @@ class Model {
   Model(const Shape& shape, const std::string& kernels);
   Shape shape;
   Arena arena;  // holds the weights
+  size_t lent_bytes = 0;  // of weights whose panels stand elsewhere
   std::vector<Layer> layers;
   std::vector<float> output_norm;
   Weights head;
