@@ -36,7 +36,8 @@ class Engine:
     again (default 1 GiB); `cache_type` is how they are held: f16, f32 or q8_0. `context` limits a request's tokens, prompt and
     output (default: what the model was made for, as far as the budget holds it). `max_sequences` texts are written at a time,
     others wait. `speculation` "suffix" guesses tokens from texts that were written before; the tokens stay the same. `tokenizer`
-    takes the place of the file's. `on_progress` is called with bytes packed and in all while weights are loaded.
+    takes the place of the file's. `on_progress` is called with bytes packed and in all while weights are loaded;
+    `repack_cache` keeps packed weights in a file for the next process (docs/engine.md; default: from 2 GiB on).
     `prefix_folder` is where `keep_prefix` keeps prompts for the next process.
     """
 
@@ -55,6 +56,7 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         kernels: str = "",
         on_progress: OnProgress | None = None,
+        repack_cache: bool | None = None,
     ) -> None:
         self.config = config_from_gguf(file)
         check_tensors(self.config, file)
@@ -65,7 +67,14 @@ class Engine:
         pages = self._count_pages(cache_bytes, cache_type)
         self.context = self._checked_context(context, pages)
         self._model = load_model(
-            file, self.config, pages=pages, threads=threads, cache_type=cache_type, kernels=kernels, on_progress=on_progress
+            file,
+            self.config,
+            pages=pages,
+            threads=threads,
+            cache_type=cache_type,
+            kernels=kernels,
+            on_progress=on_progress,
+            repack_cache=repack_cache,
         )
         made_by = fingerprint(file, cache_type, self.kernels) if prefix_folder else ""
         self._prefixes = PrefixStore(prefix_folder, made_by, self._model.page_bytes) if prefix_folder else None

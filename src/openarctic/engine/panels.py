@@ -184,8 +184,9 @@ class PanelCache:
     def _content(self, path: Path) -> bytes:
         """The digest of a file, remembered."""
         state = path.stat()
-        stamp = [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
-        note = self.folder / f"{hashlib.sha256(stamp[0].encode()).hexdigest()}.digest"  # type: ignore[union-attr]
+        name = str(path.resolve())
+        stamp = [name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
+        note = self.folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.digest"
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(note.read_text())
             if told["stamp"] == stamp:
