@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 from openarctic.engine import Engine
 from openarctic.engine.request import Stream
+from openarctic.engine.speculation import SpeculationPolicy
+from openarctic.engine.suffix import Draft
 from openarctic.errors import CapacityError, UserError
 from openarctic.generator import Completion, Constraint, Sampling
 from tests.engine.test_constraint import FORMS
@@ -102,6 +105,39 @@ def test_speculation_changes_no_token(folder: Path) -> None:
             drafts += stream.usage.draft_tokens
             accepted += stream.usage.accepted_tokens
     assert 0 < accepted < drafts and is_idle(drafting)
+
+
+class EagerPolicy(SpeculationPolicy):
+    """Drafts always, whether it pays or not."""
+
+    def limits(self, num_tokens: int, room: Mapping[int, int]) -> dict[int, int]:
+        return {id: min(4, num) for id, num in room.items() if num > 0}
+
+    def choose(self, num_tokens: int, num_sequences: int, drafts: Mapping[int, Draft]) -> dict[int, int]:
+        return {id: len(draft.tokens) for id, draft in drafts.items()}
+
+
+def test_a_draft_model_changes_no_token(folder: Path) -> None:
+    """The model itself drafts best, another one of the same vocabulary badly; both leave the texts as they are."""
+    plain = word_engine(folder)
+    shares = []
+    for type_ in ("F32", "Q4_0"):
+        word_engine(folder, type_)  # writes the file
+        drafting = word_engine(folder, draft_model=folder / f"words-{type_}.gguf")
+        assert drafting._loop.speculator is not None
+        drafting._loop.speculator.policy = EagerPolicy()
+        drafting._loop.speculator.drafter._floor = 0.0  # type: ignore[attr-defined]
+        drafts = accepted = 0
+        for request in [*requests(10, seed=6), *({"prompt": p, "max_tokens": 30} for p in prompts(4))]:
+            stream = drafting.submit(**request)
+            assert stream.result() == plain.generate(**request)
+            drafts += stream.usage.draft_tokens
+            accepted += stream.usage.accepted_tokens
+        shares.append(accepted / drafts)
+        assert is_idle(drafting)
+    assert 0.4 > shares[1] < shares[0] > 0.2
+    with pytest.raises(UserError, match="both given"):
+        word_engine(folder, speculation="suffix", draft_model=folder / "words-F32.gguf")
 
 
 def test_events_are_the_completion(engine: Engine) -> None:

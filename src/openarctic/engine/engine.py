@@ -18,8 +18,9 @@ from openarctic.engine.pages import PagePool
 from openarctic.engine.prefix_store import PrefixStore, fingerprint
 from openarctic.engine.request import MAX_CANDIDATES, Limits, Request, Stream, check_request
 from openarctic.engine.scheduler import Scheduler
+from openarctic.engine.speculator import Speculator
 from openarctic.errors import CapacityError, UserError
-from openarctic.formats import GGUFFile, config_from_gguf, read_gguf
+from openarctic.formats import GGUFFile, HybridConfig, config_from_gguf, read_gguf
 from openarctic.formats.names import check_tensors
 from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
 from openarctic.native._native import PAGE_SIZE
@@ -35,8 +36,9 @@ class Engine:
     `cache_bytes` is the budget for keys and values of all requests together, and for prompts that are kept in case they come
     again (default 1 GiB); `cache_type` is how they are held: f16, f32 or q8_0. `context` limits a request's tokens, prompt and
     output (default: what the model was made for, as far as the budget holds it). `max_sequences` texts are written at a time,
-    others wait. `speculation` "suffix" guesses tokens from texts that were written before; the tokens stay the same. `tokenizer`
-    takes the place of the file's. `on_progress` is called with bytes packed and in all while weights are loaded;
+    others wait. `speculation` "suffix" guesses tokens from texts that were written before, `draft_model` is a smaller GGUF file
+    with the same vocabulary that guesses them (and takes a quarter of the budget); the tokens stay the same. `tokenizer` takes
+    the place of the file's. `on_progress` is called with bytes packed and in all while weights are loaded;
     `repack_cache` keeps packed weights in a file for the next process (docs/engine.md; default: from 2 GiB on).
     `prefix_folder` is where `keep_prefix` keeps prompts for the next process.
     """
@@ -52,6 +54,7 @@ class Engine:
         cache_type: str = "f16",
         max_sequences: int = MAX_CANDIDATES,
         speculation: str | None = None,
+        draft_model: str | Path | None = None,
         prefix_folder: str | Path | None = None,
         tokenizer: Tokenizer | None = None,
         kernels: str = "",
@@ -64,7 +67,8 @@ class Engine:
             tokenizer = Tokenizer.from_gguf_metadata(file.metadata)
         self.tokenizer = tokenizer
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
-        pages = self._count_pages(cache_bytes, cache_type)
+        drafts = _speculator(speculation, draft_model, file, cache_bytes // 4, threads)
+        pages = _count_pages(self.config, cache_bytes - (cache_bytes // 4 if draft_model else 0), cache_type)
         self.context = self._checked_context(context, pages)
         self._model = load_model(
             file,
@@ -88,7 +92,7 @@ class Engine:
             self._model.copy_page,
             scheduler,
             Limits(self.config.vocab_size, self.context, self.tokenizer),
-            _speculator(speculation),
+            drafts,
         )
 
     @classmethod
@@ -277,15 +281,6 @@ class Engine:
         self._model.step(*arrays, tables, rows, self._out, self._summaries)
         return Rows(self._out[: len(rows), : self.config.vocab_size], self._summaries[: len(rows)])
 
-    def _count_pages(self, cache_bytes: int, cache_type: str) -> int:
-        widths = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0625}
-        if cache_type not in widths:
-            raise UserError(f"cache_type is {cache_type!r}, it must be {', '.join(widths)}")
-        page = int(PAGE_SIZE * self.config.num_hidden_layers * self.config.kv_width * 2 * widths[cache_type])
-        if cache_bytes < 2 * page:
-            raise UserError(f"cache_bytes is {cache_bytes}, two pages of {PAGE_SIZE} tokens need {2 * page}")
-        return min(cache_bytes // page, 2**31 - 1)
-
     def _checked_context(self, context: int | None, pages: int) -> int:
         largest = self.config.max_position_embeddings
         if context is None:
@@ -297,12 +292,32 @@ class Engine:
         return context
 
 
-def _speculator(name: str | None) -> Any:
+def _count_pages(config: HybridConfig, cache_bytes: int, cache_type: str) -> int:
+    """Pages of keys and values that a budget holds. Raises UserError."""
+    widths = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0625}
+    if cache_type not in widths:
+        raise UserError(f"cache_type is {cache_type!r}, it must be {', '.join(widths)}")
+    page = int(PAGE_SIZE * config.num_hidden_layers * config.kv_width * 2 * widths[cache_type])
+    if cache_bytes < 2 * page:
+        raise UserError(f"cache_bytes is {cache_bytes}, two pages of {PAGE_SIZE} tokens need {2 * page}")
+    return min(cache_bytes // page, 2**31 - 1)
+
+
+def _speculator(
+    name: str | None, draft_model: str | Path | None, target: GGUFFile, cache_bytes: int, threads: int | None
+) -> Speculator | None:
+    if name is not None and draft_model is not None:
+        raise UserError("speculation and draft_model are both given", "choose one of them")
+    if draft_model is not None:
+        from openarctic.engine.model_drafter import ModelDrafter, load_draft_model
+
+        config = config_from_gguf(read_gguf(draft_model))
+        pages = _count_pages(config, cache_bytes, "f16")
+        return Speculator(ModelDrafter(load_draft_model(draft_model, target, num_pages=pages, threads=threads)), is_costly=True)
     if name is None:
         return None
     if name != "suffix":
         raise UserError(f"speculation is {name!r}, it must be suffix")
     from openarctic.engine.drafts import SuffixDrafter
-    from openarctic.engine.speculator import Speculator
 
     return Speculator(SuffixDrafter())

@@ -309,7 +309,7 @@ class Loop:
         if len(lines) < len(self._lines):
             return
         room = {line.sequence.id: line.sequence.limit - len(line.sequence.tokens) - 1 for line in lines}
-        drafts = speculator.propose(room, sum(line.sequence.left for line in lines), self.clock())
+        drafts = speculator.propose(room, sum(line.sequence.left for line in lines))
         for id, tokens in drafts.items():
             line = self._lines[id]
             follower = line.candidate.follower

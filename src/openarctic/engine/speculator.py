@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from openarctic.engine.drafts import Drafter
@@ -11,9 +12,11 @@ from openarctic.engine.speculation import SpeculationPolicy
 
 @dataclass(slots=True, eq=False)
 class Speculator:
-    """A drafter, and the policy that says how much of its drafts to verify."""
+    """A drafter, and the policy that says how much of its drafts to verify. `is_costly`: the drafter's time counts (a model)."""
 
     drafter: Drafter
+    is_costly: bool = False
+    clock: Callable[[], float] = time.monotonic
     policy: SpeculationPolicy = field(default_factory=SpeculationPolicy)
     _known: set[int] = field(default_factory=set)
 
@@ -35,13 +38,16 @@ class Speculator:
             self.drafter.finish(id, keep=True)
             self.policy.forget(id)
 
-    def propose(self, room: Mapping[int, int], num_tokens: int, now: float) -> dict[int, list[int]]:
+    def propose(self, room: Mapping[int, int], num_tokens: int) -> dict[int, list[int]]:
         """Drafts by sequence, each at most `room` long, for a step that has `num_tokens` without them."""
         limits = self.policy.limits(num_tokens, room)
         if not limits:
             return {}
-        self.drafter.tick(now)
+        started = self.clock()
+        self.drafter.tick(started)
         drafts = self.drafter.draft(limits)
+        if self.is_costly and drafts:
+            self.policy.observe_drafting(max(len(draft.tokens) for draft in drafts.values()), self.clock() - started)
         lengths = self.policy.choose(num_tokens, len(room), drafts)  # also told of drafts that were asked for in vain
         return {id: list(drafts[id].tokens[:length]) for id, length in lengths.items()}
 
