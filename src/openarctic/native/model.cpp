@@ -19,8 +19,8 @@ const Kernels& choose_kernels(const std::string& name, int head_dim) {
 }
 
 constexpr int kSpan = 256;     // positions that one thread attends to; a longer context is several, merged in order
-constexpr int kTileRows = 16;  // query rows that share a page
-constexpr int kMostRows = 256;  // queries of one head of keys
+constexpr int kTileRows = 64;  // query rows that share a page
+constexpr int kMostRows = 256; // queries of one head of keys
 
 struct Range {
   int begin, end;
