@@ -56,12 +56,19 @@ def load_model(
         model, places = _load(file, config, pages, threads, cache_type, kernels, on_progress, panels or {})
         if cache and panels is None:
             cache.save(packed_of(model, places))
-        return model
     except MemoryError as error:
         available = available_bytes()
         told = "" if available is None else f", {available / 1e9:.2f} GB are available"
         message = f"{what} takes {needed / 1e9:.2f} GB of memory for weights and more for keys and values{told}"
         raise CapacityError(message, _SMALLER) from error
+    if on_progress:
+        total = _file_bytes(file)
+        on_progress(total, total)
+    return model
+
+
+def _file_bytes(file: GGUFFile) -> int:
+    return sum(tensor.data.size for tensor in file.tensors.values())
 
 
 def weight_bytes(file: GGUFFile, config: HybridConfig) -> int:
@@ -110,7 +117,7 @@ def _load(
     )
     loader = _Loader(file, config, model, panels)
     loader.vectors()
-    total = sum(tensor.data.size for tensor in file.tensors.values())
+    total = _file_bytes(file)
     done = 0
     for layer in range(config.num_hidden_layers):
         loader.layer(layer)
@@ -118,8 +125,6 @@ def _load(
         if on_progress:
             on_progress(done, total)
     loader.ends()
-    if on_progress:
-        on_progress(total, total)
     return model, loader.places
 
 
