@@ -1,9 +1,10 @@
-"""Configs: JSON files that hold one object, and overrides (`--set a.b=c`) of frozen dataclasses, checked by name and type."""
+"""Where caches lie; configs: JSON files that hold one object, and overrides (`--set a.b=c`) of frozen, typed dataclasses."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 import types
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -13,6 +14,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from openarctic.errors import CorruptError, UserError
 
 Config = TypeVar("Config")
+
+
+def cache_folder() -> Path:
+    """OPENARCTIC_CACHE, else `openarctic` in the user's cache folder."""
+    if own := os.environ.get("OPENARCTIC_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openarctic"
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -16,12 +16,9 @@ from openarctic.bench.measure import measure
 from openarctic.bench.plan import FIRST_ONLY, WORKLOADS, Options
 from openarctic.bench.results import COLUMNS, table
 from openarctic.bench.special import errors_of
-from openarctic.engine import Engine
 from openarctic.errors import CapacityError
 from tests.bench.conftest import LIMITS
 from tests.tiny import tiny_config
-
-needs_submit = pytest.mark.skipif(not hasattr(Engine, "submit"), reason="this engine takes no requests yet")
 
 
 def run(names: list[str], options: Options) -> dict[str, Any]:
@@ -83,7 +80,6 @@ def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return random_models.random_model(tmp_path, "T", "Q8_0")
 
 
-@needs_submit
 @pytest.mark.usefixtures("known_limits")
 def test_speculation_writes_the_same(options: Options, writer: Path) -> None:
     body = run(["speculation"], replace(options, text_models=(writer,)))
@@ -92,7 +88,6 @@ def test_speculation_writes_the_same(options: Options, writer: Path) -> None:
     assert cell["settings"] == {"trace": "free text"}
 
 
-@needs_submit
 @pytest.mark.usefixtures("known_limits")
 def test_whole_requests_beside_bare_steps(options: Options) -> None:
     body = run(["submit"], options)

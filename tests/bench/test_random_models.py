@@ -52,6 +52,7 @@ def test_shapes_have_the_sizes_they_are_named_for() -> None:
     configs = {name: HybridConfig.from_dict(shape) for name, shape in SHAPES.items()}
     assert round(parameters(configs["S"]).total / 1e6) == 145
     assert 1.36e9 <= parameters(configs["L"]).total < 1.37e9
+    assert round(parameters(configs["D"]).active_matrices / 1e6) == 737
     assert gguf_bytes(configs["G"], "Q8_0") == pytest.approx(1e9, rel=0.02)
     actives = {parameters(config).active - parameters(config).router for name, config in configs.items() if name.startswith("E")}
     assert len(actives) == 1  # the same active size, but for the router's rows

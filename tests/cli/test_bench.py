@@ -69,7 +69,7 @@ def test_an_unknown_workload_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     [
         (["decode", "--model", "no-such.gguf"], "no model named 'no-such.gguf'"),
         (["decode", "--repetitions", "0"], "--repetitions is 0"),
-        (["decode", "--threads", "-1"], "--threads is -1"),
+        (["decode", "--threads", "-1"], "threads is -1"),
         (["decode", "--max-foreign", "101"], "--max-foreign is 101"),
         (["decode", "--seconds", "0"], "--seconds is 0"),
         (["batch", "--batch", "0"], "batches has 0"),

@@ -90,7 +90,7 @@ def test_the_budget_is_kept_and_the_oldest_go_first() -> None:
     for i in range(600):
         responses.append("large" if i % 4 else "small", i, [rng.randrange(1000) for _ in range(40)])
         responses.finish("large" if i % 4 else "small", i, keep=True)
-        assert responses.num_bytes <= 100_000
+        assert responses.num_bytes == sum(tenant.tree.num_bytes for tenant in responses._tenants.values()) <= 100_000
     assert responses.evictions > 0 and 10 < responses.num_responses < 600
     alone = SuffixTree()
     alone.append(0, [rng.randrange(1000) for _ in range(40)])

@@ -108,8 +108,9 @@ def test_step_by_step_is_all_at_once(tmp_path: Path, type_: str) -> None:
     path = write_model(tmp_path / "m.gguf", tiny_config(), type_)
     one, two = Engine.load(path, threads=1), Engine.load(path, threads=2)
     whole = one.logits(IDS)
-    steps = np.concatenate([two.step([t], [0], [i], [0]) for i, t in enumerate(IDS)])
-    assert np.abs(whole - steps).max() < 1e-3
+    table = np.array([[3]], np.int32)
+    steps = np.concatenate([two.step([t], [0], [i], table, [0]).copy() for i, t in enumerate(IDS)])
+    assert np.array_equal(whole, steps)
 
 
 def test_candidates_together_are_candidates_alone(tmp_path: Path) -> None:
@@ -130,11 +131,11 @@ def test_a_kept_prefix_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["eos", "eot"])
 def test_every_stop_token_ends_a_text(tmp_path: Path, name: str) -> None:
-    engine = Engine.load(write_model(tmp_path / "m.gguf", tiny_config(), "F32"))
-    ids = engine.generate(IDS, max_tokens=8)[0].ids
+    path = write_model(tmp_path / "m.gguf", tiny_config(), "F32")
+    ids = Engine.load(path).generate(IDS, max_tokens=8)[0].ids
     keys = {"model": "gpt2", "tokens": [f"t{i}" for i in range(64)], "merges": [], f"{name}_token_id": ids[3]}
-    engine.tokenizer = Tokenizer.from_gguf_metadata({f"tokenizer.ggml.{key}": value for key, value in keys.items()})
-    [stopped] = engine.generate(IDS, max_tokens=8)
+    tokenizer = Tokenizer.from_gguf_metadata({f"tokenizer.ggml.{key}": value for key, value in keys.items()})
+    [stopped] = Engine.load(path, tokenizer=tokenizer).generate(IDS, max_tokens=8)
     assert (stopped.ids, stopped.finish_reason) == (ids[: ids.index(ids[3])], "stop")
 
 
@@ -154,6 +155,8 @@ def test_limits_and_bad_files(tmp_path: Path) -> None:
         engine.generate("text")
     with pytest.raises(IndexError):
         engine.logits([64])
+    with pytest.raises(UserError, match="holds token 64, the vocabulary has 0 to 63"):
+        engine.generate([64])
     with pytest.raises(MissingError):
         Engine.load(tmp_path / "none.gguf")
     path.write_bytes(path.read_bytes()[:-5000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 def steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Number of tokens of each step."""
     counts: list[int] = []
-    true_step = engine.step
 
     def step(tokens: Sequence[int], *others: Any) -> Any:
         counts.append(len(tokens))
-        return true_step(tokens, *others)
+        return engine._run(tokens, *others)
 
-    monkeypatch.setattr(engine, "step", step)
+    monkeypatch.setattr(engine._loop, "step", step)
     return counts
 
 
@@ -141,7 +141,7 @@ def test_log_probabilities_are_those_of_the_models_logits(engine: Engine, form: 
 
 def test_prompt_log_probabilities_of_a_prompt_that_is_cached(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it is computed again, in chunks here."""
-    monkeypatch.setattr("openarctic.engine.engine.PREFILL_CHUNK", 50)
+    monkeypatch.setattr(engine._loop.scheduler, "max_step_tokens", 64)
     ids = (IDS * 20)[:230]
     first = only(engine.generate(ids, sampling=Sampling(prompt_logprobs=0), max_tokens=1))
     again = engine.generate(ids, sampling=[Sampling(), Sampling(prompt_logprobs=0)], max_tokens=1)
@@ -291,14 +291,15 @@ def test_prompts_that_cannot_be_run(engine: Engine, monkeypatch: pytest.MonkeyPa
     with pytest.raises(CapacityError, match="256 tokens, the context 256"):
         engine.generate([5] * 256)
     assert len(only(engine.generate([5] * 255, sampling=Sampling(ignore_eos=True), max_tokens=9)).ids) == 1
-    monkeypatch.setattr(engine, "tokenizer", None)
+    monkeypatch.setattr(engine._loop, "limits", replace(engine._loop.limits, tokenizer=None))
     with pytest.raises(UserError, match="stop strings need a tokenizer"):
         engine.generate(IDS, sampling=Sampling(stop="x"))
     assert only(engine.generate(IDS, max_tokens=3)).text == ""
 
 
 def test_the_prompts_cache_survives_asking_for_its_log_probabilities(engine: Engine, steps: list[int]) -> None:
-    scored = only(engine.generate([*IDS, 40], sampling=Sampling(prompt_logprobs=0), max_tokens=3)).ids
+    prompt = (IDS * 9)[:97]
+    scored = only(engine.generate(prompt, sampling=Sampling(prompt_logprobs=0), max_tokens=3)).ids
     steps.clear()
-    assert only(engine.generate([*IDS, 40], max_tokens=3)).ids == scored
-    assert steps[0] == 1  # only the last token of the prompt was computed again
+    assert only(engine.generate(prompt, max_tokens=3)).ids == scored
+    assert steps[0] == 1  # only the last token of the prompt was computed again: the others fill whole pages

@@ -152,7 +152,7 @@ def test_too_little_memory_is_an_error_that_leaves_the_process_usable(tmp_path: 
 
 
 def test_an_idle_model_uses_no_processor(tmp_path: Path) -> None:
-    """Workers look out for the next step only for a moment."""
+    """Workers sleep between steps."""
     out = child(
         """
 import time

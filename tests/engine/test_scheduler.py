@@ -270,7 +270,8 @@ class Trace:
         length = len(parent.tokens) - self.random.choice([0, 0, 0, 1, 3])
         child = self.new([*parent.tokens[: max(length, 1)], *self.some(1)])
         if child:
-            child.salt = parent.salt
+            if self.random.random() < 0.9:
+                child.salt = parent.salt
             self.world.add(child, parent)
 
     def abort(self) -> None:
@@ -709,6 +710,18 @@ def test_a_part_of_a_page_is_copied() -> None:
     assert ids(plan) == {2: 3} and scheduler.pool.hit_tokens == 6
 
 
+def test_a_page_that_was_copied_from_is_kept_longer() -> None:
+    scheduler = world(4, 4, step=16).scheduler
+    copied, other = steady(1, 4), steady(2, 4)
+    for sequence in (copied, other):
+        scheduler.add(sequence)
+        advance(scheduler, {sequence.id: "stop"})
+    scheduler.add(Sequence(3, [*copied.tokens[:3], 9]))
+    scheduler.add(steady(4, 8))  # there is one page too few
+    advance(scheduler)
+    assert scheduler.pool.match(copied.tokens).pages and not scheduler.pool.match(other.tokens).pages
+
+
 def test_rejected_drafts_are_not_known() -> None:
     scheduler = world(step=16).scheduler
     scheduler.add(sequence := steady(1, 3))
@@ -748,12 +761,23 @@ def test_drafts_keep_to_the_limit_the_step_and_a_quarter_beside_prefill() -> Non
 
 def test_drafts_displace_nobody() -> None:
     scheduler = world(3, 4, step=16).scheduler
-    scheduler.add(first := steady(1, 4))
+    scheduler.add(first := steady(1, 7))
     scheduler.add(steady(2, 3))
     advance(scheduler)
-    first.draft = [1] * 10
+    first.draft = [1] * 10  # the page after the next token is not there
     plan = advance(scheduler)
-    assert ids(plan) == {1: 4, 2: 1} and not plan.preempted
+    assert ids(plan) == {1: 1, 2: 1} and not plan.preempted
+
+
+def test_small_prompts_do_not_pass_a_large_one_that_waits_for_pages() -> None:
+    scheduler = world(10, 4, step=16).scheduler
+    scheduler.add(steady(1, 15, limit=22))
+    advance(scheduler)
+    scheduler.add(large := steady(2, 24))
+    scheduler.add(small := steady(3, 4))
+    assert ids(advance(scheduler)) == {1: 1} and large.pages == small.pages == []
+    advance(scheduler, {1: "stop"})
+    assert ids(advance(scheduler)) == {2: 12, 3: 4}
 
 
 def test_prompt_rows_are_computed_though_cached_and_come_once() -> None:

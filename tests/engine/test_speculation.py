@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from openarctic.engine.speculation import SpeculationPolicy, StepTime
+from openarctic.engine.speculation import GAIN, SpeculationPolicy, StepTime
 from openarctic.engine.suffix import Draft
 
 DRAFT = Draft([1] * 8, [0.9**i for i in range(1, 9)], 8)
@@ -64,7 +64,7 @@ def test_where_every_token_costs_a_step_nothing_is_drafted() -> None:
     speed, _ = play(policy, steep, lambda id: 0.9, steps=1000)
     assert speed > 0.97
     speed, drafted = play(policy, steep, lambda id: 0.9)
-    assert speed > 0.99 and drafted < 0.05
+    assert speed > 0.97 and drafted < 0.12  # what it costs is measured now and then
 
 
 def test_drafts_that_are_never_right_cost_little_and_are_still_tried() -> None:
@@ -102,7 +102,7 @@ def test_the_choice_is_the_best_of_all_choices() -> None:
     """Against trying every pair of lengths, for random models of time."""
     rng = random.Random(3)
     for _ in range(200):
-        policy = SpeculationPolicy()
+        policy = SpeculationPolicy(_next_probe=1000)
         for n in (1, 2, 4, 8, 16):
             policy.step_time.observe(n, rng.uniform(0.5, 1.5) * n**0.5)
         drafts = {}
@@ -119,7 +119,13 @@ def test_the_choice_is_the_best_of_all_choices() -> None:
 
         lengths = policy.choose(2, 2, drafts)
         best = max(rate(a, b) for a in range(len(chances[0])) for b in range(len(chances[1])))
-        assert rate(lengths.get(0, 0), lengths.get(1, 0)) == pytest.approx(best)
+        assert rate(lengths.get(0, 0), lengths.get(1, 0)) == pytest.approx(best if best > GAIN * rate(0, 0) else rate(0, 0))
+
+
+def test_what_longer_steps_cost_is_tried_under_load() -> None:
+    """Eight sequences, drafts nearly always right: steps of 8 alone do not tell that steps of 40 take hardly longer."""
+    speed, drafted = play(SpeculationPolicy(), lambda n: 1e-2 * (1 + 0.002 * n), lambda id: 0.95, batch=8)
+    assert speed > 3 and drafted > 3
 
 
 def test_speculation_pauses_as_a_whole_when_it_loses() -> None:

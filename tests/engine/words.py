@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -28,9 +29,10 @@ def word_tokenizer() -> Tokenizer:
     return Tokenizer.from_gguf_metadata({f"tokenizer.ggml.{key}": value for key, value in keys.items()})
 
 
-def word_engine(folder: Path, type_: str = "F32", **options: int) -> Engine:
+def word_engine(folder: Path, type_: str = "F32", **options: Any) -> Engine:
     """A random model over that vocabulary."""
     config = tiny_config(vocab_size=VOCAB, max_position_embeddings=256)
-    engine = Engine.load(write_model(folder / "words.gguf", config, type_), threads=1, **options)
-    engine.tokenizer = word_tokenizer()
-    return engine
+    path = folder / f"words-{type_}.gguf"
+    if not path.exists():
+        write_model(path, config, type_)
+    return Engine.load(path, **{"threads": 1, "tokenizer": word_tokenizer(), **options})

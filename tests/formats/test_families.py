@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from openarctic.errors import CorruptError, MissingError, OpenArcticError, UserError
 from openarctic.formats import HybridConfig, config_from_gguf, read_gguf, to_gguf, write_gguf
@@ -108,6 +110,22 @@ def test_what_decides_the_computation_has_no_default(family: str, key: str) -> N
 def test_another_computation_is_refused_by_name(family: str, key: str, value: Any) -> None:
     with pytest.raises(UserError, match="heads of width 15" if value == 15 else key):
         HybridConfig.from_dict({**FAMILIES[family], key: value})
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_value_of_any_key_gives_a_config_or_an_error(data: st.DataObject) -> None:
+    values = dict(FAMILIES[data.draw(st.sampled_from(sorted(FAMILIES)))])
+    keys = [*values, "architectures", "layer_types", "rope_parameters", "norm_topk_prob", "head_dim", "mlp_only_layers"]
+    junk = [None, -1, 0, 3, 10**12, 0.5, float("nan"), "", "7", True, [], [1], ["full_attention"], {}, {"rope_type": "yarn"}]
+    for key in data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3)):
+        values[key] = data.draw(st.sampled_from(junk))
+    try:
+        config = HybridConfig.from_dict(values)
+    except OpenArcticError:
+        return
+    assert HybridConfig.from_dict(config.to_dict()) == config
+    assert sum(spec.part == "head" for spec in tensor_table(config)) == (not config.tie_word_embeddings)
 
 
 def test_the_same_keys_where_they_change_nothing() -> None:

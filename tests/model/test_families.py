@@ -23,6 +23,8 @@ from openarctic.formats.convert import ConvertOptions, convert  # noqa: E402
 from openarctic.formats.names import config_from_gguf, stock_obstacles  # noqa: E402
 from openarctic.formats.sources import open_source  # noqa: E402
 from openarctic.model import load_model  # noqa: E402
+from openarctic.model.importance import measure_importance  # noqa: E402
+from tests.tokenizer.folders import README  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(0, 96, 24).tolist()
 SIZES = {
@@ -123,6 +125,15 @@ def test_a_file_becomes_a_checkpoint_of_its_family(made: Any, tmp_path: Path) ->
     assert np.abs(logits_of(model.eval()) - wanted).max() < 1e-5
 
 
+def test_importance_is_measured_where_torch_computes_the_model(made: Any) -> None:
+    case, _, gguf, _ = made
+    if case in ARCTICS:
+        assert "blk.0.attn_q.weight" in measure_importance(gguf, IDS)
+        return
+    with pytest.raises(UserError, match="the measurement cannot compute"):
+        measure_importance(gguf, IDS)
+
+
 def test_torch_takes_what_arctics_form_says_and_refuses_the_rest(made: Any) -> None:
     case, checkpoint, gguf, wanted = made
     for path in (checkpoint, gguf):
@@ -167,3 +178,30 @@ def test_llama_cpp_runs_the_same_file(made: Any) -> None:
     print(f"{case}: llama.cpp differs by {np.abs(theirs.logits[0] - wanted).max():.2g} from transformers")
     assert np.abs(theirs.logits[0] - wanted).max() < 1e-3
     assert mine.tokens == theirs.tokens
+
+
+def trained(name: str) -> Any:
+    """A tokenizer of transformers' own class, with a vocabulary learnt from this repository's README."""
+    new = getattr(transformers, name)()
+    return new.train_new_from_iterator([README], 400)
+
+
+@pytest.mark.parametrize(("case", "name", "pre"), [("qwen2", "Qwen2Tokenizer", "qwen2"), ("olmoe", "GPTNeoXTokenizer", "olmo")])
+def test_a_checkpoint_with_its_tokenizer_says_the_same_in_a_file(case: str, name: str, pre: str, tmp_path: Path) -> None:
+    theirs = trained(name)
+    family, changes = CASES[case]
+    sizes = {**SIZES, **changes, "vocab_size": 448, "num_hidden_layers": 1, "bos_token_id": None, "pad_token_id": None}
+    sizes["eos_token_id"] = theirs.eos_token_id
+    model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes))
+    model.save_pretrained(tmp_path / "checkpoint")
+    theirs.save_pretrained(tmp_path / "checkpoint")
+    convert(open_source(tmp_path / "checkpoint"), tmp_path / "m.gguf", ConvertOptions(type="F32"))
+    assert read_gguf(tmp_path / "m.gguf").metadata["tokenizer.ggml.pre"] == pre
+    engine = Engine.load(tmp_path / "m.gguf", threads=1, cache_type="f32")
+    assert engine.tokenizer is not None and engine.tokenizer.eos_id == theirs.eos_token_id
+    for text in (README, "it's 12345 e\u0301 \u00e9\n\n  SELECT\t* FROM t", ""):
+        assert engine.tokenizer.encode(text) == theirs(text, add_special_tokens=False).input_ids
+    prompt = torch.tensor([theirs("The model").input_ids])
+    wanted = model.generate(prompt, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, prompt.shape[1] :].tolist()
+    made = engine.generate("The model", max_tokens=12)[0]
+    assert made.ids == wanted[: len(made.ids)] and len(made.ids) >= len(wanted) - 1  # theirs counts the end token

@@ -43,6 +43,35 @@ def test_formula_is_the_sum_over_all_tensors(config: HybridConfig) -> None:
     check(config)
 
 
+BASE = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 32768, "rope_theta": 1e6}
+# Sizes of published config.json files (layers, hidden, heads, kv heads, MLP width, vocabulary), and their published numbers
+# of parameters.
+PUBLISHED: list[tuple[str, tuple[int, ...], dict[str, Any], int]] = [
+    ("llama", (30, 576, 9, 3, 1536, 49152), {"tie_word_embeddings": True}, 134_515_008),  # SmolLM2-135M
+    ("qwen2", (28, 3584, 28, 4, 18944, 152064), {}, 7_615_616_512),  # Qwen2.5-7B
+    ("mixtral", (32, 4096, 32, 8, 14336, 32000), {"num_local_experts": 8, "num_experts_per_tok": 2}, 46_702_792_704),
+    (
+        "olmoe",  # OLMoE-1B-7B
+        (16, 2048, 16, 16, 1024, 50304),
+        {"num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": False},
+        6_919_161_856,
+    ),
+    (
+        "qwen3_moe",  # Qwen3-30B-A3B
+        (48, 2048, 32, 4, 6144, 151936),
+        {"moe_intermediate_size": 768, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True},
+        30_532_122_624,
+    ),
+]
+
+
+@pytest.mark.parametrize(("model_type", "sizes", "own", "total"), PUBLISHED, ids=[case[0] for case in PUBLISHED])
+def test_published_models_have_their_parameters(model_type: str, sizes: tuple[int, ...], own: dict[str, Any], total: int) -> None:
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
+    config = HybridConfig.from_dict({**BASE, **dict(zip(names, sizes, strict=True)), **own, "model_type": model_type})
+    assert parameters(config).total == total
+
+
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_formula_is_the_sum_for_any_config(data: st.DataObject) -> None:

@@ -11,6 +11,7 @@ from openarctic.bench.plan import Options
 from openarctic.bench.session import LOW_STEPS, lengths
 from openarctic.bench.special import SUBMITTED, SUBMITTED_TOKENS
 from openarctic.bench.traces import PER_DRAW
+from openarctic.bench.workloads import CONTENTION_FACTOR
 from openarctic.formats import config_from_gguf, read_gguf
 from openarctic.planner import parameters
 
@@ -88,7 +89,7 @@ def _model_seconds(names: Sequence[str], model: _Model, options: Options, times:
     if "long" in names and (wanted := lengths(options, model.config)):
         out += LONG_FACTOR * max(wanted) * model.token_s + sum(decode(1, 0) for _ in wanted)
     if "contention" in names:
-        out += 4 * decode(1)
+        out += CONTENTION_FACTOR * times * options.protocol.target_s
     if "submit" in names:
         counts = [count for count in options.batches if count in SUBMITTED]
         each = [count * options.context * model.token_s + SUBMITTED_TOKENS * model.step_s(count) for count in counts]

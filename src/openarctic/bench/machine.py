@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from openarctic.engine.machine import default_threads
+
 STAT = Path("/proc/stat")
 PACKAGES = ("openarctic", "numpy")
 
@@ -21,7 +23,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "processor": processor(),
         "processors": os.cpu_count(),
-        "usable_processors": usable_processors(),
+        "usable_processors": default_threads(),
         "caches": caches(),
         "memory_bytes": memory_bytes(),
         "platform": platform.platform(),
@@ -39,11 +41,6 @@ def processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def usable_processors() -> int:
-    """Those that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def caches() -> dict[str, str]:

@@ -93,11 +93,15 @@ class Requests:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
+    def first(self) -> None:
+        """One token's logits."""
+        self.engine.logits([0])
+
     def together(self, prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, Any]:
         """All at once, `tokens` tokens each, greedy: seconds until the last has ended, and the tokens that were written."""
         sampling = Sampling(ignore_eos=True)
         start = time.perf_counter()
-        streams = [self.engine.submit(prompt, sampling=sampling, max_tokens=tokens) for prompt in prompts]  # type: ignore[attr-defined]
+        streams = [self.engine.submit(prompt, sampling=sampling, max_tokens=tokens) for prompt in prompts]
         written = [len(stream.result()[0].ids) for stream in streams]
         return {"seconds": time.perf_counter() - start, "tokens": sum(written)}
 
@@ -109,7 +113,7 @@ class Requests:
         digest = hashlib.sha256()
         for i, prompt in enumerate(prompts):
             sampling = Sampling(temperature=temperature, seed=seed + i)
-            stream = self.engine.submit(prompt, sampling=sampling, max_tokens=max_tokens, grammar=grammar)  # type: ignore[attr-defined]
+            stream = self.engine.submit(prompt, sampling=sampling, max_tokens=max_tokens, grammar=grammar)
             times, ids = [], []
             for event in stream:
                 times.append(time.perf_counter())

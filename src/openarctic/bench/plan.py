@@ -26,7 +26,7 @@ ALL = "all"
 # Of `all` with several models, only the first runs these.
 FIRST_ONLY = frozenset(("prefix", "long", "contention", "submit"))
 PEERS = ("llama.cpp",)
-SHAPES = ("S", "L", "G")  # of --random; see random_models
+SHAPES = ("S", "L", "D", "G")  # of --random; see random_models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,12 +46,13 @@ def _shape(hidden: int, layers: int, heads: int, kv_heads: int, width: int, expe
 
 
 # S: 145 M parameters, whose active ones fit most caches. L: 1.36 B, bound by memory. G: L with as many experts as make 1 GB of
-# Q8_0.
+# Q8_0. D: 737 M active parameters of 1.7 B, bound by memory where L's still fit a large cache.
 # E8 to E128: L's layers with other numbers of experts, so always the same active size.
 SHAPES: Mapping[str, dict[str, Any]] = {
     "S": _shape(512, 8, 8, 2, 512, 16),
     "L": _shape(1024, 16, 16, 4, 768, 32),
     "G": _shape(1024, 16, 16, 4, 768, 21),
+    "D": _shape(2048, 16, 16, 4, 1536, 8),
     **{f"E{experts}": _shape(1024, 16, 16, 4, 768, experts) for experts in (8, 16, 32, 64, 128)},
 }
 

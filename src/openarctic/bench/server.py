@@ -133,6 +133,16 @@ class Jobs:
         self.engine = self.runner.start(options)  # type: ignore[attr-defined]  # only ours has one
         return {"settings": self.runner.settings}
 
+    def load(self) -> dict[str, Any]:
+        """What a user waits for: ours as a whole engine, with tokenizer and all; `first_s` with the first token's logits."""
+        if not hasattr(self.runner, "start"):
+            return self.open(tokens=1024, sequences=1, context=256)
+        start = time.perf_counter()
+        self.start()
+        seconds = time.perf_counter() - start
+        self.engine.first()
+        return {"seconds": seconds, "first_s": time.perf_counter() - start, "settings": self.runner.settings}
+
     def submit(self, count: int, prompt: int, tokens: int) -> dict[str, Any]:
         """`requests` through the engine's scheduler, with prompts that it has never seen."""
         self.turn += 1

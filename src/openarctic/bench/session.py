@@ -44,13 +44,13 @@ class Session:
                 client.ask("layout", sequences=sequences, context=context)
                 self.layouts[name] = (sequences, context)
 
-    def steps_of(self, batch: int, context: int) -> int:
-        """Steps of one repetition: what the slower engine does in the time that a repetition should take."""
-        key = (self.model, batch, context)
+    def steps_of(self, name: str, batch: int, context: int, factor: float = 1.0) -> int:
+        """Steps of one repetition: what the slower engine does now in the time that a repetition should take, times `factor`."""
+        key = (f"{name} of {self.model}", batch, context)
         if key not in self.steps:
             job = {"context": context, "batch": batch, "steps": CALIBRATION_STEPS, "rewind": CALIBRATION_STEPS}
             slowest = max(client.ask("decode", **job)["seconds"] for client in self.clients.values()) / CALIBRATION_STEPS
-            self.steps[key] = steps_for(slowest, self.options.protocol.target_s, LOW_STEPS, HIGH_STEPS)
+            self.steps[key] = steps_for(slowest, factor * self.options.protocol.target_s, LOW_STEPS, HIGH_STEPS)
         return self.steps[key]
 
 

@@ -42,7 +42,7 @@ def load(path: Path, options: Options, on_progress: OnProgress) -> Iterator[Cell
     def side(name: str, spec: EngineSpec) -> Side:
         def work() -> Timing:
             with started(spec, path) as client:
-                reply = client.ask("open", tokens=1024, sequences=1, context=256)
+                reply = client.ask("load")
             first.setdefault(name, []).append(reply["first_s"])
             return Timing(reply["seconds"], 1, reply["foreign"])
 

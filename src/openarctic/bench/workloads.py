@@ -13,6 +13,8 @@ from openarctic.bench.results import Cell
 from openarctic.bench.session import Session, lengths
 from openarctic.bench.summary import Run, Timing
 
+CONTENTION_FACTOR = 3
+
 Workload = Callable[[Session], Iterator[Cell]]
 
 
@@ -70,11 +72,10 @@ def long(session: Session) -> Iterator[Cell]:
 
 
 def contention(session: Session) -> Iterator[Cell]:
-    """The processors are shared, so nothing is rejected."""
+    """The processors are shared, so nothing is rejected, and repetitions are longer: shares of processors even out slowly."""
     session.layout(1, session.options.context + session.options.rewind)
-    session.steps_of(1, session.options.context)  # as on a quiet machine
     with busy_processors(os.cpu_count() or 1):
-        yield _decode_cell(session, "contention", 1, session.options.context, any_load=True)
+        yield _decode_cell(session, "contention", 1, session.options.context, is_contended=True)
 
 
 ON_ONE_MODEL: dict[str, Workload] = {
@@ -87,14 +88,14 @@ ON_ONE_MODEL: dict[str, Workload] = {
 }
 
 
-def _decode_cell(session: Session, name: str, batch: int, context: int, *, any_load: bool = False) -> Cell:
-    steps = session.steps_of(batch, context)
+def _decode_cell(session: Session, name: str, batch: int, context: int, *, is_contended: bool = False) -> Cell:
+    steps = session.steps_of(name, batch, context, CONTENTION_FACTOR if is_contended else 1)
     settings = {"batch": batch, "context": context, "steps": steps}
     rewind = session.options.rewind
     sides = _sides(session, "decode", batch * steps, **settings, rewind=rewind)
     # While it is measured, the context grows by the steps.
     where = {"batch": batch, "context": context + min(steps, rewind) // 2, "is_prefill": False}
-    return _cell(session, name, settings, sides, where, any_load=any_load)
+    return _cell(session, name, settings, sides, where, any_load=is_contended)
 
 
 def _sides(session: Session, job: str, amount: float, **arguments: Any) -> dict[str, Side]:

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most (default 1000)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds a query may run (default 10)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
+    parser.add_argument("--prefix-cache", action="store_true", help="keep what was computed of the schema on disk (cache folder)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled candidates (default 0)")
     parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Answer, print, return the exit code."""
     from openarctic.cli import progress
     from openarctic.cli.render import render
+    from openarctic.config import cache_folder
     from openarctic.copilot.ask import AskOptions, ask
     from openarctic.copilot.intent import check_question
     from openarctic.copilot.sample import database_or_sample
@@ -52,9 +54,15 @@ def run(args: argparse.Namespace) -> int:
         timeout_s=args.timeout,
         execute=not args.no_exec,
         seed=args.seed,
+        keep_prefix=args.prefix_cache,
     )
     question, database = check_question(question), database_or_sample(args.db)
-    model = load(args.model, threads=args.threads, on_progress=progress.loading(args.model or "the model"))
+    model = load(
+        args.model,
+        threads=args.threads,
+        prefix_folder=cache_folder() / "prefixes" if args.prefix_cache else None,
+        on_progress=progress.loading(args.model or "the model"),
+    )
     answer = ask(question, db=database, model=model, options=options)
     if args.format == "json":
         print(json.dumps(answer.to_dict(), ensure_ascii=False, default=str))

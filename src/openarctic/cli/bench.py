@@ -94,15 +94,15 @@ def _measure(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> tuple[list[str], Any]:
     """The workloads, and their checked settings; random models are written. Raises UserError or MissingError."""
-    from openarctic.bench.machine import usable_processors
     from openarctic.bench.plan import ALL, FIRST_ONLY, WORKLOADS, Options
     from openarctic.bench.protocol import Protocol
+    from openarctic.config import cache_folder
+    from openarctic.engine.machine import checked_threads
     from openarctic.errors import UserError
 
-    for name in ("threads", "repetitions", "runs"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}, it must be at least 1")
+    for name in ("repetitions", "runs"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}, it must be at least 1")
     if not 0 <= args.max_foreign <= 100:
         raise UserError(f"--max-foreign is {args.max_foreign:g}, it must be 0 to 100")
     if not 0 < args.seconds <= 60:
@@ -118,8 +118,8 @@ def _options(args: argparse.Namespace) -> tuple[list[str], Any]:
     is_all = args.workload == ALL
     options = Options(
         models=(),
-        folder=args.folder or _cache_folder() / "bench",
-        threads=args.threads or usable_processors(),
+        folder=args.folder or cache_folder() / "bench",
+        threads=checked_threads(args.threads),
         protocol=Protocol(args.repetitions, args.runs, args.max_foreign / 100, target_s=args.seconds),
         against=args.against,
         peer_python=args.peer_python,
@@ -158,12 +158,6 @@ def _with_models(options: Any, args: argparse.Namespace) -> Any:
         load_models=(random_model(options.folder, "G", "Q8_0"),) if args.random else named,
         text_models=tuple(dict.fromkeys((model_path("arctic-nano"), *named))),
     )
-
-
-def _cache_folder() -> Path:
-    if own := os.environ.get("OPENARCTIC_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openarctic"
 
 
 def _tell_estimate(seconds: float) -> None:

@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="tokens at most (default 128)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
+    parser.add_argument("--speculation", choices=("suffix",), help="guess tokens from the text so far; the text stays the same")
+    parser.add_argument("--draft-model", metavar="PATH", help="a smaller GGUF with the same vocabulary that guesses them instead")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or one JSON object, see below")
     _add_choice_of_tokens(parser.add_argument_group("which token comes next"))
     _add_ends(parser.add_argument_group("where the text ends, how many there are, and what is told about them"))
@@ -95,7 +97,13 @@ def run(args: argparse.Namespace) -> int:
         if args.format == "text" and getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} is not shown in text", "add --format json")
     sampling, constraint = _sampling(args), _constraint(args)
-    engine = load(args.model, threads=args.threads, on_progress=progress.loading(args.model or "the model"))
+    engine = load(
+        args.model,
+        threads=args.threads,
+        speculation=args.speculation,
+        draft_model=args.draft_model,
+        on_progress=progress.loading(args.model or "the model"),
+    )
     streams = args.format == "text" and sampling.num_candidates == 1
     prompt = read_question(args.prompt)
     completions = engine.generate(

@@ -26,7 +26,7 @@ from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.sample import database_or_sample
 from openarctic.copilot.schema import Schema
 from openarctic.copilot.vote import Ballot, elect
-from openarctic.errors import AbstainedError, CapacityError, OpenArcticError, RefusedError
+from openarctic.errors import AbstainedError, CapacityError, OpenArcticError, RefusedError, UserError
 from openarctic.generator import Completion, Generator, Sampling
 
 MAX_SQL_TOKENS = 160
@@ -37,7 +37,8 @@ RETRY_TEMPERATURE = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AskOptions:
-    """How a question is answered. `seed` makes sampled candidates repeatable."""
+    """How a question is answered. `seed` makes sampled candidates repeatable. `keep_prefix` has an `Engine` keep what it computed
+    of the schema (see `Engine.keep_prefix`)."""
 
     candidates: int = 4
     temperature: float = 0.6
@@ -45,6 +46,7 @@ class AskOptions:
     timeout_s: float = 10.0
     execute: bool = True
     seed: int = 0
+    keep_prefix: bool = False
 
 
 @dataclass(slots=True)
@@ -143,6 +145,8 @@ class Copilot:
         prompt = schema_text(shown) + question_text(question, links)
         clock.lap("link")
         grammar = schema_grammar(shown)
+        if options.keep_prefix:
+            self._keep_prefix(schema_text(shown))
         ballots: list[Ballot] = []
         for retry in (False, True):
             completions = self._candidates(prompt, grammar, options, retry)
@@ -166,6 +170,12 @@ class Copilot:
                 "rephrase the question, naming tables or columns",
             )
         return self._answer(question, winner.sql, winner.result, confidence, clock, tally)
+
+    def _keep_prefix(self, text: str) -> None:
+        keep = getattr(self.model, "keep_prefix", None)
+        if keep is None:
+            raise UserError(f"the model {self.model.name} cannot keep prefixes", "an embedded model can")
+        keep(text)
 
     def _fits(self, schema: Schema) -> bool:
         return self.model.count_tokens(schema_text(schema)) <= MAX_PROMPT_TOKENS

@@ -13,6 +13,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from openarctic.config import cache_folder
 from openarctic.copilot.databases import Database, open_database
 from openarctic.errors import UserError
 
@@ -87,13 +88,6 @@ def sample_database() -> Database:
                 "set OPENARCTIC_CACHE to a folder that can be written, or name a database with --db",
             ) from error
     return open_database(path)
-
-
-def cache_folder() -> Path:
-    """OPENARCTIC_CACHE, else `openarctic` in the user's cache folder."""
-    if own := os.environ.get("OPENARCTIC_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openarctic"
 
 
 def create_sample(path: Path) -> None:

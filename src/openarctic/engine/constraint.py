@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
 
-import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from numpy.typing import NDArray
 
 from openarctic.errors import UserError
 from openarctic.generator import Constraint
@@ -87,12 +85,13 @@ class Follower:
         """One more candidate at the same place."""
         return Follower(self._matcher.deep_copy(), self._vocab_size)
 
-    def mask(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A copy of the logits with -inf wherever the grammar forbids the token."""
-        bits = np.unpackbits(np.frombuffer(self._bitmask(), np.uint8), bitorder="little")[: len(logits_V)]
-        allowed = np.zeros(len(logits_V), bool)
-        allowed[: len(bits)] = bits
-        return np.where(allowed, logits_V, -np.inf).astype(np.float32)
+    def bits(self, vocab_size: int) -> bytes:
+        """Which tokens may follow, bit i % 8 of byte i // 8; what the tokenizer does not know may not."""
+        return self._bitmask().ljust(-(-vocab_size // 8), b"\0")
+
+    def prepare(self) -> None:
+        """Computes now what `bits` and `forced` will ask for; for a thread that has time."""
+        self._bitmask()
 
     def forced(self) -> int | None:
         """The token, where the mask allows exactly one: the choice is the mask's, so nobody needs the model's logits.
@@ -110,6 +109,11 @@ class Follower:
         """
         known = list(takewhile(lambda token: token < self._vocab_size, tokens))  # others are an error of llguidance's
         return int(self._matcher.deep_copy().validate_tokens(known)) if known else 0  # limits that are reached break the copy
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `bits` has nothing left to compute."""
+        return self._bits is not None
 
     def _bitmask(self) -> bytes:
         if self._bits is None:

@@ -10,6 +10,7 @@ older than the time to live. There is no clock here: `tick` tells the time.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,21 +123,21 @@ class _Tenant:
     running: dict[int, int] = field(default_factory=dict)  # of a sequence, the number of its response
     used: OrderedDict[int, float] = field(default_factory=OrderedDict)  # when a response last grew, the oldest first
 
+    def oldest(self) -> float:
+        return next(iter(self.used.values()))
+
 
 class SharedResponses:
     """A suffix tree of responses for each tenant, within `max_bytes` for all together, and none older than `ttl_s`."""
 
     def __init__(self, max_bytes: int, ttl_s: float) -> None:
         self.max_bytes, self.ttl_s = max_bytes, ttl_s
+        self.num_bytes = 0  # that the trees take
         self.evictions = 0
         self._now = 0.0
+        self._oldest = math.inf  # no response is older
         self._next = 0
         self._tenants: dict[str, _Tenant] = {}
-
-    @property
-    def num_bytes(self) -> int:
-        """What the trees take."""
-        return sum(tenant.tree.num_bytes for tenant in self._tenants.values())
 
     @property
     def num_responses(self) -> int:
@@ -146,9 +147,12 @@ class SharedResponses:
     def tick(self, now: float) -> None:
         """Responses that last grew `ttl_s` ago vanish."""
         self._now = now
+        if self._oldest + self.ttl_s > now:
+            return
         for name, tenant in list(self._tenants.items()):
-            while tenant.used and next(iter(tenant.used.values())) + self.ttl_s <= now:
+            while tenant.used and tenant.oldest() + self.ttl_s <= now:
                 self._evict(name)
+        self._oldest = min((tenant.oldest() for tenant in self._tenants.values()), default=math.inf)
 
     def append(self, tenant: str, sequence_id: int, tokens: Sequence[int]) -> None:
         """Tokens of a running response; the first ones start it, and start it anew after an eviction."""
@@ -159,9 +163,12 @@ class SharedResponses:
             owner.running[sequence_id] = self._next
             self._next += 1
         number = owner.running[sequence_id]
+        self.num_bytes -= owner.tree.num_bytes
         owner.tree.append(number, tokens)
+        self.num_bytes += owner.tree.num_bytes
         owner.used[number] = self._now
         owner.used.move_to_end(number)
+        self._oldest = min(self._oldest, self._now)
         while self.num_bytes > self.max_bytes and self._tenants:
             self._evict(max(self._tenants, key=lambda name: self._tenants[name].tree.num_bytes))
 
@@ -177,19 +184,22 @@ class SharedResponses:
         owner = self._tenants.get(tenant)
         number = owner.running.pop(sequence_id, None) if owner else None
         if owner is not None and number is not None and not keep:
-            del owner.used[number]
-            owner.tree.remove(number)
-            self._drop_if_empty(tenant)
+            self._remove(tenant, number)
 
     def _evict(self, tenant: str) -> None:
         """The tenant's oldest response goes."""
         owner = self._tenants[tenant]
-        number, _ = owner.used.popitem(last=False)
-        owner.tree.remove(number)
+        number = next(iter(owner.used))
         owner.running = {sequence: n for sequence, n in owner.running.items() if n != number}
+        self._remove(tenant, number)
         self.evictions += 1
-        self._drop_if_empty(tenant)
 
-    def _drop_if_empty(self, tenant: str) -> None:
-        if not self._tenants[tenant].used:
+    def _remove(self, tenant: str, number: int) -> None:
+        owner = self._tenants[tenant]
+        self.num_bytes -= owner.tree.num_bytes
+        del owner.used[number]
+        owner.tree.remove(number)
+        self.num_bytes += owner.tree.num_bytes
+        if not owner.used:
+            self.num_bytes -= owner.tree.num_bytes
             del self._tenants[tenant]

@@ -1,8 +1,9 @@
-"""The embedded engine: one GGUF file and one native model; `generation.py` is the loop that turns prompts into completions."""
+"""The embedded engine: one GGUF file, one native model, and whatever many callers ask of it at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openarctic.engine.generation import generate
+from openarctic.engine.candidate import Rows
 from openarctic.engine.loader import OnProgress, load_model
-from openarctic.errors import UserError
-from openarctic.formats import GGUFFile, config_from_gguf, read_gguf
+from openarctic.engine.loop import Loop
+from openarctic.engine.pages import PagePool
+from openarctic.engine.prefix_store import PrefixStore, fingerprint
+from openarctic.engine.request import MAX_CANDIDATES, Limits, Request, Stream, check_request
+from openarctic.engine.scheduler import Scheduler
+from openarctic.engine.speculator import Speculator
+from openarctic.errors import CapacityError, UserError
+from openarctic.formats import GGUFFile, HybridConfig, config_from_gguf, read_gguf
 from openarctic.formats.names import check_tensors
 from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
 from openarctic.native._native import PAGE_SIZE
 from openarctic.tokenizer import Tokenizer, has_vocabulary
 
-MAX_SEQUENCES = 65  # sequence 0 holds the prompt, the others its candidates
-MAX_CONTEXT = 4096
-PREFILL_CHUNK = 512
+STEP_TOKENS = 512  # of one step at most: a prompt is computed in such chunks
+CACHE_BYTES = 1 << 30
 
 
 class Engine:
-    """Runs one model. Not for several threads at once: a call at a time."""
+    """Runs one model for any number of callers and threads.
+
+    `cache_bytes` is the budget for keys and values of all requests together, and for prompts that are kept in case they come
+    again (default 1 GiB); `cache_type` is how they are held: f16, f32 or q8_0. `context` limits a request's tokens, prompt and
+    output (default: what the model was made for, as far as the budget holds it). `max_sequences` texts are written at a time,
+    others wait. `speculation` "suffix" guesses tokens from texts that were written before, `draft_model` is a smaller GGUF file
+    with the same vocabulary that guesses them (and takes a quarter of the budget); the tokens stay the same. `tokenizer` takes
+    the place of the file's. `on_progress` is called with bytes packed and in all while weights are loaded;
+    `repack_cache` keeps packed weights in a file for the next process (docs/engine.md; default: from 2 GiB on).
+    `prefix_folder` is where `keep_prefix` keeps prompts for the next process.
+    """
 
     def __init__(
         self,
@@ -33,33 +49,60 @@ class Engine:
         *,
         threads: int | None = None,
         name: str = "",
+        context: int | None = None,
+        cache_bytes: int = CACHE_BYTES,
         cache_type: str = "f16",
+        max_sequences: int = MAX_CANDIDATES,
+        speculation: str | None = None,
+        draft_model: str | Path | None = None,
+        prefix_folder: str | Path | None = None,
+        tokenizer: Tokenizer | None = None,
         kernels: str = "",
         on_progress: OnProgress | None = None,
+        repack_cache: bool | None = None,
     ) -> None:
         self.config = config_from_gguf(file)
         check_tensors(self.config, file)
-        self.tokenizer = Tokenizer.from_gguf_metadata(file.metadata) if has_vocabulary(file.metadata) else None
+        if tokenizer is None and has_vocabulary(file.metadata):
+            tokenizer = Tokenizer.from_gguf_metadata(file.metadata)
+        self.tokenizer = tokenizer
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
-        self.context = min(self.config.max_position_embeddings, MAX_CONTEXT)
-        self._pages = -(-self.context // PAGE_SIZE)  # of a sequence
-        self._tables = np.arange(MAX_SEQUENCES * self._pages, dtype=np.int32).reshape(MAX_SEQUENCES, -1)
-        options: dict[str, Any] = {"pages": self._tables.size, "threads": threads, "on_progress": on_progress}
-        self._model = load_model(file, self.config, cache_type=cache_type, kernels=kernels, **options)
-        self.max_candidates = MAX_SEQUENCES - 1
-        self._cached: list[int] = []  # tokens whose keys and values stand in sequence 0
+        drafts = _speculator(speculation, draft_model, file, cache_bytes // 4, threads)
+        pages = _count_pages(self.config, cache_bytes - (cache_bytes // 4 if draft_model else 0), cache_type)
+        self.context = self._checked_context(context, pages)
+        self._model = load_model(
+            file,
+            self.config,
+            pages=pages,
+            threads=threads,
+            cache_type=cache_type,
+            kernels=kernels,
+            on_progress=on_progress,
+            repack_cache=repack_cache,
+        )
+        made_by = fingerprint(file, cache_type, self.kernels) if prefix_folder else ""
+        self._prefixes = PrefixStore(prefix_folder, made_by, self._model.page_bytes) if prefix_folder else None
+        self._out = np.empty((0, self._model.padded_vocab), np.float32)
+        self._summaries = np.empty((0, 2), np.float32)
+        scheduler = Scheduler(
+            PagePool(pages, PAGE_SIZE), context=self.context, max_step_tokens=STEP_TOKENS, max_sequences=max_sequences
+        )
+        self._loop = Loop(
+            self._run,
+            self._model.copy_page,
+            scheduler,
+            Limits(self.config.vocab_size, self.context, self.tokenizer),
+            drafts,
+        )
 
     @classmethod
     def load(cls, path: str | Path, threads: int | None = None, **options: Any) -> Engine:
-        """From a GGUF file; `on_progress` is called with (bytes of weights that are ready, of all).
-
-        Raises MissingError, UserError (unsupported), CorruptError, or CapacityError where memory does not suffice.
-        """
+        """From a GGUF file. Raises MissingError, UserError (unsupported) or CorruptError."""
         return cls(read_gguf(path), threads=threads, **options)
 
     @property
     def kernels(self) -> str:
-        """Which instruction set runs: avx512, avx2 or plain."""
+        """Which instruction set runs: avx512, avx2, neon or plain."""
         return str(self._model.kernels)
 
     @cached_property
@@ -77,83 +120,204 @@ class Engine:
         """Length of `text` in tokens."""
         return len(self._text().encode(text))
 
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits [len(ids), vocab] of every position of one sequence."""
-        self._cached = []
-        parts = []
-        for start in range(0, len(ids), PREFILL_CHUNK):
-            chunk = list(ids[start : start + PREFILL_CHUNK])
-            parts.append(self.step(chunk, [0] * len(chunk), range(start, start + len(chunk)), range(len(chunk))))
-        return np.concatenate(parts)
+    # Requests
 
-    def generate(
+    def submit(
         self,
         prompt: str | Sequence[int],
         *,
         sampling: Sequence[Sampling] | Sampling = (GREEDY,),
         max_tokens: int = 256,
         grammar: str | Constraint | None = None,
-        on_text: OnText | None = None,
         forces_tokens: bool = True,
-    ) -> list[Completion]:
-        """`n` completions for each of `sampling`; the prompt is computed once and all candidates advance in one batch.
+        priority: int = 0,
+        tenant: str = "",
+        timeout: float | None = None,
+    ) -> Stream:
+        """Starts `n` completions for each of `sampling` and returns at once; the stream gives their tokens as they come.
 
-        What the prompt shares with the last one is not computed again, unless its log probabilities are wanted. `grammar` is Lark
-        text or a Constraint. `forces_tokens` appends what the grammar leaves no choice about without a step of its own; False is
-        slower and gives the same. Raises UserError, or CapacityError when the prompt is too long.
+        The prompt is computed once, and what it shares with prompts of the same `tenant` not even that, unless its log
+        probabilities are wanted. `grammar` is Lark text or a Constraint; `forces_tokens` appends what it leaves no choice about
+        without a step of its own (False is slower and gives the same). Smaller `priority` goes first. After `timeout` seconds
+        what is not finished ends with the reason deadline.
+
+        Raises UserError, or CapacityError when the prompt is too long.
         """
         settings = [sampling] if isinstance(sampling, Sampling) else list(sampling)
         ids = self._text().encode(prompt, add_special=True) if isinstance(prompt, str) else list(prompt)
-        return generate(
-            self,
-            ids,
-            settings,
+        check_request(self._loop.limits, ids, settings, max_tokens)
+        if timeout is not None and not timeout > 0:
+            raise UserError(f"timeout is {timeout!r}, it must be above 0 seconds")
+        request = Request(
+            ids=ids,
+            settings=settings,
             max_tokens=max_tokens,
             follower=self._constraints.start(grammar) if grammar is not None else None,
-            on_text=on_text,
             forces_tokens=forces_tokens,
+            priority=priority,
+            tenant=tenant,
+            deadline=None if timeout is None else time.monotonic() + timeout,
         )
+        return self._loop.submit(request)
 
-    @property
-    def vocab_size(self) -> int:
-        """Width of a row of logits."""
-        return self.config.vocab_size
+    def generate(self, prompt: str | Sequence[int], *, on_text: OnText | None = None, **options: Any) -> list[Completion]:
+        """`submit` and its result: `n` completions for each of `sampling`, in order. `on_text` hears the texts as they come.
 
-    def prefill(self, ids: list[int], every_row: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Computes the prompt in sequence 0; gives (position of the first row, rows): of all tokens, or of the last alone.
-
-        Only what follows the prefix shared with the cached tokens is computed, or all of it for `every_row`.
+        Raises what `submit` raises, and UserError where `on_text` cannot know yet which candidates `best_of` will keep.
         """
-        shared = 0 if every_row else _shared_length(ids[:-1], self._cached)
-        self._cached = self._cached[:shared]
-        for start in range(shared, len(ids), PREFILL_CHUNK):
-            chunk = ids[start : start + PREFILL_CHUNK]
-            end = start + len(chunk)
-            wanted = range(len(chunk)) if every_row else [len(chunk) - 1] if end == len(ids) else []
-            rows = self.step(chunk, [0] * len(chunk), range(start, end), wanted)
-            self._cached += chunk
-            if len(rows):
-                yield end - len(rows), rows
+        settings = options.get("sampling", GREEDY)
+        settings = [settings] if isinstance(settings, Sampling) else settings
+        if on_text and any(s.num_candidates > s.n for s in settings):
+            raise UserError(
+                "best_of is more than n, such completions cannot be streamed", "ask for no stream, or leave out best_of"
+            )
+        stream = self.submit(prompt, **options)
+        stream.is_heard = on_text is not None
+        if on_text:
+            for event in stream:
+                if event.text:
+                    on_text(event.index, event.text)
+        return stream.result()
 
-    def fork(self, sequence: int, length: int) -> None:
-        """`sequence` becomes a copy of the prompt's first `length` positions."""
-        for source, target in zip(self._tables[0], self._tables[sequence][: -(-length // PAGE_SIZE)], strict=False):
-            self._model.copy_page(source, target)
+    def keep_prefix(self, prompt: str | Sequence[int], *, tenant: str = "") -> int:
+        """Makes sure that prompts which begin with this one need only their rest computed; gives the number of tokens kept.
+
+        Whole pages are kept. With a `prefix_folder` they come from there, or are written to it when they had to be computed.
+        """
+        ids = self._text().encode(prompt, add_special=True) if isinstance(prompt, str) else list(prompt)
+        ids = ids[: min(len(ids), self.context - 1) // PAGE_SIZE * PAGE_SIZE]
+        if not ids:
+            return 0
+        if self._num_known(ids, tenant) < len(ids) and not self._restore(ids, tenant):
+            self.generate([*ids, ids[-1]], sampling=Sampling(ignore_eos=True), max_tokens=1, tenant=tenant)
+            self._save(ids, tenant)
+        return self._num_known(ids, tenant)
+
+    def _num_known(self, ids: list[int], tenant: str) -> int:
+        """How many of the tokens are cached."""
+        with self._loop.busy:
+            return len(self._loop.scheduler.pool.match([*ids, 0], tenant).pages) * PAGE_SIZE
+
+    def _restore(self, ids: list[int], tenant: str) -> bool:
+        """From disk into the cache, if it is there and there is room."""
+        stored = self._prefixes.load(ids) if self._prefixes else None
+        if stored is None or len(stored) * PAGE_SIZE != len(ids):
+            return False
+        pool = self._loop.scheduler.pool
+        with self._loop.busy:
+            pages = list(pool.match([*ids, 0], tenant).pages)
+            pool.hold(pages)
+            for at in range(len(pages), len(stored)):
+                free = pool.try_allocate(1)
+                if free is None:
+                    break
+                self._model.write_page(free[0], stored[at])
+                content = ids[at * PAGE_SIZE : (at + 1) * PAGE_SIZE]
+                pages.append(pool.insert(free[0], content, after=pages[-1] if pages else None, salt=tenant))
+            pool.release(pages)
+        return len(pages) == len(stored)
+
+    def _save(self, ids: list[int], tenant: str) -> None:
+        if self._prefixes is None:
+            return
+        with self._loop.busy:
+            pages = self._loop.scheduler.pool.match([*ids, 0], tenant).pages
+            if len(pages) * PAGE_SIZE < len(ids):
+                return
+            content = np.empty((len(pages), self._model.page_bytes), np.uint8)
+            for page, out in zip(pages, content, strict=True):
+                self._model.read_page(page, out)
+        self._prefixes.save(ids, content)
+
+    # The model itself
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits [len(ids), vocab] of every position of one sequence. Raises CapacityError when it is too long."""
+        if not 0 < len(ids) <= self.context:
+            raise CapacityError(f"the sequence has {len(ids)} tokens, it must be 1 to {self.context}")
+        pool, parts = self._loop.scheduler.pool, []
+        with self._loop.busy:
+            pages = pool.try_allocate(pool.pages_for(len(ids)))
+            if pages is None:
+                raise CapacityError(f"{len(ids)} tokens need {pool.pages_for(len(ids))} pages, {pool.available} are free", "wait")
+            try:
+                table = np.array([pages], np.int32)
+                for start in range(0, len(ids), STEP_TOKENS):
+                    chunk = list(ids[start : start + STEP_TOKENS])
+                    count = len(chunk)
+                    parts.append(self.step(chunk, [0] * count, range(start, start + count), table, range(count)).copy())
+            finally:
+                pool.release(pages)
+        return np.concatenate(parts)
 
     def step(
-        self, tokens: Sequence[int], sequences: Sequence[int], positions: Iterable[int], wanted: Iterable[int]
+        self,
+        tokens: Sequence[int],
+        sequences: Sequence[int],
+        positions: Iterable[int],
+        tables: NDArray[np.int32],
+        wanted: Iterable[int],
     ) -> NDArray[np.float32]:
-        """Runs tokens of any sequences, each after what its sequence holds; gives [wanted, vocab] logits.
+        """Runs tokens, each after what its sequence holds; gives [wanted, vocab] logits, valid until the next step.
 
-        Several tokens of one sequence are allowed, in the order of their positions.
+        `sequences` are rows of `tables`, which hold their pages in order (pages of `page_size` positions). Several tokens of one
+        sequence are allowed, in the order of their positions. For one caller at a time, and not beside requests.
         """
+        return self._run(tokens, sequences, positions, tables, wanted).logits
+
+    def _run(
+        self,
+        tokens: Sequence[int],
+        sequences: Sequence[int],
+        positions: Iterable[int],
+        tables: NDArray[np.int32],
+        wanted: Iterable[int],
+    ) -> Rows:
         rows = list(wanted)
-        out = np.empty((max(len(rows), 1), self._model.padded_vocab), np.float32)
+        if len(rows) > len(self._out):
+            self._out = np.empty((len(rows), self._model.padded_vocab), np.float32)
+            self._summaries = np.empty((len(rows), 2), np.float32)
         arrays = (np.asarray(list(a), np.int32) for a in (tokens, sequences, positions))
-        self._model.step(*arrays, self._tables, rows, out)
-        return out[: len(rows), : self.config.vocab_size]
+        self._model.step(*arrays, tables, rows, self._out, self._summaries)
+        return Rows(self._out[: len(rows), : self.config.vocab_size], self._summaries[: len(rows)])
+
+    def _checked_context(self, context: int | None, pages: int) -> int:
+        largest = self.config.max_position_embeddings
+        if context is None:
+            return min(largest, pages * PAGE_SIZE)
+        if not 1 <= context <= largest:
+            raise UserError(f"context is {context}, it must be 1 to {largest}, which the model was made for")
+        if context > pages * PAGE_SIZE:
+            raise UserError(f"context is {context}, cache_bytes holds {pages * PAGE_SIZE} tokens", "raise cache_bytes")
+        return context
 
 
-def _shared_length(ids: Sequence[int], cached: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    return next((i for i, (mine, its) in enumerate(zip(ids, cached, strict=False)) if mine != its), min(len(ids), len(cached)))
+def _count_pages(config: HybridConfig, cache_bytes: int, cache_type: str) -> int:
+    """Pages of keys and values that a budget holds. Raises UserError."""
+    widths = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0625}
+    if cache_type not in widths:
+        raise UserError(f"cache_type is {cache_type!r}, it must be {', '.join(widths)}")
+    page = int(PAGE_SIZE * config.num_hidden_layers * config.kv_width * 2 * widths[cache_type])
+    if cache_bytes < 2 * page:
+        raise UserError(f"cache_bytes is {cache_bytes}, two pages of {PAGE_SIZE} tokens need {2 * page}")
+    return min(cache_bytes // page, 2**31 - 1)
+
+
+def _speculator(
+    name: str | None, draft_model: str | Path | None, target: GGUFFile, cache_bytes: int, threads: int | None
+) -> Speculator | None:
+    if name is not None and draft_model is not None:
+        raise UserError("speculation and draft_model are both given", "choose one of them")
+    if draft_model is not None:
+        from openarctic.engine.model_drafter import ModelDrafter, load_draft_model
+
+        config = config_from_gguf(read_gguf(draft_model))
+        pages = _count_pages(config, cache_bytes, "f16")
+        return Speculator(ModelDrafter(load_draft_model(draft_model, target, num_pages=pages, threads=threads)), is_costly=True)
+    if name is None:
+        return None
+    if name != "suffix":
+        raise UserError(f"speculation is {name!r}, it must be suffix")
+    from openarctic.engine.drafts import SuffixDrafter
+
+    return Speculator(SuffixDrafter())

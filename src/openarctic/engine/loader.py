@@ -7,12 +7,13 @@ for, then the matrices are packed, layer by layer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from openarctic.engine.machine import available_bytes, check_memory, checked_threads
+from openarctic.engine.panels import Packed, PanelCache, Place, is_wanted, packed_of
 from openarctic.errors import CapacityError, CorruptError, UserError
 from openarctic.formats import GGUFFile, HybridConfig
 from openarctic.formats.names import rotates_halves
@@ -36,23 +37,38 @@ def load_model(
     cache_type: str,
     kernels: str = "",
     on_progress: OnProgress | None = None,
+    repack_cache: bool | None = None,
 ) -> Model:
     """A native model with room for `pages` of keys and values. `kernels` "" takes the fastest that the processor has.
 
-    `threads` None takes what the process may use; they pack the weights, too. `on_progress` is called after each layer. Raises
-    UserError, CorruptError for numbers that are not finite, and CapacityError where there is not enough memory: the process can
-    go on then, nothing is held.
+    `threads` None takes what the process may use; they pack the weights, too. `on_progress` is called after each layer.
+    `repack_cache` keeps the packed weights in a file for the next time (panels.py; None: as the environment says, else from
+    2 GiB on). Raises UserError, CorruptError for numbers that are not finite, and CapacityError where there is not enough
+    memory: the process can go on then, nothing is held.
     """
     threads, needed = checked_threads(threads), weight_bytes(file, config)
     what = f"loading {file.paths[0].name}"
-    check_memory(needed, what, _SMALLER)
+    cache = PanelCache(file.paths, threads) if is_wanted(repack_cache, needed) else None
+    panels = cache.open() if cache else None
+    if panels is None:
+        check_memory(needed, what, _SMALLER)
     try:
-        return _load(file, config, pages, threads, cache_type, kernels, on_progress)
+        model, places = _load(file, config, pages, threads, cache_type, kernels, on_progress, panels or {})
+        if cache and panels is None:
+            cache.save(packed_of(model, places))
     except MemoryError as error:
         available = available_bytes()
         told = "" if available is None else f", {available / 1e9:.2f} GB are available"
         message = f"{what} takes {needed / 1e9:.2f} GB of memory for weights and more for keys and values{told}"
         raise CapacityError(message, _SMALLER) from error
+    if on_progress:
+        total = _file_bytes(file)
+        on_progress(total, total)
+    return model
+
+
+def _file_bytes(file: GGUFFile) -> int:
+    return sum(tensor.data.size for tensor in file.tensors.values())
 
 
 def weight_bytes(file: GGUFFile, config: HybridConfig) -> int:
@@ -79,7 +95,8 @@ def _load(
     cache_type: str,
     kernels: str,
     on_progress: OnProgress | None,
-) -> Model:
+    panels: dict[Place, Packed],
+) -> tuple[Model, list[Place]]:
     model = Model(
         hidden=config.hidden_size,
         layers=config.num_hidden_layers,
@@ -98,9 +115,9 @@ def _load(
         renormalizes=config.renormalizes,
         kernels=kernels,
     )
-    loader = _Loader(file, config, model)
+    loader = _Loader(file, config, model, panels)
     loader.vectors()
-    total = sum(tensor.data.size for tensor in file.tensors.values())
+    total = _file_bytes(file)
     done = 0
     for layer in range(config.num_hidden_layers):
         loader.layer(layer)
@@ -108,9 +125,7 @@ def _load(
         if on_progress:
             on_progress(done, total)
     loader.ends()
-    if on_progress:
-        on_progress(total, total)
-    return model
+    return model, loader.places
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +135,8 @@ class _Loader:
     file: GGUFFile
     config: HybridConfig
     model: Model
+    panels: dict[Place, Packed]  # that were packed before
+    places: list[Place] = field(default_factory=list)  # of all matrices
 
     def vectors(self) -> None:
         """All norms, biases and routers. Raises CorruptError, and UserError for an MLP that panels of 8 rows cannot hold."""
@@ -155,9 +172,8 @@ class _Loader:
             self._set(index, "gate_up", f"{prefix}ffn_gate", f"{prefix}ffn_up")
             self._set(index, "down", f"{prefix}ffn_down")
         if config.is_moe_layer(index):
-            pair = [self._matrix(f"{prefix}ffn_{name}_exps") for name in ("gate", "up")]
-            self.model.set_experts(index, "expert_gate_up", pair, True)
-            self.model.set_experts(index, "expert_down", [self._matrix(f"{prefix}ffn_down_exps")], False)
+            self._set(index, "expert_gate_up", f"{prefix}ffn_gate_exps", f"{prefix}ffn_up_exps")
+            self._set(index, "expert_down", f"{prefix}ffn_down_exps")
 
     def ends(self) -> None:
         """Embedding and head."""
@@ -165,8 +181,15 @@ class _Loader:
         self._set(-1, "head", "token_embd" if self.config.tie_word_embeddings else "output")
 
     def _set(self, layer: int, name: str, *tensors: str) -> None:
-        """One matrix, or two whose panels alternate."""
-        self.model.set_matrix(layer, name, [self._matrix(tensor) for tensor in tensors], len(tensors) > 1)
+        """One matrix, or two whose panels alternate; all experts' at once."""
+        self.places.append((layer, name))
+        matrices = [self._matrix(tensor) for tensor in tensors]
+        _, rows, cols, _ = matrices[0]
+        packed = self.panels.get((layer, name))
+        if packed and packed[1:3] == (-(-rows // 8) * 8 * len(tensors), cols):
+            self.model.lend_matrix(layer, name, *packed)
+        else:
+            self.model.set_matrix(layer, name, matrices, len(tensors) > 1)
 
     def _matrix(self, name: str) -> tuple[int, int, int, Any]:
         """Type, shape and bytes; of all experts' matrices the shape of one."""

@@ -1,7 +1,7 @@
 """From logits to the next token: plain numpy, a seed, and the counts of what was written. V is the vocabulary.
 
 The order of operations is vLLM's (`vllm.v1.sample.sampler`, 0.32): what stands in the logits' own space first (bias, penalties),
-then temperature, min_p, top_k and top_p. A grammar's mask comes before all of it: its -inf survives every step.
+then temperature, min_p, top_k and top_p. What a grammar does not allow is left out of all of it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openarctic.generator import Sampling, TokenLogprob
+from openarctic.native._native import available_kernels, summarize
 
 Logits = NDArray[np.float32]
 Probabilities = NDArray[np.float64]
+KERNELS = available_kernels()[0]
 
 
 class Sampler:
@@ -26,18 +28,28 @@ class Sampler:
         self._counts: dict[int, int] = {}
         self._rng = np.random.default_rng(np.random.SeedSequence(sampling.seed, spawn_key=(index,) if index else ()))
 
-    def choose(self, logits_V: Logits) -> tuple[int, float]:
+    def choose(self, logits_V: Logits, bits: bytes = b"", summary: tuple[int, float] | None = None) -> tuple[int, float]:
         """The token, and its log probability among what is allowed (before bias, penalties and temperature).
 
-        -inf marks what is not allowed.
+        `bits` has one bit a token (`Follower.bits`), none: all are allowed. `summary` is the first largest allowed logit's token
+        and the log of the sum of their exponentials, where that is known. Raises ValueError when no token is allowed.
         """
+        best, log_sum = summary or summarize(KERNELS, logits_V, bits)
+        if best < 0:
+            raise ValueError("no token is allowed")
         adjusted = adjust(logits_V, self.sampling, self._seen, self._counts)
-        if self.sampling.is_greedy:
-            token = int(adjusted.argmax())
+        if not self.sampling.is_greedy:
+            token = self._draw(adjusted, bits)
         else:
-            token = draw(probabilities(adjusted, self.sampling), self._rng.random())
+            token = best if adjusted is logits_V else summarize(KERNELS, adjusted, bits)[0]
         self._count(token)
-        return token, float(logits_V[token] - _log_sum_exp(logits_V))
+        return token, float(logits_V[token]) - log_sum
+
+    def _draw(self, adjusted_V: Logits, bits: bytes) -> int:
+        if not bits:
+            return draw(probabilities(adjusted_V, self.sampling), self._rng.random())
+        ids = np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[: len(adjusted_V)])
+        return int(ids[draw(probabilities(adjusted_V[ids], self.sampling), self._rng.random())])
 
     def force(self, token: int) -> None:
         """`token` was the only one allowed; what is drawn after it is the same as if it had been chosen."""

@@ -14,8 +14,9 @@ renormalised: a draw from p that is compared with x does both at once.
 more so with experts. A draft token's chance q is estimated from how often tokens of like drafts were accepted, and how this
 sequence fares against that. The policy takes draft tokens in the order of their chance while (tokens gained) / t(n) grows. What
 does not pay gets length 0: on free text that is nearly always, and costs a look into a table. Estimates fade, so that what once
-failed is tried again. If in spite of it all the steps with drafts lose time on balance, speculation pauses altogether, for
-longer each time.
+failed is tried again; now and then a step without drafts, or one with likely drafts, is run only to learn how long it takes. A
+sequence without good drafts is looked at every few steps only. If in spite of it all the steps with drafts lose time on balance,
+speculation pauses altogether, for longer each time.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ DRIFT = 0.05  # share of a step's surprise by which the times of all sizes move;
 STALE = 100  # steps after which a size without drafts is measured again
 OWN_WEIGHT = 2.0  # tokens that a sequence must have seen for half a say
 CELL_WEIGHT = 4.0  # tokens that a cell's prior is worth
+GAIN = 1.03  # speed that drafts must promise: what promises less is within the errors of all these estimates
+PROBED = 0.5  # chance of tokens that are verified to learn what it costs
 RATE = 0.7  # chance of a drafted token, until measured
 REFRESH = 16  # steps for which what a draft token must promise is not computed anew
-FADE = 0.995  # what a step leaves of a cell's evidence
+LONGEST_REST = 4  # steps in which a sequence with no good draft is not looked at
+FADE = 0.998  # what a step leaves of a cell's evidence
 OWN_FADE = 0.97
 
 
@@ -196,7 +200,7 @@ class Acceptance:
 
     def _estimate(self, share: float, length: int) -> float:
         """What came of the cell's tokens, with a prior: the drafter's probability, trusted less where the context is short."""
-        prior = share * length / (length + 1)
+        prior = share * length / (length + 2)
         tally = self._cells.get(_cell(share, length))
         if tally is None:
             return prior
@@ -235,9 +239,12 @@ class SpeculationPolicy:
     balance_s: float = 0.0  # time that drafts have saved, fading
     draft_s: float = 0.0  # a drafter's time for one more token in all drafts; 0 where it does not count
     _pause: _Pause = field(default_factory=_Pause)
-    _asked: dict[int, Draft] = field(default_factory=dict)
+    _limited: list[int] = field(default_factory=list)  # sequences of the last `limits`
+    _asked: dict[int, Draft] = field(default_factory=dict)  # drafts of the last `choose`
+    _rests: dict[int, _Pause] = field(default_factory=dict)  # of sequences that had no good draft
     _needed: dict[tuple[int, int], float] = field(default_factory=dict)
     _count: int = 0
+    _next_probe: int = 0
     _since: int = 0  # steps with drafts since the last pause
 
     @property
@@ -256,10 +263,18 @@ class SpeculationPolicy:
             return {}
         if not self.step_time.is_known(num_tokens):  # what drafts are compared with must be measured too
             return {}
-        if self._needed_chance(num_tokens, len(room)) >= 1:
+        if self._needed_chance(num_tokens, len(room)) >= 1 and not self._may_probe():
             return {}
         longest = self._affordable(num_tokens, list(room)) if self.draft_s > 0 else self.max_draft
-        return {id: min(longest, num) for id, num in room.items() if min(longest, num) > 0}
+        limits = {}
+        for id, num in room.items():
+            rest = self._rests.get(id)
+            if rest and rest.left:
+                rest.left -= 1
+            elif min(longest, num) > 0:
+                limits[id] = min(longest, num)
+        self._limited = list(limits)
+        return limits
 
     def choose(self, num_tokens: int, num_sequences: int, drafts: Mapping[int, Draft]) -> dict[int, int]:
         """How many tokens of each draft to verify in a step that has `num_tokens` without drafts; those with 0 are left out.
@@ -267,7 +282,18 @@ class SpeculationPolicy:
         `num_sequences` of the step's sequences get a token from it anyway. Maximises the expected tokens a second.
         """
         self._asked = {}
-        least = self._needed_chance(num_tokens, num_sequences)
+        lengths = self._best_lengths(num_tokens, num_sequences, drafts)
+        for sequence_id in self._limited:
+            if sequence_id in lengths or (sequence_id in drafts and drafts[sequence_id].score >= 1):
+                self._rests.pop(sequence_id, None)
+            else:
+                self._rests.setdefault(sequence_id, _Pause(first=1, longest=LONGEST_REST)).fail()
+        self._limited = []
+        self._asked = {sequence_id: drafts[sequence_id] for sequence_id in lengths}
+        return lengths
+
+    def _best_lengths(self, num_tokens: int, num_sequences: int, drafts: Mapping[int, Draft]) -> dict[int, int]:
+        least = 0.0 if self._may_probe() else self._needed_chance(num_tokens, num_sequences)
         candidates: list[tuple[float, int]] = []
         for sequence_id, draft in drafts.items():
             candidates += [(-chance, sequence_id) for chance in self.acceptance.chances(sequence_id, draft, least)]
@@ -276,17 +302,28 @@ class SpeculationPolicy:
         candidates.sort()  # chances fall along a draft, so its tokens stay in order
         predict = self.step_time.predict
         gained = float(num_sequences)
-        best_rate, best = gained / predict(num_tokens), 0
+        best_rate, best = GAIN * gained / predict(num_tokens), 0
         for i, (minus_chance, _) in enumerate(candidates, 1):
             gained -= minus_chance
             rate = gained / predict(num_tokens + i)
             if rate > best_rate:
                 best_rate, best = rate, i
+        best = best or self._probe(num_tokens, candidates)
         lengths: dict[int, int] = {}
         for _, sequence_id in candidates[:best]:
             lengths[sequence_id] = lengths.get(sequence_id, 0) + 1
-        self._asked = {sequence_id: drafts[sequence_id] for sequence_id in lengths}
         return lengths
+
+    def _may_probe(self) -> bool:
+        return self._count >= self._next_probe
+
+    def _probe(self, num_tokens: int, candidates: Sequence[tuple[float, int]]) -> int:
+        """Tokens that are verified only to learn how long such a step takes: likely ones, and once in many steps."""
+        likely = sum(chance <= -PROBED for chance, _ in candidates)
+        if not likely or not self._may_probe() or self.step_time.is_known(num_tokens + likely):
+            return 0
+        self._next_probe = self._count + STALE
+        return likely
 
     def _needed_chance(self, num_tokens: int, num_sequences: int) -> float:
         """If no token has this chance, no choice of tokens pays: they would have to have it in the mean."""
@@ -342,3 +379,4 @@ class SpeculationPolicy:
         """The sequence has ended."""
         self.acceptance.forget(sequence_id)
         self._asked.pop(sequence_id, None)
+        self._rests.pop(sequence_id, None)

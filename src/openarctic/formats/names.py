@@ -405,6 +405,8 @@ def _check_computation(file: GGUFFile, architecture: str, config: HybridConfig) 
 
 def check_tensors(config: HybridConfig, file: GGUFFile) -> None:
     """Raise CorruptError unless the file has the tensors of the config's model: all, no others, in their shapes."""
+    if config.num_hidden_layers > len(file.tensors):  # before the table is made: a damaged count may ask for a million layers
+        raise CorruptError(f"{file.paths[0]} has {len(file.tensors)} tensors for {config.num_hidden_layers} layers")
     path, wanted = file.paths[0], {spec.gguf: spec.gguf_shape for spec in tensor_table(config)}
     missing = [name for name in wanted if name not in file.tensors]
     extra = [name for name in file.tensors if name not in wanted]

@@ -40,13 +40,14 @@ def measure_importance(
 ) -> dict[str, Importance]:
     """GGUF tensor name -> importance, from running a GGUF file or checkpoint folder over `ids` in chunks.
 
-    `progress` gets (layers done, layers). Raises UserError for too short a text, CapacityError for a layer that does not fit
-    into memory.
+    `progress` gets (layers done, layers). Raises UserError for too short a text and for a family's model, CapacityError for a
+    layer that does not fit into memory.
     """
     if len(ids) < 2:
         raise UserError(f"the calibration text has {len(ids)} tokens", "give some thousand: text like what the model will see")
     chunks = [list(ids[i : i + chunk_tokens]) for i in range(0, len(ids), chunk_tokens)]
     with _open(Path(path)) as (config, read), torch.no_grad():
+        config.require_arctic("the measurement")
         hint = "measure on a larger machine, and convert with --imatrix FILE here"
         check_memory(_layer_bytes(config), "a layer of this model in float32", hint)
         found = {

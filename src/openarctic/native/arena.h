@@ -6,7 +6,7 @@
 
 namespace openarctic {
 
-// Grows by large chunks in huge pages where the system lends them, which nobody fills with zeros first. Pieces begin at a
+// Grows by large chunks, in huge pages where the system lends them quickly, which nobody fills with zeros first. Pieces begin at a
 // cache line and live as long as the arena.
 class Arena {
  public:
@@ -28,6 +28,7 @@ class Arena {
   };
   std::vector<Chunk> chunks_;
   size_t used_ = 0;
+  bool takes_huge_pages_ = true;
 };
 
 }  // namespace openarctic

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <stdexcept>
 
 #include "../formats/blocks.h"
@@ -81,18 +83,59 @@ std::vector<Weights> repacked(Model& m, nb::list items, bool interleave, int cou
   return repack(all, interleave, count, m.arena, m.pool());
 }
 
-void set_matrix(Model& m, int layer, const std::string& name, nb::list items, bool interleave) {
-  Layer* l = layer < 0 ? nullptr : &m.layers.at(layer);
-  std::map<std::string, Weights*> slots{{"head", &m.head}};
-  if (l) slots = {{"q", &l->q}, {"k", &l->k}, {"v", &l->v}, {"o", &l->o}, {"gate_up", &l->gate_up}, {"down", &l->down}};
-  *slots.at(name) = repacked(m, items, interleave, 1)[0];
+// Where a matrix goes, or all experts' matrices.
+struct Place {
+  Weights* one = nullptr;
+  std::vector<Weights>* experts = nullptr;
+};
+
+Place place_of(Model& m, int layer, const std::string& name) {
+  if (layer < 0) {
+    if (name != "head") throw std::invalid_argument("no matrix named " + name);
+    return {&m.head};
+  }
+  Layer& l = m.layers.at(layer);
+  if (name == "expert_gate_up") return {nullptr, &l.expert_gate_up};
+  if (name == "expert_down") return {nullptr, &l.expert_down};
+  std::map<std::string, Weights*> slots{{"q", &l.q}, {"k", &l.k}, {"v", &l.v}, {"o", &l.o}, {"gate_up", &l.gate_up}, {"down", &l.down}};
+  return {slots.at(name)};
 }
 
-// All experts at once: each tensor holds one matrix after the other.
-void set_experts(Model& m, int layer, const std::string& name, nb::list items, bool interleave) {
-  Layer& l = m.layers.at(layer);
-  std::map<std::string, std::vector<Weights>*> slots{{"expert_gate_up", &l.expert_gate_up}, {"expert_down", &l.expert_down}};
-  *slots.at(name) = repacked(m, items, interleave, m.shape.experts);
+void put(const Place& place, std::vector<Weights> weights) {
+  if (place.one) *place.one = weights[0];
+  else *place.experts = std::move(weights);
+}
+
+// Each tensor of experts holds one matrix after the other.
+void set_matrix(Model& m, int layer, const std::string& name, nb::list items, bool interleave) {
+  const Place place = place_of(m, layer, name);
+  put(place, repacked(m, items, interleave, place.one ? 1 : m.shape.experts));
+}
+
+// (form, rows with padding, cols, panels): what `lend_matrix` takes.
+nb::tuple packed(nb::handle self, int layer, const std::string& name) {
+  Model& m = nb::cast<Model&>(self);
+  const Place place = place_of(m, layer, name);
+  const size_t count = place.one ? 1 : place.experts->size();
+  const Weights* first = place.one ? place.one : place.experts->data();
+  if (!count || first->empty()) throw std::invalid_argument(name + " has not been set");
+  const Matrix& matrix = first->matrix;
+  const size_t bytes = count * matrix.panels() * matrix.panel_bytes;
+  nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> all(matrix.data, {bytes}, self);
+  return nb::make_tuple(int(matrix.form), matrix.rows, matrix.cols, all);
+}
+
+// Panels that were packed before; they must stay as they are as long as the model lives.
+void lend_matrix(Model& m, int layer, const std::string& name, int form, int rows, int cols, Bytes panels) {
+  const Place place = place_of(m, layer, name);
+  const size_t count = place.one ? 1 : m.shape.experts;
+  if (form < 0 || form > int(Form::Q6) || rows < 1 || rows % kPanelRows || cols < 1 || (!is_float(Form(form)) && cols % kGroup)) throw std::invalid_argument("no panels have this form and shape");
+  const size_t panel_bytes = block_bytes(Form(form)) * cols / kGroup, bytes = rows / kPanelRows * panel_bytes;
+  if (panels.size() != count * bytes) throw std::invalid_argument("panels have " + std::to_string(panels.size()) + " bytes, their shape needs others");
+  std::vector<Weights> weights(count);
+  for (size_t i = 0; i < count; i++) weights[i].matrix = {Form(form), rows, cols, panels.data() + i * bytes, panel_bytes};
+  put(place, std::move(weights));
+  m.lent_bytes += panels.size();
 }
 
 void set_embedding(Model& m, nb::tuple item) {
@@ -125,16 +168,17 @@ void check(const Model& m, const Tokens& t, size_t sequences) {
     }
 }
 
-void step(Model& m, Ints ids, Ints sequences, Ints positions, Tables tables, std::vector<int> wanted, Logits logits) {
+void step(Model& m, Ints ids, Ints sequences, Ints positions, Tables tables, std::vector<int> wanted, Logits logits, std::optional<Logits> summaries) {
   const int n = int(ids.size());
   if (!n || int(sequences.size()) != n || int(positions.size()) != n) throw std::invalid_argument("tokens, sequences and positions must have one length above 0");
   if (logits.shape(0) < wanted.size() || int(logits.shape(1)) != m.padded_vocab()) throw std::invalid_argument("logits must be [wanted, padded vocab]");
+  if (summaries && (summaries->shape(0) < wanted.size() || summaries->shape(1) != 2)) throw std::invalid_argument("summaries must be [wanted, 2]");
   const Tokens tokens{n, ids.data(), sequences.data(), positions.data(), tables.data(), int(tables.shape(1))};
   check(m, tokens, tables.shape(0));
   for (int w : wanted)
     if (w < 0 || w >= n) throw std::out_of_range("wanted token out of range");
   nb::gil_scoped_release released;
-  m.step(tokens, wanted, logits.data());
+  m.step(tokens, wanted, logits.data(), summaries ? summaries->data() : nullptr);
 }
 
 uint8_t* page(Model& m, int index) {
@@ -168,6 +212,14 @@ const Kernels& kernels_named(const std::string& name) {
   for (const Kernels* table : available_kernels())
     if (name == table->name) return *table;
   throw std::invalid_argument("no kernels named " + name);
+}
+
+// A sum that any changed bit changes, at the speed of memory. No defence against an attacker.
+uint64_t checksum(Bytes bytes, int threads) {
+  if (threads < 1) throw std::invalid_argument("checksum needs a thread");
+  nb::gil_scoped_release released;
+  Pool pool(threads);
+  return checksum_of(bytes.data(), bytes.size(), pool);
 }
 
 // The bytes of `count` matrices as panels, for tests.
@@ -230,6 +282,7 @@ NB_MODULE(_native, module) {
     return names;
   });
   module.def("matmul", &matmul);
+  module.def("checksum", &checksum, nb::arg("bytes"), nb::arg("threads"));
   module.def("panels", &panels, nb::arg("matrices"), nb::arg("interleave"), nb::arg("count"), nb::arg("threads"));
   module.def("read_bandwidth", &bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("repetitions"));
   module.def("arithmetic_peaks", &peaks, nb::arg("kernels"), nb::arg("threads"));
@@ -243,14 +296,15 @@ NB_MODULE(_native, module) {
            nb::kw_only(), nb::arg("hidden"), nb::arg("layers"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("vocab"), nb::arg("experts"), nb::arg("top_k"), nb::arg("eps"), nb::arg("theta"), nb::arg("threads"), nb::arg("pages"), nb::arg("cache_type"), nb::arg("rotates_halves"), nb::arg("renormalizes"), nb::arg("kernels"))
       .def("set_vector", &set_vector)
       .def("set_matrix", &set_matrix)
-      .def("set_experts", &set_experts)
+      .def("packed", &packed)
+      .def("lend_matrix", &lend_matrix, nb::keep_alive<1, 7>())
       .def("set_embedding", &set_embedding)
-      .def("step", &step)
+      .def("step", &step, nb::arg("tokens"), nb::arg("sequences"), nb::arg("positions"), nb::arg("tables"), nb::arg("wanted"), nb::arg("logits"), nb::arg("summaries") = nb::none())
       .def("copy_page", &copy_page)
       .def("read_page", &read_page)
       .def("write_page", &write_page)
       .def_prop_ro("page_bytes", &Model::page_bytes)
       .def_prop_ro("padded_vocab", &Model::padded_vocab)
-      .def_prop_ro("weight_bytes", [](const Model& m) { return m.arena.used(); })
+      .def_prop_ro("weight_bytes", [](const Model& m) { return m.arena.used() + m.lent_bytes; })
       .def_prop_ro("kernels", [](const Model& m) { return std::string(m.kernels.name); });
 }

@@ -19,8 +19,8 @@ const Kernels& choose_kernels(const std::string& name, int head_dim) {
 }
 
 constexpr int kSpan = 256;     // positions that one thread attends to; a longer context is several, merged in order
-constexpr int kTileRows = 16;  // query rows that share a page
-constexpr int kMostRows = 256;  // queries of one head of keys
+constexpr int kTileRows = 64;  // query rows that share a page
+constexpr int kMostRows = 256; // queries of one head of keys
 
 struct Range {
   int begin, end;
@@ -507,7 +507,34 @@ void Model::run_layer(Batch& b, Layer& layer, int index, int thread) {
   pool_->barrier();
 }
 
-void Model::step(const Tokens& tokens, const std::vector<int>& wanted, float* logits) {
+namespace {
+
+// Of a part of a row: the number and value of its first largest logit, and the logarithm of the sum of exponentials.
+struct Part {
+  int best = -1;
+  float top = -INFINITY, log_sum = -INFINITY;
+};
+
+// The parts of a row in order: number of the largest, and the whole sum.
+void join(const Part* parts, int count, float* summary) {
+  Part whole = parts[0];
+  for (int i = 1; i < count; i++) {
+    const Part& next = parts[i];
+    if (next.best < 0) continue;
+    if (whole.best < 0 || next.top > whole.top) {
+      whole.best = next.best;
+      whole.top = next.top;
+    }
+    const float high = std::max(whole.log_sum, next.log_sum), low = std::min(whole.log_sum, next.log_sum);
+    whole.log_sum = high + std::log1p(std::exp(low - high));
+  }
+  summary[0] = float(whole.best);
+  summary[1] = whole.log_sum;
+}
+
+}  // namespace
+
+void Model::step(const Tokens& tokens, const std::vector<int>& wanted, float* logits, float* summaries) {
   Batch& b = *batch_;
   const int count = b.count = tokens.count;
   b.tokens = tokens;
@@ -515,6 +542,7 @@ void Model::step(const Tokens& tokens, const std::vector<int>& wanted, float* lo
   const int hidden = shape.hidden, rows = int(wanted.size());
   b.head_in.resize(std::max(rows, 1), hidden, form_bit(head));
   std::vector<float*> out(rows);
+  std::vector<Part> parts(summaries ? size_t(rows) * shape.threads : 0);
   for (int r = 0; r < rows; r++) out[r] = logits + size_t(r) * padded_vocab();
   pool_->run([&](int thread) {
     for (int i = thread; i < count; i += shape.threads) dequantize_row(embedding, tokens.ids[i], &b.x[size_t(i) * hidden]);
@@ -526,8 +554,17 @@ void Model::step(const Tokens& tokens, const std::vector<int>& wanted, float* lo
     }
     pool_->barrier();
     Range p = share(head.matrix.panels(), thread, shape.threads);
-    if (rows && p.begin < p.end) kernels.matmul(head.matrix, p.begin, p.end, b.head_in.rows.data(), out.data(), rows);
+    if (!rows || p.begin >= p.end) return;
+    kernels.matmul(head.matrix, p.begin, p.end, b.head_in.rows.data(), out.data(), rows);
+    if (!summaries) return;
+    const int first = p.begin * kPanelRows, last = std::min(p.end * kPanelRows, shape.vocab);
+    for (int r = 0; r < rows && first < last; r++) {  // still in this thread's cache
+      Part& part = parts[size_t(r) * shape.threads + thread];
+      kernels.summarize(out[r] + first, nullptr, last - first, &part.best, &part.log_sum);
+      if (part.best >= 0) part = {part.best + first, out[r][part.best + first], part.log_sum};
+    }
   });
+  for (int r = 0; r < rows && summaries; r++) join(&parts[size_t(r) * shape.threads], shape.threads, summaries + 2 * r);
 }
 
 }  // namespace openarctic

@@ -64,14 +64,16 @@ class Model {
   Model(const Shape& shape, const std::string& kernels);
   Shape shape;
   Arena arena;  // holds the weights
+  size_t lent_bytes = 0;  // of weights whose panels stand elsewhere
   std::vector<Layer> layers;
   std::vector<float> output_norm;
   Weights head;
   Source embedding{};  // raw rows
   const Kernels& kernels;
 
-  // Writes a row of vocab logits for each wanted token.
-  void step(const Tokens& tokens, const std::vector<int>& wanted, float* logits);
+  // Writes a row of vocab logits for each wanted token, and where `summaries` is given its first largest one's number and the
+  // logarithm of the sum of all exponentials.
+  void step(const Tokens& tokens, const std::vector<int>& wanted, float* logits, float* summaries);
   size_t page_bytes() const { return size_t(shape.layers) * shape.kv_heads * 2 * cache_bytes(shape.cache, shape.head_dim); }
   uint8_t* page(int index) { return cache_.get() + size_t(index) * page_bytes(); }
   Pool& pool() { return *pool_; }

@@ -23,6 +23,8 @@ struct Weights {
 // `count` matrices. Each takes its rows of all sources one after the other; with `interleave`, panels of the sources alternate
 // (gate, up). All have one form. On all threads of the pool. Throws std::invalid_argument, std::bad_alloc.
 std::vector<Weights> repack(const std::vector<Source>& sources, bool interleave, int count, Arena& arena, Pool& pool);
+// Of panels that lie in a file, see binding.cpp.
+uint64_t checksum_of(const uint8_t* bytes, size_t count, Pool& pool);
 void dequantize_row(const Source& source, int row, float* out);
 
 }  // namespace openarctic

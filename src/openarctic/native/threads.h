@@ -1,8 +1,8 @@
-// Our own pool. Workers sleep between steps, after they have looked out for the next one for a moment; inside a step all threads
-// meet at a barrier that spins a little, then yields. (A barrier that only spins collapses when other processes want the cores.)
+// Our own pool: workers sleep between steps; inside a step they meet at a barrier that spins a little, then yields.
+// (A barrier that only spins collapses when other processes want the cores. Workers that spin before they sleep gain nothing,
+// docs/log.md: the next step comes later than they may spin, and who has spun is woken later on busy cores.)
 #pragma once
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -37,12 +37,12 @@ class Pool {
   // Calls job(i) on every thread i, the caller being thread 0, and returns when all have ended. The job must not throw.
   void run(const std::function<void(int)>& job) {
     if (size_ > 1) {
-      job_ = &job;
-      round_.fetch_add(1);  // sequentially consistent, as in `sleep`: one of the two sees the other
-      if (sleeping_.load()) {
-        { std::lock_guard<std::mutex> lock(mutex_); }
-        wake_.notify_all();
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        job_ = &job;
+        round_++;
       }
+      wake_.notify_all();
     }
     job(0);
     barrier();
@@ -63,8 +63,6 @@ class Pool {
   }
 
  private:
-  static constexpr std::chrono::microseconds kLookout{50};
-
   void stop() {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -74,30 +72,15 @@ class Pool {
     for (auto& worker : workers_) worker.join();
   }
 
-  // Whether the next round began within a moment.
-  bool spin(unsigned long seen) {
-    const auto end = std::chrono::steady_clock::now() + kLookout;
-    do {
-      for (int i = 0; i < 16; i++) {
-        if (round_.load(std::memory_order_acquire) != seen) return true;
-        OPENARCTIC_PAUSE();
-      }
-    } while (std::chrono::steady_clock::now() < end);
-    return false;
-  }
-
   // False: the pool ends.
   bool sleep(unsigned long seen) {
     std::unique_lock<std::mutex> lock(mutex_);
-    sleeping_.fetch_add(1);
-    wake_.wait(lock, [&] { return stopping_ || round_.load() != seen; });
-    sleeping_.fetch_sub(1);
+    wake_.wait(lock, [&] { return stopping_ || round_ != seen; });
     return !stopping_;
   }
 
   void work(int id) {
-    for (unsigned long seen = 0;; seen++) {
-      if (!spin(seen) && !sleep(seen)) return;
+    for (unsigned long seen = 0; sleep(seen); seen++) {
       (*job_)(id);
       barrier();
     }
@@ -108,9 +91,8 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   const std::function<void(int)>* job_ = nullptr;
+  unsigned long round_ = 0;
   bool stopping_ = false;
-  alignas(64) std::atomic<unsigned long> round_{0};
-  std::atomic<int> sleeping_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> generation_{0};
 };
