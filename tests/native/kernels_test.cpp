@@ -511,9 +511,13 @@ Outputs logits(Model& model, const std::vector<Place>& places, const std::vector
       positions.push_back(places[at].position);
       wanted.push_back(i);
     }
-    std::vector<float> rows(size_t(count) * model.padded_vocab());
-    model.step({count, ids.data(), sequences.data(), positions.data(), pages.data(), 4}, wanted, rows.data());
-    for (int i = 0; i < count; i++) out.emplace_back(&rows[size_t(i) * model.padded_vocab()], &rows[size_t(i) * model.padded_vocab()] + kVocab);
+    std::vector<float> rows(size_t(count) * model.padded_vocab()), summaries(2 * size_t(count));
+    model.step({count, ids.data(), sequences.data(), positions.data(), pages.data(), 4}, wanted, rows.data(), summaries.data());
+    for (int i = 0; i < count; i++) {
+      const float* row = &rows[size_t(i) * model.padded_vocab()];
+      out.emplace_back(row, row + kVocab);
+      check(summaries[2 * i] == float(std::max_element(row, row + kVocab) - row), "%s model: summary of token %d", model.kernels.name, i);
+    }
   }
   return out;
 }

@@ -1,4 +1,4 @@
-"""The C++ test program of the kernels (slow: it is compiled first; pytest -m slow). CONTRIBUTING.md has its other two ways to run."""
+"""The C++ test program of the kernels (slow: it is compiled first). CONTRIBUTING.md has its other two ways to run."""
 
 from __future__ import annotations
 
