@@ -1,6 +1,6 @@
-// Our own pool: workers sleep between steps; inside a step they meet at a barrier that spins a little, then yields.
-// (A barrier that only spins collapses when other processes want the cores. Workers that spin before they sleep gain nothing,
-// docs/log.md: the next step comes later than they may spin, and who has spun is woken later on busy cores.)
+// Our own pool: workers sleep between steps; inside a step they meet at a barrier that spins a little, then sleeps.
+// (A barrier that spins for long, or yields, collapses when other processes want the cores: it takes the core that the thread it
+// waits for could have, and who has slept is woken sooner. Spinning between steps gains nothing. Numbers: docs/log.md.)
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -8,6 +8,11 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -53,16 +58,19 @@ class Pool {
     int generation = generation_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
       arrived_.store(0, std::memory_order_relaxed);
-      generation_.store(generation + 1, std::memory_order_release);
+      generation_.store(generation + 1);  // sequentially consistent, as in the wait: one of the two sees the other
+      if (waiting_.load()) wake_all();
       return;
     }
     for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; spins++) {
-      if (spins < 4000) OPENARCTIC_PAUSE();
-      else std::this_thread::yield();
+      if (spins < kSpins) OPENARCTIC_PAUSE();
+      else wait_for(generation);
     }
   }
 
  private:
+  static constexpr int kSpins = 300;  // some 10 to 40 us
+
   void stop() {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -71,6 +79,18 @@ class Pool {
     wake_.notify_all();
     for (auto& worker : workers_) worker.join();
   }
+
+#if defined(__linux__)
+  void wait_for(int generation) {
+    waiting_.fetch_add(1);
+    syscall(SYS_futex, &generation_, FUTEX_WAIT_PRIVATE, generation, nullptr, nullptr, 0);
+    waiting_.fetch_sub(1);
+  }
+  void wake_all() { syscall(SYS_futex, &generation_, FUTEX_WAKE_PRIVATE, size_, nullptr, nullptr, 0); }
+#else
+  void wait_for(int) { std::this_thread::yield(); }
+  void wake_all() {}
+#endif
 
   // False: the pool ends.
   bool sleep(unsigned long seen) {
@@ -95,6 +115,7 @@ class Pool {
   bool stopping_ = false;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> generation_{0};
+  std::atomic<int> waiting_{0};
 };
 
 }  // namespace openarctic
