@@ -6,7 +6,8 @@
 #
 # First the program of tests/native: on a processor with dot products, and on one without, which must take the plain kernels.
 # Then the tests of tests/engine and tests/formats that use C++, under Debian's Python for arm64. That is unpacked into FOLDER
-# from packages which apt downloads with lists of its own there: nothing is installed, and no rights are needed.
+# from packages which apt downloads with lists of its own there: nothing is installed, and no rights are needed. The emulated
+# tests take tens of minutes.
 set -eu
 
 cd "$(dirname "$0")/.."
