@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from openarctic.engine import Engine
+from openarctic.engine.loop import Loop
 from openarctic.engine.request import Stream
 from openarctic.engine.speculation import SpeculationPolicy
 from openarctic.engine.suffix import Draft
@@ -229,24 +230,18 @@ def test_deadlines(engine: Engine) -> None:
         engine.submit(IDS, timeout=0)
 
 
-def test_priorities(engine: Engine) -> None:
+def test_priorities(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one place, the more urgent one is done first though it came last."""
-    narrow = engine._loop.scheduler
-    ends: list[str] = []
-    kept, narrow.max_sequences = narrow.max_sequences, 1
-    try:
-        streams = {
-            name: engine.submit(IDS, max_tokens=30, sampling=Sampling(ignore_eos=True), priority=p)
-            for name, p in (("first", 0), ("later", 5), ("urgent", -1))
-        }
-        threads = [threading.Thread(target=lambda n=n, s=s: (s.result(), ends.append(n))) for n, s in streams.items()]  # type: ignore[misc]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        narrow.max_sequences = kept
-    assert ends.index("urgent") < ends.index("later")
+    ended: list[Stream] = []
+    finish = Loop._finish
+    monkeypatch.setattr(Loop, "_finish", lambda loop, job: (ended.append(job.stream), finish(loop, job)))
+    monkeypatch.setattr(engine._loop.scheduler, "max_sequences", 1)
+    options: dict[str, Any] = {"max_tokens": 30, "sampling": Sampling(ignore_eos=True)}
+    with engine._loop.busy:  # until all three are there
+        first, later, urgent = (engine.submit(IDS, priority=priority, **options) for priority in (0, 5, -1))
+    for stream in (first, later, urgent):
+        stream.result()
+    assert ended.index(urgent) < ended.index(later)
 
 
 def test_a_failure_inside_is_raised_where_the_caller_waits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
