@@ -36,7 +36,7 @@ def steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def step(tokens: Sequence[int], *others: Any) -> Any:
         counts.append(len(tokens))
-        return engine._run(tokens, *others)
+        return engine._runner.run(tokens, *others)
 
     monkeypatch.setattr(engine._loop, "step", step)
     return counts

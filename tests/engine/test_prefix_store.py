@@ -39,7 +39,7 @@ def test_the_next_process_computes_only_the_rest(tmp_path: Path, cache_type: str
 
     def step(tokens: list[int], *others: Any) -> Any:
         steps.append(len(tokens))
-        return second._run(tokens, *others)
+        return second._runner.run(tokens, *others)
 
     second._loop.step = step
     assert second.keep_prefix(PREFIX) == 64 and steps == []
@@ -75,7 +75,7 @@ def test_the_budget_of_the_disk(tmp_path: Path) -> None:
     page = np.zeros((4, 100), np.uint8)
     for i in range(3):
         store.save([i], page)
-        os.utime(store._path([i]), (i, i))
+        os.utime(store._path([i], ""), (i, i))
     assert store.load([0]) is not None  # used now
     store.save([3], page)
     assert [store.load([i]) is not None for i in range(4)] == [True, False, True, True]

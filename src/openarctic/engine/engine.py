@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openarctic.engine.candidate import Rows
 from openarctic.engine.loader import OnProgress, load_model
 from openarctic.engine.loop import Loop
 from openarctic.engine.pages import PagePool
 from openarctic.engine.prefix_store import PrefixStore, fingerprint
-from openarctic.engine.request import MAX_CANDIDATES, Limits, Request, Stream, check_request
+from openarctic.engine.request import MAX_CANDIDATES, Limits, Request, Stream, check_request, token_ids, whole
+from openarctic.engine.runner import Runner
 from openarctic.engine.scheduler import Scheduler
 from openarctic.engine.speculator import Speculator
 from openarctic.errors import CapacityError, UserError
 from openarctic.formats import GGUFFile, HybridConfig, config_from_gguf, read_gguf
 from openarctic.formats.names import check_tensors
 from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
-from openarctic.native._native import PAGE_SIZE
+from openarctic.native._native import PAGE_SIZE, available_kernels
 from openarctic.tokenizer import Tokenizer, has_vocabulary
 
 STEP_TOKENS = 512  # of one step at most: a prompt is computed in such chunks
@@ -67,7 +67,11 @@ class Engine:
             tokenizer = Tokenizer.from_gguf_metadata(file.metadata)
         self.tokenizer = tokenizer
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
-        drafts = _speculator(speculation, draft_model, file, cache_bytes // 4, threads)
+        whole("cache_bytes", cache_bytes, 1)
+        whole("max_sequences", max_sequences, 1, STEP_TOKENS)
+        if kernels and kernels not in available_kernels():
+            raise UserError(f"kernels is {kernels!r}, this processor has {', '.join(available_kernels())}")
+        drafts = _speculator(speculation, draft_model, file, cache_bytes // 4, threads, kernels)
         pages = _count_pages(self.config, cache_bytes - (cache_bytes // 4 if draft_model else 0), cache_type)
         self.context = self._checked_context(context, pages)
         self._model = load_model(
@@ -82,13 +86,12 @@ class Engine:
         )
         made_by = fingerprint(file, cache_type, self.kernels) if prefix_folder else ""
         self._prefixes = PrefixStore(prefix_folder, made_by, self._model.page_bytes) if prefix_folder else None
-        self._out = np.empty((0, self._model.padded_vocab), np.float32)
-        self._summaries = np.empty((0, 2), np.float32)
+        self._runner = Runner(self._model, self.config.vocab_size)
         scheduler = Scheduler(
             PagePool(pages, PAGE_SIZE), context=self.context, max_step_tokens=STEP_TOKENS, max_sequences=max_sequences
         )
         self._loop = Loop(
-            self._run,
+            self._runner.run,
             self._model.copy_page,
             scheduler,
             Limits(self.config.vocab_size, self.context, self.tokenizer),
@@ -120,6 +123,11 @@ class Engine:
         """Length of `text` in tokens."""
         return len(self._text().encode(text))
 
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._text().encode(prompt, add_special=True)
+        return token_ids(prompt, self.config.vocab_size)
+
     # Requests
 
     def submit(
@@ -143,18 +151,20 @@ class Engine:
 
         Raises UserError, or CapacityError when the prompt is too long.
         """
-        settings = [sampling] if isinstance(sampling, Sampling) else list(sampling)
-        ids = self._text().encode(prompt, add_special=True) if isinstance(prompt, str) else list(prompt)
+        settings = _settings(sampling)
+        ids = self._ids(prompt)
         check_request(self._loop.limits, ids, settings, max_tokens)
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and (not isinstance(timeout, int | float) or not timeout > 0):
             raise UserError(f"timeout is {timeout!r}, it must be above 0 seconds")
+        if not isinstance(tenant, str):
+            raise UserError(f"tenant is {tenant!r}, it must be a text")
         request = Request(
             ids=ids,
             settings=settings,
-            max_tokens=max_tokens,
+            max_tokens=int(max_tokens),
             follower=self._constraints.start(grammar) if grammar is not None else None,
             forces_tokens=forces_tokens,
-            priority=priority,
+            priority=whole("priority", priority, -(2**31), 2**31),
             tenant=tenant,
             deadline=None if timeout is None else time.monotonic() + timeout,
         )
@@ -165,8 +175,7 @@ class Engine:
 
         Raises what `submit` raises, and UserError where `on_text` cannot know yet which candidates `best_of` will keep.
         """
-        settings = options.get("sampling", GREEDY)
-        settings = [settings] if isinstance(settings, Sampling) else settings
+        settings = _settings(options.get("sampling", GREEDY))
         if on_text and any(s.num_candidates > s.n for s in settings):
             raise UserError(
                 "best_of is more than n, such completions cannot be streamed", "ask for no stream, or leave out best_of"
@@ -184,7 +193,7 @@ class Engine:
 
         Whole pages are kept. With a `prefix_folder` they come from there, or are written to it when they had to be computed.
         """
-        ids = self._text().encode(prompt, add_special=True) if isinstance(prompt, str) else list(prompt)
+        ids = self._ids(prompt)
         ids = ids[: min(len(ids), self.context - 1) // PAGE_SIZE * PAGE_SIZE]
         if not ids:
             return 0
@@ -200,7 +209,7 @@ class Engine:
 
     def _restore(self, ids: list[int], tenant: str) -> bool:
         """From disk into the cache, if it is there and there is room."""
-        stored = self._prefixes.load(ids) if self._prefixes else None
+        stored = self._prefixes.load(ids, tenant) if self._prefixes else None
         if stored is None or len(stored) * PAGE_SIZE != len(ids):
             return False
         pool = self._loop.scheduler.pool
@@ -227,7 +236,7 @@ class Engine:
             content = np.empty((len(pages), self._model.page_bytes), np.uint8)
             for page, out in zip(pages, content, strict=True):
                 self._model.read_page(page, out)
-        self._prefixes.save(ids, content)
+        self._prefixes.save(ids, content, tenant)
 
     # The model itself
 
@@ -263,48 +272,45 @@ class Engine:
         `sequences` are rows of `tables`, which hold their pages in order (pages of `page_size` positions). Several tokens of one
         sequence are allowed, in the order of their positions. For one caller at a time, and not beside requests.
         """
-        return self._run(tokens, sequences, positions, tables, wanted).logits
-
-    def _run(
-        self,
-        tokens: Sequence[int],
-        sequences: Sequence[int],
-        positions: Iterable[int],
-        tables: NDArray[np.int32],
-        wanted: Iterable[int],
-    ) -> Rows:
-        rows = list(wanted)
-        if len(rows) > len(self._out):
-            self._out = np.empty((len(rows), self._model.padded_vocab), np.float32)
-            self._summaries = np.empty((len(rows), 2), np.float32)
-        arrays = (np.asarray(list(a), np.int32) for a in (tokens, sequences, positions))
-        self._model.step(*arrays, tables, rows, self._out, self._summaries)
-        return Rows(self._out[: len(rows), : self.config.vocab_size], self._summaries[: len(rows)])
+        self._loop.check_process()
+        return self._runner.run(tokens, sequences, positions, tables, wanted).logits
 
     def _checked_context(self, context: int | None, pages: int) -> int:
         largest = self.config.max_position_embeddings
         if context is None:
             return min(largest, pages * PAGE_SIZE)
-        if not 1 <= context <= largest:
-            raise UserError(f"context is {context}, it must be 1 to {largest}, which the model was made for")
+        whole("context, which the model limits,", context, 1, largest)
         if context > pages * PAGE_SIZE:
             raise UserError(f"context is {context}, cache_bytes holds {pages * PAGE_SIZE} tokens", "raise cache_bytes")
         return context
 
 
-def _count_pages(config: HybridConfig, cache_bytes: int, cache_type: str) -> int:
+def _settings(sampling: Any) -> list[Sampling]:
+    settings = [sampling] if isinstance(sampling, Sampling) else sampling
+    if isinstance(settings, str) or not isinstance(settings, Iterable):
+        raise UserError(f"sampling is {sampling!r}, it must be a Sampling, or several")
+    settings = list(settings)
+    for each in settings:
+        if not isinstance(each, Sampling):
+            raise UserError(f"sampling holds {each!r}, it must hold Sampling objects")
+    return settings
+
+
+def _count_pages(config: HybridConfig, cache_bytes: int, cache_type: str, name: str = "cache_bytes") -> int:
     """Pages of keys and values that a budget holds. Raises UserError."""
     widths = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0625}
     if cache_type not in widths:
         raise UserError(f"cache_type is {cache_type!r}, it must be {', '.join(widths)}")
+    if cache_type == "q8_0" and config.head_dim % 32:
+        raise UserError(f"cache_type q8_0 needs heads whose width is a multiple of 32, this model's are {config.head_dim} wide")
     page = int(PAGE_SIZE * config.num_hidden_layers * config.kv_width * 2 * widths[cache_type])
     if cache_bytes < 2 * page:
-        raise UserError(f"cache_bytes is {cache_bytes}, two pages of {PAGE_SIZE} tokens need {2 * page}")
+        raise UserError(f"{name} is {cache_bytes}, two pages of {PAGE_SIZE} tokens need {2 * page}")
     return min(cache_bytes // page, 2**31 - 1)
 
 
 def _speculator(
-    name: str | None, draft_model: str | Path | None, target: GGUFFile, cache_bytes: int, threads: int | None
+    name: str | None, draft_model: str | Path | None, target: GGUFFile, cache_bytes: int, threads: int | None, kernels: str
 ) -> Speculator | None:
     if name is not None and draft_model is not None:
         raise UserError("speculation and draft_model are both given", "choose one of them")
@@ -312,8 +318,9 @@ def _speculator(
         from openarctic.engine.model_drafter import ModelDrafter, load_draft_model
 
         config = config_from_gguf(read_gguf(draft_model))
-        pages = _count_pages(config, cache_bytes, "f16")
-        return Speculator(ModelDrafter(load_draft_model(draft_model, target, num_pages=pages, threads=threads)), is_costly=True)
+        pages = _count_pages(config, cache_bytes, "f16", "the draft model's quarter of cache_bytes")
+        model = load_draft_model(draft_model, target, num_pages=pages, threads=threads, kernels=kernels)
+        return Speculator(ModelDrafter(model), is_costly=True)
     if name is None:
         return None
     if name != "suffix":

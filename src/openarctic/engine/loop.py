@@ -1,16 +1,21 @@
 """The loop between requests and the model: plan a step, run it, choose tokens, tell the callers, until nobody waits.
 
 One thread runs it while there is work, and ends when there is none: an idle engine has no thread of its own. Callers only touch
-the inbox. Everything that depends on time or on the machine (clock, threads, native model) is here; what the next step is, is
-the scheduler's, and what a token is, the candidate's.
+the inbox. What fails for one request ends that one; what fails for all ends all, and the next finds the loop ready. Everything
+that depends on time or on the machine (clock, threads, native model) is here; what the next step is, is the scheduler's, and
+what a token is, the candidate's.
 """
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import math
+import os
 import threading
 import time
+import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +30,7 @@ from openarctic.engine.request import Limits, Request, Stream, TokenEvent
 from openarctic.engine.sampler import Sampler, token_logprob
 from openarctic.engine.scheduler import Chunk, Plan, Scheduler, Sequence
 from openarctic.engine.speculator import Speculator
+from openarctic.errors import CapacityError, UserError
 from openarctic.generator import Completion, TokenLogprob
 
 # (tokens, sequences, positions, tables, wanted) -> rows
@@ -55,7 +61,7 @@ class _Line:
     sequence: Sequence
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Loop:
     """`step` runs the native model, `copy_page` copies a page of keys and values."""
 
@@ -66,9 +72,10 @@ class Loop:
     speculator: Speculator | None = None
     clock: Callable[[], float] = time.monotonic
     busy: threading.Lock = field(default_factory=threading.Lock)  # held through a step: who holds it may use model and pool
-    _inbox: deque[Callable[[], None]] = field(default_factory=deque)
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # of inbox and thread
+    _inbox: deque[Callable[[], None]] = field(default_factory=deque)  # appended to from anywhere, even where _lock is held
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # of _thread
     _thread: threading.Thread | None = None
+    _process: int = field(default_factory=os.getpid)
     _jobs: dict[Stream, _Job] = field(default_factory=dict)
     _lines: dict[int, _Line] = field(default_factory=dict)  # by sequence id
     _ids: Any = field(default_factory=lambda: itertools.count(1))
@@ -76,63 +83,85 @@ class Loop:
 
     # Callers' side
 
+    def __post_init__(self) -> None:
+        _LOOPS.add(self)
+
     def submit(self, request: Request) -> Stream:
-        """Queues a checked request."""
+        """Queues a checked request. Raises UserError in a forked process, CapacityError where no thread can be started."""
+        self.check_process()
         stream = Stream(request, self._cancel)
         stream.usage.prompt_tokens = len(request.ids)
-        self._post(lambda: self._start(stream))
+        self._inbox.append(lambda: self._start(stream))
+        try:
+            self._wake()
+        except RuntimeError as error:
+            self._inbox.pop()
+            raise CapacityError(f"the engine cannot start its thread: {error}") from error
         return stream
 
-    def _cancel(self, stream: Stream) -> None:
-        if not stream.is_done:
-            self._post(lambda: self._abort(stream, "abort"))
+    def check_process(self) -> None:
+        """Raises UserError where the engine was made in another process: a fork has none of its threads."""
+        if os.getpid() != self._process:
+            raise UserError("this engine was loaded before the process was forked", "load it in the process that uses it")
 
-    def _post(self, message: Callable[[], None]) -> None:
+    def stop(self) -> None:
+        """Ends every request, and waits for the thread."""
+        thread = self._thread
+        if thread is not None and os.getpid() == self._process:
+            self._inbox.append(self._abort_all)
+            thread.join(timeout=10)
+
+    def _cancel(self, stream: Stream) -> None:
+        """Called from anywhere, the garbage collector included: takes no lock. Without a thread there is nothing to cancel."""
+        if not stream.is_done:
+            self._inbox.append(lambda: self._abort(stream, "abort"))
+
+    def _wake(self) -> None:
         with self._lock:
-            self._inbox.append(message)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="openarctic-engine", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="openarctic-engine", daemon=True)
+                thread.start()  # it waits for the lock
+                self._thread = thread
 
     # The loop's side
 
     def _work(self) -> None:
         while True:
             with self._lock:
-                messages = list(self._inbox)
-                self._inbox.clear()
-                if not messages and not self._jobs:
+                if not self._inbox and not self._jobs:
                     self._thread = None
                     if self._assistant:
                         self._assistant.shutdown(wait=False)
                         self._assistant = None
                     return
-            for message in messages:
-                message()
-            if self._jobs:
+            try:
                 with self.busy:
-                    self._advance()
+                    while self._inbox:
+                        self._inbox.popleft()()
+                    if self._jobs:
+                        self._advance()
+            except BaseException as error:  # noqa: BLE001 - every caller that waits must be told
+                for job in list(self._jobs.values()):
+                    self._fail(job, error)
 
     def _start(self, stream: Stream) -> None:
+        try:
+            self._begin_job(stream)
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            if job := self._jobs.get(stream):
+                self._fail(job, error)
+            stream.end([], error)
+
+    def _begin_job(self, stream: Stream) -> None:
         request = stream.request
         limit = min(request.max_tokens, self.limits.context - len(request.ids))
         index = itertools.count()
-        candidates = [
-            [
-                self._candidate(request, Sampler(sampling, request.ids, n), next(index), limit)
-                for n in range(sampling.num_candidates)
-            ]
-            for sampling in request.settings
-        ]
+        samplers = [[Sampler(s, request.ids, number) for number in range(s.num_candidates)] for s in request.settings]
+        candidates = [[self._candidate(request, sampler, next(index), limit) for sampler in group] for group in samplers]
         scores: list[list[TokenLogprob | None] | None] = [None if s.prompt_logprobs is None else [None] for s in request.settings]
-        job = _Job(stream, candidates, scores, left=next(index))
-        self._jobs[stream] = job
+        job = self._jobs[stream] = _Job(stream, candidates, scores, left=next(index))
         line = self._line(job, candidates[0][0], list(request.ids), wants_every_row=any(s is not None for s in scores))
-        try:
-            self.scheduler.add(line.sequence)
-        except Exception as error:  # noqa: BLE001 - the caller gets it
-            del self._lines[line.sequence.id]
-            self._fail(job, error)
+        self.scheduler.add(line.sequence)
 
     def _candidate(self, request: Request, sampler: Sampler, index: int, limit: int) -> Candidate:
         follower = request.follower.copy() if request.follower else None
@@ -157,6 +186,10 @@ class Loop:
         if job := self._jobs.get(stream):
             self._end_all(job, reason)
 
+    def _abort_all(self) -> None:
+        for job in list(self._jobs.values()):
+            self._end_all(job, "abort")
+
     def _end_all(self, job: _Job, reason: str) -> None:
         """Every candidate that is left ends with that reason."""
         for line in self._lines_of(job):
@@ -174,22 +207,18 @@ class Loop:
     # One step
 
     def _advance(self) -> None:
-        plan = None
+        if self.speculator:
+            self._propose(self.speculator)
+        plan = self.scheduler.schedule(self.clock())
+        for job in {self._lines[s.id].job for s in plan.ended if s.id in self._lines}:
+            self._end_all(job, "deadline")  # a deadline is the request's: all its sequences end
         try:
-            if self.speculator:
-                self._propose(self.speculator)
-            plan = self.scheduler.schedule(self.clock())
-            for job in {self._lines[s.id].job for s in plan.ended if s.id in self._lines}:
-                self._end_all(job, "deadline")  # a deadline is the request's: all its sequences end
-            moved = self._run(plan)
-            ended = {line.sequence.id: line.candidate.finish_reason for line in moved if line.candidate.finish_reason}
-            self.scheduler.commit(plan, ended)
-        except BaseException as error:  # noqa: BLE001 - every caller that waits must be told
-            if plan is not None:
-                self.scheduler.fail(plan)
-            for job in list(self._jobs.values()):
-                self._fail(job, error)
-            return
+            moved = [line for line in self._run(plan) if line.sequence.id in self._lines]
+        except BaseException:
+            self.scheduler.fail(plan)
+            raise
+        ended = {line.sequence.id: line.candidate.finish_reason for line in moved if line.candidate.finish_reason}
+        self.scheduler.commit(plan, ended)
         for line in moved:
             self._publish(line.job.stream, line.candidate)
             if line.candidate.finish_reason is not None:
@@ -212,7 +241,10 @@ class Loop:
             line = self._lines.get(chunk.sequence.id)
             count = len(chunk.rows)
             if line is not None and count:
-                moved += self._take(line, chunk, rows[at : at + count], outcomes)
+                try:
+                    moved += self._take(line, chunk, rows[at : at + count], outcomes)
+                except Exception as error:  # noqa: BLE001 - the caller gets it, and nobody else suffers
+                    self._fail(line.job, error)
             at += count
         if self.speculator:
             self.speculator.observe(plan.num_tokens, len(moved), outcomes, seconds)
@@ -246,7 +278,10 @@ class Loop:
             return None
         if self._assistant is None:
             self._assistant = ThreadPoolExecutor(1, thread_name_prefix="openarctic-masks")
-        return self._assistant.submit(lambda: [follower.prepare() for follower in followers])
+        try:
+            return self._assistant.submit(lambda: [follower.prepare() for follower in followers])
+        except RuntimeError:  # no more threads; whoever needs a mask computes it
+            return None
 
     def _take(self, line: _Line, chunk: Chunk, rows: Rows, outcomes: dict[int, tuple[int, int]]) -> list[_Line]:
         """Tokens from a chunk's rows; gives the lines that moved."""
@@ -309,7 +344,11 @@ class Loop:
         if len(lines) < len(self._lines):
             return
         room = {line.sequence.id: line.sequence.limit - len(line.sequence.tokens) - 1 for line in lines}
-        drafts = speculator.propose(room, sum(line.sequence.left for line in lines))
+        try:
+            drafts = speculator.propose(room, sum(line.sequence.left for line in lines))
+        except Exception as error:  # noqa: BLE001 - it is only for speed
+            warnings.warn(f"speculation is off from now on: {error!r}", RuntimeWarning, stacklevel=2)
+            self.speculator, drafts = None, {}
         for id, tokens in drafts.items():
             line = self._lines[id]
             follower = line.candidate.follower
@@ -359,4 +398,16 @@ def _completions(job: _Job) -> Iterable[Completion]:
         best = group
         if sampling.num_candidates > sampling.n:
             best = sorted(group, key=Candidate.mean_logprob, reverse=True)
+        if prompt_logprobs is not None:  # it may have ended before all of them were there
+            prompt_logprobs += [None] * (len(job.request.ids) - len(prompt_logprobs))
         yield from (candidate.completion(prompt_logprobs) for candidate in best[: sampling.n])
+
+
+_LOOPS: weakref.WeakSet[Loop] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A thread inside the native model would not survive the end of the interpreter."""
+    for loop in list(_LOOPS):
+        loop.stop()

@@ -111,7 +111,7 @@ class ModelDrafter:
                     draft.tokens.append(token)
                     draft.probabilities.append(p)
                     inputs[id] = [token]
-                if p < self._floor or len(draft.tokens) >= limits[id]:
+                if not p >= self._floor or len(draft.tokens) >= limits[id]:  # not: nor where p is no number
                     going = {other: line for other, line in going.items() if other != id}
         return {id: draft for id, draft in drafts.items() if draft.tokens}
 
@@ -173,7 +173,7 @@ def _best(rows: Rows) -> Iterable[tuple[int, float]]:
 class NativeDraftModel:
     """A GGUF file as a `DraftModel`."""
 
-    def __init__(self, file: GGUFFile, *, num_pages: int, threads: int | None = None, cache_type: str = "f16") -> None:
+    def __init__(self, file: GGUFFile, *, num_pages: int, threads: int | None = None, kernels: str = "") -> None:
         from openarctic.engine.loader import load_model
         from openarctic.native._native import PAGE_SIZE
 
@@ -181,7 +181,7 @@ class NativeDraftModel:
         check_tensors(config, file)
         self.page_size, self.num_pages, self.context = PAGE_SIZE, num_pages, config.max_position_embeddings
         self._vocab = config.vocab_size if TOKENS not in file.metadata else len(file.metadata[TOKENS])
-        self._model: Any = load_model(file, config, pages=num_pages, threads=threads, cache_type=cache_type)
+        self._model: Any = load_model(file, config, pages=num_pages, threads=threads, cache_type="f16", kernels=kernels)
 
     def step(
         self,
@@ -198,11 +198,13 @@ class NativeDraftModel:
         return out[:, : self._vocab]
 
 
-def load_draft_model(path: str | Path, target: GGUFFile, *, num_pages: int, threads: int | None = None) -> NativeDraftModel:
+def load_draft_model(
+    path: str | Path, target: GGUFFile, *, num_pages: int, threads: int | None = None, kernels: str = ""
+) -> NativeDraftModel:
     """A smaller GGUF file that drafts for `target`. Raises MissingError, CorruptError, or UserError where vocabularies differ."""
     file = read_gguf(path)
     check_same_vocabulary(file, target)
-    return NativeDraftModel(file, num_pages=num_pages, threads=threads)
+    return NativeDraftModel(file, num_pages=num_pages, threads=threads, kernels=kernels)
 
 
 def check_same_vocabulary(draft: GGUFFile, target: GGUFFile) -> None:

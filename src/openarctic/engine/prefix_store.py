@@ -8,7 +8,9 @@ When they take more than `max_bytes`, those go that were not used for longest.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,12 +34,13 @@ class PrefixStore:
         self.folder, self._model, self._page_bytes, self.max_bytes = Path(folder), model, page_bytes, max_bytes
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.chmod(0o700)  # so nobody reads a file while it is written either
         except OSError as error:
             raise UserError(f"prefixes cannot be kept in {folder}: {error.strerror}") from error
 
-    def load(self, tokens: Sequence[int]) -> Pages | None:
-        """The pages of exactly these tokens; None where they are not there."""
-        path = self._path(tokens)
+    def load(self, tokens: Sequence[int], tenant: str = "") -> Pages | None:
+        """The pages of exactly these tokens of a tenant; None where they are not there."""
+        path = self._path(tokens, tenant)
         try:
             with SafetensorsFile(path) as file:
                 stored = file.header.tensors
@@ -46,29 +49,36 @@ class PrefixStore:
                 pages = file.read("pages").reshape(-1, self._page_bytes)
                 if file.header.metadata.get("sha256") != hashlib.sha256(pages.data).hexdigest():
                     raise CorruptError(f"{path} is damaged")
-            os.utime(path)
         except MissingError:
             return None
         except (CorruptError, OSError):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return None
+        with suppress(OSError):  # only for the order in which files go
+            os.utime(path)
         return pages
 
-    def save(self, tokens: Sequence[int], pages: Pages) -> None:
+    def save(self, tokens: Sequence[int], pages: Pages, tenant: str = "") -> None:
         """Keep the pages of these tokens. A disk that is full or read-only is no error: they will be computed again."""
-        path = self._path(tokens)
+        if pages.nbytes > self.max_bytes:
+            return
+        path = self._path(tokens, tenant)
         metadata = {"sha256": hashlib.sha256(np.ascontiguousarray(pages).data).hexdigest()}
         with suppress(OSError):
             write_safetensors(path, {"pages": ("U8", pages.shape, pages.reshape(-1))}, metadata)
             path.chmod(0o600)
             self._trim(path)
 
-    def _path(self, tokens: Sequence[int]) -> Path:
-        key = hashlib.sha256(f"{FORMAT} {self._model} {self._page_bytes} ".encode())
+    def _path(self, tokens: Sequence[int], tenant: str) -> Path:
+        key = hashlib.sha256(json.dumps([FORMAT, self._model, self._page_bytes, tenant]).encode())
         key.update(np.asarray(tokens, np.int32).tobytes())
         return self.folder / f"{key.hexdigest()}.safetensors"
 
     def _trim(self, newest: Path) -> None:
+        for partial in self.folder.glob(".*.partial"):  # of processes that were killed
+            if time.time() - partial.stat().st_mtime > 3600:
+                partial.unlink(missing_ok=True)
         files = sorted(((p, p.stat()) for p in self.folder.glob("*.safetensors")), key=lambda item: item[1].st_mtime_ns)
         total = sum(status.st_size for _, status in files)
         for path, status in files:

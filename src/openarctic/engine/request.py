@@ -7,12 +7,14 @@ all at once with `result`.
 from __future__ import annotations
 
 import asyncio
+import operator
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openarctic.errors import CapacityError, UserError
 from openarctic.generator import Completion, Sampling, TokenLogprob
@@ -56,18 +58,40 @@ class Limits:
     tokenizer: Tokenizer | None
 
 
+def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """`value` as an int. Raises UserError unless it is a whole number within the limits."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} is {value!r}, it must be a whole number") from None
+    if isinstance(value, bool) or number < low or (high is not None and number > high):
+        raise UserError(f"{name} is {value!r}, it must be {f'at least {low}' if high is None else f'{low} to {high}'}")
+    return number
+
+
+def token_ids(prompt: Any, vocab_size: int) -> list[int]:
+    """Token ids of a prompt that is no text. Raises UserError for anything else."""
+    if isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Iterable):
+        raise UserError(f"the prompt is of type {type(prompt).__name__}, it must be a text or token ids")
+    ids = []
+    for id in prompt:
+        try:
+            ids.append(operator.index(id))
+        except TypeError:
+            raise UserError(f"the prompt holds {id!r}, it must hold token ids") from None
+        if not 0 <= ids[-1] < vocab_size:
+            raise UserError(f"the prompt holds token {id}, the vocabulary has 0 to {vocab_size - 1}")
+    return ids
+
+
 def check_request(limits: Limits, ids: Sequence[int], settings: Sequence[Sampling], max_tokens: int) -> None:
     """Every reason to refuse, before anything is computed. Raises UserError, or CapacityError for a prompt that is too long."""
     count = sum(s.num_candidates for s in settings)
     if not 1 <= count <= MAX_CANDIDATES:
         raise UserError(f"{count} candidates were asked for, it must be 1 to {MAX_CANDIDATES}")
-    if max_tokens < 1:
-        raise UserError(f"max_tokens is {max_tokens}, it must be at least 1")
+    whole("max_tokens", max_tokens, 1)
     if not ids:
         raise UserError("the prompt is empty")
-    for id in ids:
-        if not 0 <= id < limits.vocab_size:
-            raise UserError(f"the prompt holds token {id}, the vocabulary has 0 to {limits.vocab_size - 1}")
     if len(ids) >= limits.context:
         raise CapacityError(f"the prompt has {len(ids)} tokens, the context {limits.context}", "shorten the prompt")
     for sampling in settings:
@@ -120,7 +144,7 @@ class Stream:
     _events: deque[TokenEvent] = field(default_factory=deque)
     _error: BaseException | None = None
     _changed: threading.Condition = field(default_factory=threading.Condition)
-    _waiter: Callable[[], object] | None = None  # wakes who waits in asyncio
+    _waiters: list[Callable[[], object]] = field(default_factory=list)  # wake who waits in asyncio
 
     def cancel(self) -> None:
         """Ask for the end; harmless when it has ended."""
@@ -154,7 +178,8 @@ class Stream:
                 with self._changed:
                     event = self._events.popleft() if self._events else None
                     is_done = self.is_done
-                    self._waiter = None if event or is_done else partial(loop.call_soon_threadsafe, woken.set)
+                    if event is None and not is_done:
+                        self._waiters.append(partial(loop.call_soon_threadsafe, woken.set))
                 if event is not None:
                     yield event
                 elif is_done:
@@ -162,7 +187,6 @@ class Stream:
                 else:
                     await woken.wait()
         finally:
-            self._waiter = None
             self.cancel()
         if self._error:
             raise self._error
@@ -193,6 +217,7 @@ class Stream:
 
     def _wake(self) -> None:
         self._changed.notify_all()
-        if self._waiter:
-            self._waiter()
-            self._waiter = None
+        waiters, self._waiters = self._waiters, []
+        for wake in waiters:
+            with suppress(RuntimeError):  # its event loop is closed
+                wake()

@@ -40,11 +40,11 @@ class Speculator:
 
     def propose(self, room: Mapping[int, int], num_tokens: int) -> dict[int, list[int]]:
         """Drafts by sequence, each at most `room` long, for a step that has `num_tokens` without them."""
+        started = self.clock()
+        self.drafter.tick(started)
         limits = self.policy.limits(num_tokens, room)
         if not limits:
             return {}
-        started = self.clock()
-        self.drafter.tick(started)
         drafts = self.drafter.draft(limits)
         if self.is_costly and drafts:
             self.policy.observe_drafting(max(len(draft.tokens) for draft in drafts.values()), self.clock() - started)

@@ -11,6 +11,8 @@
 #if defined(__linux__)
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
 
@@ -77,8 +79,17 @@ class Pool {
       stopping_ = true;
     }
     wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
+    for (auto& worker : workers_)
+      if (is_forked()) worker.detach();  // it does not exist here
+      else worker.join();
   }
+
+#if defined(__unix__) || defined(__APPLE__)
+  bool is_forked() const { return getpid() != process_; }
+  pid_t process_ = getpid();
+#else
+  bool is_forked() const { return false; }
+#endif
 
 #if defined(__linux__)
   void wait_for(int generation) {
