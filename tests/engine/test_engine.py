@@ -32,7 +32,7 @@ def test_vector_kernels_agree_to_the_bit(tmp_path: Path, type_: str) -> None:
 
 
 def test_unknown_kernels_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no kernels named sse9"):
+    with pytest.raises(UserError, match="kernels is 'sse9', this processor has"):
         Engine.load(write_model(tmp_path / "m.gguf", tiny_config(), "F32"), kernels="sse9")
 
 

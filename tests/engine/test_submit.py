@@ -284,7 +284,7 @@ def test_limits_of_memory_and_context(folder: Path, engine: Engine) -> None:
         small.submit([5] * 96)
     for options, message in (
         ({"cache_bytes": page}, "two pages of 32 tokens need"),
-        ({"context": 999}, "context is 999, it must be 1 to 256"),
+        ({"context": 999}, "context, which the model limits, is 999, it must be 1 to 256"),
         ({"context": 128, "cache_bytes": 3 * page}, "cache_bytes holds 96 tokens"),
         ({"cache_type": "q4"}, "cache_type is 'q4', it must be f32, f16, q8_0"),
         ({"speculation": "magic"}, "speculation is 'magic'"),
