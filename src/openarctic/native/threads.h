@@ -71,7 +71,7 @@ class Pool {
   }
 
  private:
-  static constexpr int kSpins = 300;  // some 10 to 40 us
+  static constexpr int kSpins = 2000;  // some 50 to 100 us: as long as a phase of a step takes at most, so that an idle core is never left
 
   void stop() {
     {
