@@ -41,20 +41,17 @@ inline __m512i codes(const uint8_t* p0, const uint8_t* p1, int i) {
   return _mm512_or_si512(low, _mm512_and_si512(moved, _mm512_set1_epi8(((1 << extra) - 1) << 4)));
 }
 
-// Two int16 a row of both panels: b[k] are columns 2k and 2k+1.
+// Two int16 a row of both panels: columns 4i, 4i+1 and 4i+2, 4i+3.
 template <Form F>
-inline void unpack_pairs(const uint8_t* p0, const uint8_t* p1, __m512i* b) {
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) {
-    if constexpr (F == Form::Q6) {
-      const __m512i four = codes<F>(p0, p1, i), zero = _mm512_set1_epi16(32);
-      b[2 * i] = _mm512_sub_epi16(_mm512_and_si512(four, _mm512_set1_epi16(255)), zero);
-      b[2 * i + 1] = _mm512_sub_epi16(_mm512_srli_epi16(four, 8), zero);
-    } else {
-      const __m256i a = bytes32(p0 + 16 + i * 32), c = bytes32(p1 + 16 + i * 32);
-      b[2 * i] = _mm512_cvtepi8_epi16(_mm256_permute2x128_si256(a, c, 0x20));
-      b[2 * i + 1] = _mm512_cvtepi8_epi16(_mm256_permute2x128_si256(a, c, 0x31));
-    }
+inline void pairs(const uint8_t* p0, const uint8_t* p1, int i, __m512i* first, __m512i* second) {
+  if constexpr (F == Form::Q6) {
+    const __m512i four = codes<F>(p0, p1, i), zero = _mm512_set1_epi16(32);
+    *first = _mm512_sub_epi16(_mm512_and_si512(four, _mm512_set1_epi16(255)), zero);
+    *second = _mm512_sub_epi16(_mm512_srli_epi16(four, 8), zero);
+  } else {
+    const __m256i a = bytes32(p0 + 16 + i * 32), c = bytes32(p1 + 16 + i * 32);
+    *first = _mm512_cvtepi8_epi16(_mm256_permute2x128_si256(a, c, 0x20));
+    *second = _mm512_cvtepi8_epi16(_mm256_permute2x128_si256(a, c, 0x31));
   }
 }
 
@@ -123,7 +120,8 @@ inline void tile_floats(const __m512* b, int columns, const float* x, float* out
 template <Form F>
 void group_int16(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t at, int count, float* out) {
   __m512i b[16];
-  unpack_pairs<F>(p0, p1, b);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) pairs<F>(p0, p1, i, b + 2 * i, b + 2 * i + 1);
   __m512 w[kParts<F>];
   for (int part = 0; part < kParts<F>; part++) w[part] = scales<F>(p0, p1, part);
   const int16_t* x = tile.at<int16_t>(at);
@@ -153,6 +151,84 @@ void group_floats(const uint8_t* p0, const uint8_t* p1, const Tile& tile, size_t
                        [&](int t) { tile_floats<1>(b, tile.columns, x + t * kGroup, out + t * 16); });
 }
 
+// ---- few tokens: weights are read once and used at once, sums stay in registers
+
+// Adds group g of two panels, whose blocks are p0 and p1, to acc[token].
+template <Form F, int T>
+inline void direct_int16(const uint8_t* p0, const uint8_t* p1, int g, const Row* x, __m512* acc) {
+#pragma GCC unroll 2
+  for (int part = 0; part < kParts<F>; part++) {
+    __m512i sum[T];
+    for (int t = 0; t < T; t++) sum[t] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int k = 0; k < 8 / kParts<F>; k++) {
+      const int i = part * (8 / kParts<F>) + k;
+      __m512i first, second;
+      pairs<F>(p0, p1, i, &first, &second);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; t++) {
+        const int16_t* q = x[t].q16 + g * kGroup + 4 * i;
+        sum[t] = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(sum[t], first, broadcast4(q)), second, broadcast4(q + 2));
+      }
+    }
+    const __m512 w = scales<F>(p0, p1, part);
+    for (int t = 0; t < T; t++) acc[t] = scaled(sum[t], w, x[t].scale16[g], acc[t]);
+  }
+}
+
+template <Form F, int T>
+inline void direct_int8(const uint8_t* p0, const uint8_t* p1, int g, const Row* x, __m512* acc) {
+  __m512i sum[T];
+  for (int t = 0; t < T; t++) sum[t] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    const __m512i four = codes<F>(p0, p1, i);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) sum[t] = _mm512_dpbusd_epi32(sum[t], four, broadcast4(x[t].q8 + g * kGroup + 4 * i));
+  }
+  const __m512 w = halves(p0, p1), minimum = halves(p0 + 16, p1 + 16);
+  for (int t = 0; t < T; t++) acc[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x[t].sum8[g]), scaled(sum[t], w, x[t].scale8[g], acc[t]));
+}
+
+// `Pairs` pairs of panels from p on advance together: more streams wait for memory at once.
+template <Form F, int T, int Pairs>
+inline void direct_panels(const Matrix& w, int p, const Row* x, float* const* out) {
+  const uint8_t* panel = w.data + size_t(p) * w.panel_bytes;
+  __m512 acc[Pairs][T];
+  for (int i = 0; i < Pairs; i++)
+    for (int t = 0; t < T; t++) acc[i][t] = _mm512_setzero_ps();
+  for (int g = 0; g < w.cols / kGroup; g++)
+#pragma GCC unroll 2
+    for (int i = 0; i < Pairs; i++) {
+      const uint8_t *p0 = panel + 2 * i * w.panel_bytes + g * block_bytes(F), *p1 = p0 + w.panel_bytes;
+      if constexpr (reads_of(F) == Reads::Int16) direct_int16<F, T>(p0, p1, g, x, acc[i]);
+      else direct_int8<F, T>(p0, p1, g, x, acc[i]);
+    }
+  for (int i = 0; i < Pairs; i++)
+    for (int t = 0; t < T; t++) _mm512_storeu_ps(out[t] + (p + 2 * i) * 8, acc[i][t]);
+}
+
+template <Form F, int T>
+void direct(const Matrix& w, int p0, int p1, const Row* x, float* const* out) {
+  constexpr int kPairs = T <= 4 ? 2 : 1;
+  for (; p0 + 2 * kPairs <= p1; p0 += 2 * kPairs) direct_panels<F, T, kPairs>(w, p0, x, out);
+  for (; p0 + 2 <= p1; p0 += 2) direct_panels<F, T, 1>(w, p0, x, out);
+  for (int t = 0; t < T && p0 < p1; t++) avx2_kernels().matmul(w, p0, p1, x + t, out + t, 1);
+}
+
+template <Form F>
+void few(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
+  switch (count) {
+    case 2: return direct<F, 2>(w, p0, p1, x, out);
+    case 3: return direct<F, 3>(w, p0, p1, x, out);
+    case 4: return direct<F, 4>(w, p0, p1, x, out);
+    case 5: return direct<F, 5>(w, p0, p1, x, out);
+    case 6: return direct<F, 6>(w, p0, p1, x, out);
+    case 7: return direct<F, 7>(w, p0, p1, x, out);
+    case 8: return direct<F, 8>(w, p0, p1, x, out);
+  }
+}
+
 GroupStep step_of(Form form) {
   switch (form) {
     case Form::F32: return group_floats<Form::F32>;
@@ -167,6 +243,13 @@ GroupStep step_of(Form form) {
 }
 
 void matmul(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
+  if (count > 1 && count <= kTokens) switch (w.form) {
+      case Form::Q8: return few<Form::Q8>(w, p0, p1, x, out, count);
+      case Form::Q4: return few<Form::Q4>(w, p0, p1, x, out, count);
+      case Form::Q5: return few<Form::Q5>(w, p0, p1, x, out, count);
+      case Form::Q6: return few<Form::Q6>(w, p0, p1, x, out, count);
+      default: break;
+    }
   if (count > 4) return tiled(w, p0, p1, x, out, count, step_of(w.form));
   avx2_kernels().matmul(w, p0, p1, x, out, count);
 }
