@@ -181,24 +181,21 @@ void step(Model& m, Ints ids, Ints sequences, Ints positions, Tables tables, std
   m.step(tokens, wanted, logits.data(), summaries ? summaries->data() : nullptr);
 }
 
-uint8_t* page(Model& m, int index) {
+int page(const Model& m, int index) {
   if (index < 0 || index >= m.shape.pages) throw std::out_of_range("page " + std::to_string(index) + " does not exist");
-  return m.page(index);
+  return index;
 }
 
-void copy_page(Model& m, int source, int target) {
-  if (source != target) std::memcpy(page(m, target), page(m, source), m.page_bytes());
-  else page(m, source);
-}
+void copy_page(Model& m, int source, int target) { m.copy_page(page(m, source), page(m, target)); }
 
 void read_page(Model& m, int index, Buffer out) {
   if (out.size() != m.page_bytes()) throw std::invalid_argument("a page has " + std::to_string(m.page_bytes()) + " bytes");
-  std::memcpy(out.data(), page(m, index), out.size());
+  m.read_page(page(m, index), out.data());
 }
 
 void write_page(Model& m, int index, Bytes bytes) {
   if (bytes.size() != m.page_bytes()) throw std::invalid_argument("a page has " + std::to_string(m.page_bytes()) + " bytes");
-  std::memcpy(page(m, index), bytes.data(), bytes.size());
+  m.write_page(page(m, index), bytes.data());
 }
 
 Cache cache_of(const std::string& name) {

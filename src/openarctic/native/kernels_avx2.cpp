@@ -467,7 +467,7 @@ void attend_all(const T* k, const T* v, int valid, int dim, const float* const* 
 
 void attend(Cache cache, const uint8_t* keys, const uint8_t* values, int valid, int dim, const float* const* q, float* const* states, int rows) {
   if (cache == Cache::F32) return attend_all(reinterpret_cast<const float*>(keys), reinterpret_cast<const float*>(values), valid, dim, q, states, rows);
-  if (cache == Cache::F16 && rows <= 4) return attend_all(reinterpret_cast<const uint16_t*>(keys), reinterpret_cast<const uint16_t*>(values), valid, dim, q, states, rows);
+  if (cache == Cache::F16 && rows <= 8) return attend_all(reinterpret_cast<const uint16_t*>(keys), reinterpret_cast<const uint16_t*>(values), valid, dim, q, states, rows);
   attend_unpacked(cache, keys, values, valid, dim, [&](const float* k, const float* v) { attend_all(k, v, valid, dim, q, states, rows); });
 }
 

@@ -120,8 +120,22 @@ Model::Model(const Shape& s, const std::string& kernel_name) : shape(s), layers(
   for (int d = 0; d < s.head_dim / 2; d++) frequencies_.push_back(std::pow(s.theta, -2.f * float(d) / float(s.head_dim)));
   if (s.heads / s.kv_heads > kMostRows) throw std::invalid_argument("more than " + std::to_string(kMostRows) + " queries for one key");
   if (s.cache == Cache::Q8 && s.head_dim % kGroup) throw std::invalid_argument("a q8_0 cache needs heads whose width is a multiple of 32, not " + std::to_string(s.head_dim));
-  cache_.reset(static_cast<uint8_t*>(std::calloc(s.pages, page_bytes())));  // pages that no token reached cost nothing
-  if (!cache_) throw std::bad_alloc();
+  const size_t bytes = size_t(s.pages) * page_bytes();
+  cache_memory_.reset(static_cast<uint8_t*>(std::calloc(bytes + 64, 1)));  // pages that no token reached cost nothing
+  if (!cache_memory_) throw std::bad_alloc();
+  cache_ = cache_memory_.get() + (64 - reinterpret_cast<uintptr_t>(cache_memory_.get()) % 64) % 64;
+}
+
+void Model::copy_page(int source, int target) {
+  for (int l = 0; l < shape.layers && source != target; l++) std::memcpy(block(target, l), block(source, l), block_bytes());
+}
+
+void Model::read_page(int index, uint8_t* out) {
+  for (int l = 0; l < shape.layers; l++) std::memcpy(out + l * block_bytes(), block(index, l), block_bytes());
+}
+
+void Model::write_page(int index, const uint8_t* bytes) {
+  for (int l = 0; l < shape.layers; l++) std::memcpy(block(index, l), bytes + l * block_bytes(), block_bytes());
 }
 
 Model::~Model() = default;
@@ -189,7 +203,9 @@ void Model::prepare_attention(Batch& b) {
   const int half = shape.head_dim / 2, group = shape.heads / shape.kv_heads, state = shape.head_dim + 2;
   b.cos.resize(size_t(t.count) * half);
   b.sin.resize(b.cos.size());
-  int longest = 0;
+  const int longest = 1 + *std::max_element(t.positions, t.positions + t.count), parts = shape.kv_heads * spans_of(longest);
+  // As large as is useful, and so small that every thread has several parts of the work.
+  const int most = std::min(kTileRows / group, (t.count * parts + 4 * shape.threads - 1) / (4 * shape.threads));
   b.tiles.clear();
   for (int i = 0; i < t.count; i++) {
     for (int d = 0; d < half; d++) {
@@ -197,9 +213,8 @@ void Model::prepare_attention(Batch& b) {
       b.cos[size_t(i) * half + d] = std::cos(angle);
       b.sin[size_t(i) * half + d] = std::sin(angle);
     }
-    longest = std::max(longest, t.positions[i] + 1);
     const bool follows = i && t.sequences[i] == t.sequences[i - 1] && t.positions[i] == t.positions[i - 1] + 1;
-    if (follows && (b.tiles.back().count + 1) * group <= kTileRows) b.tiles.back().count++;
+    if (follows && b.tiles.back().count < most) b.tiles.back().count++;
     else b.tiles.push_back({i, 1});
   }
   b.spans = spans_of(longest);
@@ -275,9 +290,9 @@ void Model::rotate_and_store(Batch& b, Layer& layer, int index, int thread) {
     const int position = b.tokens.positions[i], page = b.tokens.page(i, position);
     for (int h = 0; h < shape.kv_heads; h++) {
       rotate(k + h * dim);
-      uint8_t* keys = block(page, index, h);
-      store(k + h * dim, keys, position % kPage, true);
-      store(v + h * dim, keys + cache_bytes(shape.cache, dim), position % kPage, false);
+      uint8_t* to = keys(page, index, h);
+      store(k + h * dim, to, position % kPage, true);
+      store(v + h * dim, to + cache_bytes(shape.cache, dim), position % kPage, false);
     }
   }
 }
@@ -321,15 +336,15 @@ void Model::attend_span(Batch& b, int index, int tile, int head, int span, float
   }
   const int first = b.tokens.positions[run.first], end = std::min((span + 1) * kSpan, first + run.count);
   for (int start = span * kSpan; start < end; start += kPage) {
-    const uint8_t* keys = block(b.tokens.page(run.first, start), index, head);
-    const uint8_t* values = keys + cache_bytes(shape.cache, dim);
+    const uint8_t* k = keys(b.tokens.page(run.first, start), index, head);
+    const uint8_t* v = k + cache_bytes(shape.cache, dim);
     if (start + kPage <= first + 1) {  // every token sees the whole page
-      kernels.attend(shape.cache, keys, values, kPage, dim, q, state, run.count * group);
+      kernels.attend(shape.cache, k, v, kPage, dim, q, state, run.count * group);
       continue;
     }
     for (int t = 0; t < run.count; t++) {
       const int valid = std::min(kPage, first + t + 1 - start);
-      if (valid > 0) kernels.attend(shape.cache, keys, values, valid, dim, q + t * group, state + t * group, group);
+      if (valid > 0) kernels.attend(shape.cache, k, v, valid, dim, q + t * group, state + t * group, group);
     }
   }
 }

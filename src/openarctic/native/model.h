@@ -75,7 +75,9 @@ class Model {
   // logarithm of the sum of all exponentials.
   void step(const Tokens& tokens, const std::vector<int>& wanted, float* logits, float* summaries);
   size_t page_bytes() const { return size_t(shape.layers) * shape.kv_heads * 2 * cache_bytes(shape.cache, shape.head_dim); }
-  uint8_t* page(int index) { return cache_.get() + size_t(index) * page_bytes(); }
+  void copy_page(int source, int target);
+  void read_page(int index, uint8_t* out);
+  void write_page(int index, const uint8_t* bytes);
   Pool& pool() { return *pool_; }
   int padded_vocab() const { return (shape.vocab + kPanelRows - 1) / kPanelRows * kPanelRows; }
 
@@ -100,14 +102,19 @@ class Model {
   void combine(Batch& batch, Layer& layer, int thread);
   void dense_mlp(Batch& batch, const Layer& layer, int thread);
   void sequential_experts(Batch& batch, const Layer& layer, int thread);
+  // Of one layer in one page: head after head its keys, then its values.
+  size_t block_bytes() const { return page_bytes() / shape.layers; }
+  // A layer's pages lie side by side: a sequence's next page is near when its number is.
+  uint8_t* block(int page, int layer) { return cache_ + (size_t(layer) * shape.pages + page) * block_bytes(); }
   // Keys of one head in one page; the values follow.
-  uint8_t* block(int page_index, int layer, int head) { return page(page_index) + (size_t(layer) * shape.kv_heads + head) * 2 * cache_bytes(shape.cache, shape.head_dim); }
+  uint8_t* keys(int page, int layer, int head) { return block(page, layer) + head * 2 * cache_bytes(shape.cache, shape.head_dim); }
   std::vector<float> frequencies_;
   std::unique_ptr<Pool> pool_;
   struct Free {
     void operator()(void* p) const;
   };
-  std::unique_ptr<uint8_t, Free> cache_;
+  std::unique_ptr<uint8_t, Free> cache_memory_;
+  uint8_t* cache_ = nullptr;  // begins at a cache line
   std::unique_ptr<Batch> batch_;
 
  public:
