@@ -126,7 +126,7 @@ def test_forms(
         (["--stop", ""], "stop holds an empty text"),
         (["--regex", "("], "the regular expression is not valid"),
         (["--choice", ""], "choice is ['']"),
-        (["--json-schema", "/no/schema"], "no grammar at /no/schema"),
+        (["--json-schema", "/no/schema"], "no JSON schema at /no/schema"),
         (["--grammar", "/"], "no grammar at /"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -45,6 +45,8 @@ def test_the_next_process_computes_only_the_rest(tmp_path: Path, cache_type: str
     assert second.keep_prefix(PREFIX) == 64 and steps == []
     assert counted(second) == (wanted, 64) and steps[0] == 19
     assert counted(second, tenant="other") == (wanted, 0)
+    steps.clear()
+    assert word_engine(tmp_path, **options)._restore(PREFIX[:64], "other") is False  # nor from disk
     second._loop.scheduler.check()
 
 

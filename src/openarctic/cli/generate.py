@@ -157,19 +157,19 @@ def _constraint(args: argparse.Namespace) -> Constraint | None:
     from openarctic.generator import Constraint
 
     if args.grammar:
-        return Constraint(grammar=_read(args.grammar))
+        return Constraint(grammar=_read(args.grammar, "grammar"))
     if args.json_schema:
-        return Constraint(json=_read(args.json_schema))
+        return Constraint(json=_read(args.json_schema, "JSON schema"))
     if args.regex is not None:
         return Constraint(regex=args.regex)
     return Constraint(choice=args.choice) if args.choice else None
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, what: str) -> str:
     from openarctic.errors import MissingError, UserError
 
     if not path.exists() or path.is_dir():
-        raise MissingError(f"no grammar at {path}")
+        raise MissingError(f"no {what} at {path}")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -39,7 +39,7 @@ class Engine:
     others wait. `speculation` "suffix" guesses tokens from texts that were written before, `draft_model` is a smaller GGUF file
     with the same vocabulary that guesses them (and takes a quarter of the budget); the tokens stay the same. `tokenizer` takes
     the place of the file's. `on_progress` is called with bytes packed and in all while weights are loaded;
-    `repack_cache` keeps packed weights in a file for the next process (docs/engine.md; default: from 2 GiB on).
+    `repack_cache` keeps packed weights in a file for the next process (docs/engine.md; default: from 768 MiB on).
     `prefix_folder` is where `keep_prefix` keeps prompts for the next process.
     """
 

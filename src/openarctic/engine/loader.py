@@ -43,7 +43,7 @@ def load_model(
 
     `threads` None takes what the process may use; they pack the weights, too. `on_progress` is called after each layer.
     `repack_cache` keeps the packed weights in a file for the next time (panels.py; None: as the environment says, else from
-    2 GiB on). Raises UserError, CorruptError for numbers that are not finite, and CapacityError where there is not enough
+    768 MiB on). Raises UserError, CorruptError for numbers that are not finite, and CapacityError where there is not enough
     memory: the process can go on then, nothing is held.
     """
     threads, needed = checked_threads(threads), weight_bytes(file, config)

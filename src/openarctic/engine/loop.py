@@ -214,11 +214,12 @@ class Loop:
             self._end_all(job, "deadline")  # a deadline is the request's: all its sequences end
         try:
             moved = [line for line in self._run(plan) if line.sequence.id in self._lines]
+            ended = {line.sequence.id: line.candidate.finish_reason for line in moved if line.candidate.finish_reason}
+            self.scheduler.commit(plan, ended)
         except BaseException:
-            self.scheduler.fail(plan)
+            if self.scheduler.under_way is plan:
+                self.scheduler.fail(plan)
             raise
-        ended = {line.sequence.id: line.candidate.finish_reason for line in moved if line.candidate.finish_reason}
-        self.scheduler.commit(plan, ended)
         for line in moved:
             self._publish(line.job.stream, line.candidate)
             if line.candidate.finish_reason is not None:

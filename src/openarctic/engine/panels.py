@@ -38,7 +38,7 @@ except ImportError:  # then there is no cache
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1  # of the file and of the panels in it (native/kernels.h)
-MIN_BYTES = 2 << 30  # smaller models are packed each time
+MIN_BYTES = 768 << 20  # smaller models are packed each time
 BUDGET_BYTES = 64 << 30  # of all panels together
 SPARE_BYTES = 2 << 30  # of the disk, which stay free
 SWITCH, BUDGET = "OPENARCTIC_REPACK_CACHE", "OPENARCTIC_REPACK_CACHE_GB"

@@ -182,6 +182,11 @@ class Scheduler:
         self._backlog: Counter[tuple[int, str]] = Counter()  # waiting sequences of (priority, tenant)
 
     @property
+    def under_way(self) -> Plan | None:
+        """The plan that is neither committed nor failed."""
+        return self._plan
+
+    @property
     def num_waiting(self) -> int:
         return len(self._waiting)
 

@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -107,6 +108,7 @@ struct Model::Batch {
   std::vector<Run> tiles;
   int spans = 0;              // of the longest sequence
   bool is_split = false;      // few tokens: the spans of one tile go to several threads
+  std::atomic<int> next{0};   // part of the attention that nobody has taken: parts differ in length
   std::vector<float> states;  // split: [tile][kv head][span][row][head_dim + 2]
   std::vector<float> x, h, q, k, v, attended, projected, gate_up, down, expert_pairs, expert_out, weights;
   Activations attn_in, moe_in, attn_out, ffn_in, ffn_mid, expert_mid, head_in;
@@ -138,7 +140,9 @@ void Model::write_page(int index, const uint8_t* bytes) {
   for (int l = 0; l < shape.layers; l++) std::memcpy(block(index, l), bytes + l * block_bytes(), block_bytes());
 }
 
-Model::~Model() = default;
+Model::~Model() {
+  if (pool_ && pool_->is_forked()) (void)pool_.release();  // waiting for its threads would never end
+}
 void Model::Free::operator()(void* p) const { std::free(p); }
 
 namespace {
@@ -372,7 +376,7 @@ void Model::merge_span(Batch& b, int tile, int head, int span, float* states, co
 
 void Model::attention(Batch& b, int index, int thread) {
   const int items = int(b.tiles.size()) * shape.kv_heads * (b.is_split ? b.spans : 1);
-  for (int item = thread; item < items; item += shape.threads) {
+  for (int item; (item = b.next.fetch_add(1, std::memory_order_relaxed)) < items;) {
     const int span = b.is_split ? item % b.spans : 0, pair = b.is_split ? item / b.spans : item;
     const int tile = pair / shape.kv_heads, head = pair % shape.kv_heads;
     const Run run = b.tiles[tile];
@@ -499,6 +503,7 @@ void Model::run_layer(Batch& b, Layer& layer, int index, int thread) {
   multiply(layer.k, b.attn_in.rows, b.k_out);
   multiply(layer.v, b.attn_in.rows, b.v_out);
   pool_->barrier();
+  if (thread == 0) b.next = 0;
   rotate_and_store(b, layer, index, thread);
   if (layer.is_parallel()) expert_gate_up(b, layer, thread);  // needs nothing of attention
   pool_->barrier();

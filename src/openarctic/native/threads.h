@@ -1,6 +1,6 @@
 // Our own pool: workers sleep between steps; inside a step they meet at a barrier that spins a little, then sleeps.
-// (A barrier that spins for long, or yields, collapses when other processes want the cores: it takes the core that the thread it
-// waits for could have, and who has slept is woken sooner. Spinning between steps gains nothing. Numbers: docs/log.md.)
+// (One that sleeps at once leaves cores idle for as long as waking takes; one that spins for long, or yields, takes the core that the
+// thread it waits for could have. Spinning between steps gains nothing. Numbers: docs/log.md.)
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -40,6 +40,12 @@ class Pool {
   }
   ~Pool() { stop(); }
   int size() const { return size_; }
+  // Whether this is a forked process: it has none of the threads, and the pool can only be left alone.
+#if defined(__unix__) || defined(__APPLE__)
+  bool is_forked() const { return getpid() != process_; }
+#else
+  bool is_forked() const { return false; }
+#endif
 
   // Calls job(i) on every thread i, the caller being thread 0, and returns when all have ended. The job must not throw.
   void run(const std::function<void(int)>& job) {
@@ -71,7 +77,7 @@ class Pool {
   }
 
  private:
-  static constexpr int kSpins = 2000;  // some 50 to 100 us: as long as a phase of a step takes at most, so that an idle core is never left
+  static constexpr int kSpins = 2000;  // some 50 to 100 us: longer than most phases of a step
 
   void stop() {
     {
@@ -79,17 +85,8 @@ class Pool {
       stopping_ = true;
     }
     wake_.notify_all();
-    for (auto& worker : workers_)
-      if (is_forked()) worker.detach();  // it does not exist here
-      else worker.join();
+    for (auto& worker : workers_) worker.join();
   }
-
-#if defined(__unix__) || defined(__APPLE__)
-  bool is_forked() const { return getpid() != process_; }
-  pid_t process_ = getpid();
-#else
-  bool is_forked() const { return false; }
-#endif
 
 #if defined(__linux__)
   void wait_for(int generation) {
@@ -118,6 +115,9 @@ class Pool {
   }
 
   int size_;
+#if defined(__unix__) || defined(__APPLE__)
+  pid_t process_ = getpid();
+#endif
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
