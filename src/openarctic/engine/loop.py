@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openarctic.engine.candidate import Candidate, Rows
+from openarctic.engine.plan import Chunk, Plan, Sequence
 from openarctic.engine.request import Limits, Request, Stream, TokenEvent
 from openarctic.engine.sampler import Sampler, token_logprob
-from openarctic.engine.scheduler import Chunk, Plan, Scheduler, Sequence
+from openarctic.engine.scheduler import Scheduler
 from openarctic.engine.speculator import Speculator
 from openarctic.errors import CapacityError, UserError
 from openarctic.generator import Completion, TokenLogprob

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openarctic.engine.pages import PagePool, common_prefix
+from openarctic.engine.runner import Runner
 from openarctic.engine.suffix import FLOOR, Draft
 from openarctic.errors import UserError
 from openarctic.formats import GGUFFile, config_from_gguf, read_gguf
@@ -180,8 +181,9 @@ class NativeDraftModel:
         config = config_from_gguf(file)
         check_tensors(config, file)
         self.page_size, self.num_pages, self.context = PAGE_SIZE, num_pages, config.max_position_embeddings
-        self._vocab = config.vocab_size if TOKENS not in file.metadata else len(file.metadata[TOKENS])
-        self._model: Any = load_model(file, config, pages=num_pages, threads=threads, cache_type="f16", kernels=kernels)
+        vocab_size = config.vocab_size if TOKENS not in file.metadata else len(file.metadata[TOKENS])
+        model = load_model(file, config, pages=num_pages, threads=threads, cache_type="f16", kernels=kernels)
+        self._runner = Runner(model, vocab_size)
 
     def step(
         self,
@@ -192,10 +194,7 @@ class NativeDraftModel:
         wanted: Sequence[int],
     ) -> Rows:
         """One native step."""
-        out = np.empty((len(wanted), self._model.padded_vocab), np.float32)
-        arrays = (np.asarray(values, np.int32) for values in (tokens, rows, positions))
-        self._model.step(*arrays, tables, list(wanted), out)
-        return out[:, : self._vocab]
+        return self._runner.run(tokens, rows, positions, tables, wanted).logits
 
 
 def load_draft_model(
