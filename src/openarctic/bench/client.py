@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,9 @@ def started(spec: EngineSpec, path: Path) -> Iterator[Client]:
                 yield Client(spec, process, errors)
             finally:
                 process.kill()
+                with suppress(BrokenPipeError):  # a last job that the process did not live to read
+                    if process.stdin:
+                        process.stdin.close()
 
 
 @contextmanager
