@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,11 +93,12 @@ class Loop:
         self.check_process()
         stream = Stream(request, self._cancel)
         stream.usage.prompt_tokens = len(request.ids)
-        self._inbox.append(lambda: self._start(stream))
+        message = partial(self._start, stream)
+        self._inbox.append(message)
         try:
             self._wake()
         except RuntimeError as error:
-            self._inbox.pop()
+            self._inbox.remove(message)  # others may have come after it
             raise CapacityError(f"the engine cannot start its thread: {error}") from error
         return stream
 
