@@ -23,6 +23,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openarctic"
 
 
+def write_text(path: Path, text: str) -> None:
+    """Through a temporary file beside it, renamed when it is complete."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CorruptError for anything else."""
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,12 +74,13 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> int:
     from openarctic.bench.measure import measure
     from openarctic.cli import progress
+    from openarctic.config import write_text
 
     names, options = _options(args)
 
     def keep(report: dict[str, Any]) -> None:
         if args.out:
-            _write(args.out, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+            write_text(args.out, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
 
     report = measure(names, options, progress.renew, _tell_estimate, keep)
     progress.end()
@@ -166,15 +166,6 @@ def _tell_estimate(seconds: float) -> None:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _print_report(report: dict[str, Any], form: str) -> None:

@@ -8,12 +8,11 @@ trap 17). What the files ask for and we do not do is an error that names it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from openarctic.config import read_object
+from openarctic.config import read_object, write_text
 from openarctic.errors import CorruptError, MissingError, UserError
 from openarctic.tokenizer.backends import GPT2_SPLITS, adds_bos, adds_space
 from openarctic.tokenizer.sentencepiece import read_sentencepiece
@@ -334,10 +333,10 @@ def write_folder(folder: Path, document: str, metadata: Mapping[str, Any]) -> No
     stops = stop_list(metadata)
     if len(stops) > 1:
         generation = {**_read(folder / GENERATION), "eos_token_id": stops}
-        _write(folder / GENERATION, json.dumps(generation, ensure_ascii=False, indent=2) + "\n")
-    _write(folder / JSON, document)
-    _write(folder / MAP, json.dumps(named, ensure_ascii=False, indent=2) + "\n")
-    _write(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+        write_text(folder / GENERATION, json.dumps(generation, ensure_ascii=False, indent=2) + "\n")
+    write_text(folder / JSON, document)
+    write_text(folder / MAP, json.dumps(named, ensure_ascii=False, indent=2) + "\n")
+    write_text(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
 
 
 def _added_entries(metadata: Mapping[str, Any]) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -346,13 +345,3 @@ def _added_entries(metadata: Mapping[str, Any]) -> Iterable[tuple[int, dict[str,
             flags = dict.fromkeys(("lstrip", "rstrip", "single_word"), False)
             normalized = metadata[MODEL] == "llama"
             yield id, {"content": metadata[TOKENS][id], **flags, "normalized": normalized, "special": kind != USER_DEFINED}
-
-
-def _write(path: Path, text: str) -> None:
-    """Through a temporary file beside it, renamed when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
