@@ -23,6 +23,7 @@ ORDER = [
     "bench",
     "copilot",
     "train",
+    "data",
     "model",
     "planner",
     "engine",
@@ -62,7 +63,9 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(p for r in ("bench", "copilot", "planner", "engine", "formats") for p in (PACKAGE / r).glob("*.py")), ids=str
+    "path",
+    sorted(p for r in ("bench", "copilot", "data", "planner", "engine", "formats") for p in (PACKAGE / r).glob("*.py")),
+    ids=str,
 )
 def test_the_core_rooms_do_not_import_torch(path: Path) -> None:
     makes_training_data = path.name == "nano.py"  # runs only under `openarctic train`
