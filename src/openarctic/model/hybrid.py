@@ -13,8 +13,9 @@ V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,10 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOut
 from openarctic.errors import UserError
 from openarctic.model.attention import MASK_PARAMETERS, Attention, SelfAttention, causal_mask, rotary
 from openarctic.model.config import ArcticConfig
+from openarctic.model.experts import combine_experts
+from openarctic.model.mlp import MLP
 from openarctic.model.pretrained import ArcticPreTrainedModel
+from openarctic.model.routing import Route, RouteStats, RoutingConfig, Total, jitter, route, updated_bias
 
 # transformers renamed the key-value cache in the middle of its fifth version; we answer with the name that it knows.
 _CACHE = "cache" if "cache" in {f.name for f in fields(MoeCausalLMOutputWithPast)} else "past_key_values"
@@ -46,53 +50,75 @@ class ArcticRMSNorm(nn.Module):
         return self.weight * F.rms_norm(x_BSH.float(), x_BSH.shape[-1:], eps=self.eps).to(x_BSH.dtype)
 
 
-class MLP(nn.Module):
-    """w2(silu(w1 x) * w3 x)."""
+class Router(nn.Linear):
+    """The matrix of router logits. In training it works in float32 whatever the weights are, in evaluation in the weights' own
+    number type, as published; autocast never reaches it."""
 
-    def __init__(self, hidden: int, width: int) -> None:
-        super().__init__()
-        self.w1 = nn.Linear(hidden, width, bias=False)
-        self.w2 = nn.Linear(width, hidden, bias=False)
-        self.w3 = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x_BSH: Tensor) -> Tensor:
-        """Each token on its own."""
-        return self.w2(F.silu(self.w1(x_BSH)) * self.w3(x_BSH))
+    def forward(self, x_TH: Tensor) -> Tensor:
+        """Logits [T, E]."""
+        dtype = torch.float32 if self.training else self.weight.dtype
+        with torch.autocast(x_TH.device.type, enabled=False):
+            return F.linear(x_TH.to(dtype), self.weight.to(dtype))
 
 
-# What a layer's router said: its logits [T, E] and this layer's balancing loss (a scalar, k at perfect balance).
-Routing = tuple[Tensor, Tensor]
+class RouterOutput(NamedTuple):
+    """What a layer's router said: its logits [T, E], its unweighted losses (scalars), and numbers for the log."""
+
+    logits_TE: Tensor
+    balance: Tensor
+    z_loss: Tensor
+    stats: RouteStats
 
 
 class SparseMoE(nn.Module):
-    """Top-k of E experts, dropless: fp32 softmax over all, then the k weights renormalised to 1 when k > 1."""
+    """Top-k of E experts; `routing` says how the router behaves in training.
+
+    `dispatch(x_TH, route, experts)` runs the experts; expert parallelism puts its own function there. `total` sums over
+    processes what the balancing needs to know of all of them.
+    """
+
+    choice_bias: Tensor | None
 
     def __init__(self, config: ArcticConfig) -> None:
         super().__init__()
         self.top_k = config.num_experts_per_tok
-        self.gate = nn.Linear(config.hidden_size, config.num_local_experts, bias=False)
+        self.gate = Router(config.hidden_size, config.num_local_experts, bias=False)
         self.experts = nn.ModuleList(MLP(config.hidden_size, config.intermediate_size) for _ in range(config.num_local_experts))
+        self.dispatch: Callable[[Tensor, Route, nn.ModuleList], Tensor] = combine_experts
+        self.total: Total | None = None
+        self.demand_E: Tensor | None = None
+        self.register_buffer("choice_bias", None)
+        self.set_routing(RoutingConfig())
 
-    def forward(self, x_BSH: Tensor) -> tuple[Tensor, Routing]:
-        """Mixed expert output [B, S, H] and the routing."""
+    def set_routing(self, routing: RoutingConfig) -> None:
+        """From the next forward on. The bias of loss-free balancing exists, in the state too, while it has a rate."""
+        self.routing = routing
+        if not routing.bias_update_rate:
+            self.choice_bias, self.demand_E = None, None
+        elif self.choice_bias is None:
+            self.choice_bias = torch.zeros(len(self.experts), device=self.gate.weight.device)
+
+    def forward(self, x_BSH: Tensor) -> tuple[Tensor, RouterOutput]:
+        """Mixed expert output [B, S, H], and what the router said."""
         x_TH = x_BSH.flatten(0, -2)
-        logits_TE = self.gate(x_TH)
-        probs_TE = logits_TE.float().softmax(-1)
-        weights_Tk, chosen_Tk = probs_TE.topk(self.top_k, -1)
-        if self.top_k > 1:
-            weights_Tk = weights_Tk / weights_Tk.sum(-1, keepdim=True)
-        out_TH = torch.zeros_like(x_TH)
-        for e in chosen_Tk.unique().tolist():
-            tokens, rank = (chosen_Tk == e).nonzero(as_tuple=True)
-            scaled = self.experts[e](x_TH[tokens]) * weights_Tk[tokens, rank, None]
-            out_TH = out_TH.index_add(0, tokens, scaled.to(x_TH.dtype))
-        return out_TH.view_as(x_BSH), (logits_TE, self._balance(probs_TE, chosen_Tk))
+        seen_TH = jitter(x_TH.float(), self.routing.jitter) if self.training and self.routing.jitter else x_TH
+        chosen = route(
+            self.gate(seen_TH), self.top_k, self.routing, training=self.training, bias_E=self.choice_bias, total=self.total
+        )
+        out_TH = self.dispatch(x_TH, chosen, self.experts)
+        return out_TH.view_as(x_BSH), RouterOutput(chosen.logits_TE, chosen.balance, chosen.z_loss, chosen.stats)
 
-    def _balance(self, probs_TE: Tensor, chosen_Tk: Tensor) -> Tensor:
-        """E * sum_j sum_e f[j, e] * P[e] (spec 2.4); the choice carries no gradient."""
-        num_experts = probs_TE.shape[1]
-        share_E = F.one_hot(chosen_Tk, num_experts).float().mean(0).sum(0)
-        return num_experts * (share_E * probs_TE.mean(0)).sum()
+    def note_demand(self, demand_E: Tensor) -> None:
+        """Count towards the next `update_bias` what the experts were chosen for."""
+        if self.choice_bias is not None:
+            self.demand_E = demand_E if self.demand_E is None else self.demand_E + demand_E
+
+    def update_bias(self, total: Total | None = None) -> None:
+        """Move the bias against what was noted since the last time; `total` sums that over processes."""
+        if self.choice_bias is not None and self.demand_E is not None:
+            demand_E = self.demand_E if total is None else total(self.demand_E)
+            self.choice_bias = updated_bias(self.choice_bias, demand_E, self.routing.bias_update_rate)
+        self.demand_E = None
 
 
 class DenseFFN(nn.Module):
@@ -103,7 +129,7 @@ class DenseFFN(nn.Module):
         self.mlp = MLP(hidden, width)
 
     def forward(self, x_BSH: Tensor) -> tuple[Tensor, None]:
-        """The MLP, and no routing."""
+        """The MLP, and no router."""
         return self.mlp(x_BSH), None
 
 
@@ -122,8 +148,10 @@ class ArcticDecoderLayer(GradientCheckpointingLayer):
             self.residual_layernorm = ArcticRMSNorm(config.hidden_size, config.rms_norm_eps)
             self.residual_mlp = MLP(config.hidden_size, config.residual_width)
 
-    def forward(self, x_BSH: Tensor, rope: tuple[Tensor, Tensor], **options: Any) -> tuple[Tensor, Tensor | None, Routing | None]:
-        """The layer's output, its attention weights and its routing."""
+    def forward(
+        self, x_BSH: Tensor, rope: tuple[Tensor, Tensor], **options: Any
+    ) -> tuple[Tensor, Tensor | None, RouterOutput | None]:
+        """The layer's output, its attention weights and what its router said."""
         attended_BSH, weights = self.self_attn(self.input_layernorm(x_BSH), rope, **options)
         h_BSH = x_BSH + attended_BSH
         if not self.is_parallel:
@@ -136,9 +164,20 @@ class ArcticDecoderLayer(GradientCheckpointingLayer):
 
 @dataclass
 class ArcticModelOutput(MoeModelOutputWithPast):
-    """transformers' output of a mixture-of-experts model, and the sum of the layers' balancing losses."""
+    """transformers' output of a mixture-of-experts model, the sums of the layers' balancing and z-losses, and each MoE layer's
+    routing in numbers."""
 
     aux_loss: Tensor | None = None
+    z_loss: Tensor | None = None
+    routes: tuple[RouteStats, ...] | None = None
+
+
+@dataclass
+class ArcticCausalLMOutput(MoeCausalLMOutputWithPast):
+    """The same of a language model."""
+
+    z_loss: Tensor | None = None
+    routes: tuple[RouteStats, ...] | None = None
 
 
 class ArcticModel(ArcticPreTrainedModel):
@@ -188,22 +227,45 @@ class ArcticModel(ArcticPreTrainedModel):
             attentions=_wanted(output_attentions, self.config, "output_attentions"),
             router_logits=_wanted(output_router_logits, self.config, "output_router_logits"),
         )
-        balances = []
+        routers: list[RouterOutput] = []
         for layer in self.layers:
             keep.add("hidden_states", x_BSH)
-            x_BSH, weights, routing = layer(
+            x_BSH, weights, router = layer(
                 x_BSH, rope, attention_mask=mask, cache=cache, attention=attention, position_ids=position_ids, **options
             )
             keep.add("attentions", weights)
-            if routing is not None:
-                keep.add("router_logits", routing[0])
-                balances.append(routing[1])
+            if router is not None:
+                keep.add("router_logits", router.logits_TE)
+                routers.append(router)
+                # Noted here and not in the layer, which may be computed a second time in the backward pass.
+                if self.training:
+                    layer.block_sparse_moe.note_demand(router.stats.demand_E)
         x_BSH = self.norm(x_BSH)
         keep.add("hidden_states", x_BSH)
-        aux_loss = torch.zeros((), device=x_BSH.device)
-        for balance in balances:  # one by one: layers may live on several devices
-            aux_loss = aux_loss + balance.to(aux_loss)
-        return ArcticModelOutput(last_hidden_state=x_BSH, aux_loss=aux_loss, **keep.values(), **{_CACHE: cache})
+        return ArcticModelOutput(
+            last_hidden_state=x_BSH,
+            aux_loss=_sum_on([router.balance for router in routers], x_BSH.device),
+            z_loss=_sum_on([router.z_loss for router in routers], x_BSH.device),
+            routes=tuple(router.stats for router in routers),
+            **keep.values(),
+            **{_CACHE: cache},
+        )
+
+    def set_routing(self, routing: RoutingConfig) -> None:
+        """Every router behaves so from the next forward on."""
+        for moe in self._moes():
+            moe.set_routing(routing)
+
+    def update_router_biases(self, total: Total | None = None) -> None:
+        """After an optimiser's step, when `bias_update_rate` is set: balance by what was routed since the last time.
+
+        `total` sums over processes. Without a rate this does nothing.
+        """
+        for moe in self._moes():
+            moe.update_bias(total)
+
+    def _moes(self) -> list[SparseMoE]:
+        return [layer.block_sparse_moe for layer in self.layers if isinstance(layer.block_sparse_moe, SparseMoE)]
 
     def _cache(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
         if self.gradient_checkpointing and self.training:
@@ -211,6 +273,14 @@ class ArcticModel(ArcticPreTrainedModel):
         if cache is None and _wanted(use_cache, self.config, "use_cache") and not self.training:
             return DynamicCache(config=self.config)
         return cache
+
+
+def _sum_on(scalars: list[Tensor], device: torch.device) -> Tensor:
+    """Their sum; one by one, as layers may live on several devices."""
+    total = torch.zeros((), device=device)
+    for scalar in scalars:
+        total = total + scalar.to(total)
+    return total
 
 
 class _Records:
@@ -241,6 +311,7 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
         self.model = ArcticModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.routing = RoutingConfig()
         self.post_init()
 
     def forward(
@@ -257,11 +328,12 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
         num_items_in_batch: int | Tensor | None = None,
         return_dict: bool | None = None,
         **options: Any,
-    ) -> MoeCausalLMOutputWithPast | tuple[Any, ...]:
+    ) -> ArcticCausalLMOutput | tuple[Any, ...]:
         """Logits [B, S, V] in fp32; input_ids and labels [B, S], labels of -100 do not count.
 
-        With labels, loss = cross-entropy of the next token + router_aux_loss_coef * aux_loss (spec 2.4). `logits_to_keep`
-        computes logits of the last so many positions (0: of all), or of the positions in a tensor.
+        With labels, loss = cross-entropy of the next token + router_aux_loss_coef * aux_loss (spec 2.4), and in training +
+        z_loss_coef * z_loss. `logits_to_keep` computes logits of the last so many positions (0: of all), or of the positions
+        in a tensor.
         """
         base = self.model(
             input_ids,
@@ -282,9 +354,13 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )
             loss = loss + self.config.router_aux_loss_coef * base.aux_loss.to(loss.device)
-        output = MoeCausalLMOutputWithPast(
+            if self.training and self.routing.z_loss_coef:
+                loss = loss + self.routing.z_loss_coef * base.z_loss.to(loss.device)
+        output = ArcticCausalLMOutput(
             loss=loss,
             aux_loss=base.aux_loss,
+            z_loss=base.z_loss,
+            routes=base.routes,
             logits=logits,
             hidden_states=base.hidden_states,
             attentions=base.attentions,
@@ -293,6 +369,15 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
         )
         wants_object = self.config.return_dict if return_dict is None else return_dict
         return output if wants_object else output.to_tuple()
+
+    def set_routing(self, routing: RoutingConfig) -> None:
+        """Every router behaves so in training from the next forward on."""
+        self.routing = routing
+        self.model.set_routing(routing)
+
+    def update_router_biases(self, total: Total | None = None) -> None:
+        """See `ArcticModel.update_router_biases`."""
+        self.model.update_router_biases(total)
 
 
 def parameter_counts(config: ArcticConfig) -> dict[str, int]:
