@@ -9,7 +9,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from openarctic.errors import CorruptError, UserError
 
@@ -83,9 +83,20 @@ def _parse(text: str, kind: Any, full: str) -> Any:
             return {"true": True, "false": False}[text.lower()]
         if kind in (int, float, str):
             return kind(text)
+        if kind is Path:
+            return Path(text)
+        if get_origin(kind) is Literal:
+            return _choice(text, get_args(kind), full)
         if get_origin(kind) is tuple:
             return tuple(json.loads(text))
     except (ValueError, KeyError) as error:
         name = getattr(kind, "__name__", str(kind))
         raise UserError(f"config field {full}: {text!r} is not of type {name}") from error
     raise UserError(f"config field {full} cannot be set from the command line")
+
+
+def _choice(text: str, choices: Sequence[Any], full: str) -> Any:
+    for choice in choices:
+        if text == str(choice):
+            return choice
+    raise UserError(f"config field {full}: {text!r} is not a choice", f"choose one of {', '.join(map(str, choices))}")

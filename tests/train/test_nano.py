@@ -51,7 +51,7 @@ def write_data(folder: Path) -> Path:
 
 def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
     data, out, lines = write_data(tmp_path / "data"), tmp_path / "run", []
-    paths = make_nano(RECIPE, data, find_base(), out, resume=True, log=lines.append)
+    paths = make_nano(RECIPE, data, find_base(), out, log=lines.append)
     assert any("trained 2 steps" in line for line in lines)
     assert json.loads((out / "config.json").read_text())["tune"]["steps"] == 2
     file, base = read_gguf(paths[0], verify=True), read_gguf(find_base())
@@ -76,10 +76,10 @@ def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
     assert (got.argmax(1) == wanted.argmax(1)).mean() >= 0.8
 
     # A finished run is only exported again.
-    again = make_nano(replace(RECIPE), data, find_base(), out, resume=True, log=lines.append)
+    again = make_nano(replace(RECIPE), data, find_base(), out, log=lines.append)
     assert again == paths and len((out / "log.jsonl").read_text().splitlines()) == 2
 
 
 def test_absent_data_is_told(tmp_path: Path) -> None:
     with pytest.raises(MissingError):
-        make_nano(RECIPE, tmp_path / "none", find_base(), tmp_path / "run", resume=False, log=print)
+        make_nano(RECIPE, tmp_path / "none", find_base(), tmp_path / "run", resume="never", log=print)

@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 
 from openarctic.errors import UserError  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
-from openarctic.train.tune import Epochs, Progress, TuneConfig, latest_checkpoint, tune  # noqa: E402
+from openarctic.train.trainer import Progress  # noqa: E402
+from openarctic.train.tune import Epochs, TuneConfig, tune  # noqa: E402
 
 from .test_packing import tiny_model, tiny_pack  # noqa: E402
 
@@ -53,11 +54,6 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     whole = run(8, tmp_path / "whole")
     resumed = run(8, tmp_path / "resumed", stop_at=2)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_a_checkpoint_without_manifest_does_not_count(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / "step-9").mkdir(parents=True)
-    assert latest_checkpoint(tmp_path) is None
 
 
 def test_a_schedule_without_an_end_is_refused(tmp_path: Path) -> None:

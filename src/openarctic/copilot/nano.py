@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +39,26 @@ def find_base() -> Path:
 
 
 def make_nano(
-    recipe: NanoRecipe, data: Path, base: Path, out: Path, *, resume: bool, log: Log, on_step: OnStep | None = None
+    recipe: NanoRecipe,
+    data: Path,
+    base: Path,
+    out: Path,
+    *,
+    resume: str | int = "auto",
+    log: Log,
+    on_step: OnStep | None = None,
 ) -> tuple[Path, ...]:
     """Train (or go on training) under `out` and write the model file there; returns its splits.
 
-    `data` is a folder with `train_spider.jsonl`, `train_others.jsonl`, `spider_syn_train.jsonl` and `database/`.
+    `data` is a folder with `train_spider.jsonl`, `train_others.jsonl`, `spider_syn_train.jsonl` and `database/`; `resume` is
+    that of `train.trainer.train`.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(asdict(recipe), indent=2))
     torch.manual_seed(recipe.tune.seed)
     source = read_gguf(base)
     tokenizer = Tokenizer.from_gguf_metadata(source.metadata).truncate(recipe.vocab_size)
     model = hybrid_base(recipe, source)
     pairs = NanoPairs(recipe, data, tokenizer, log)
-    progress = tune(model, pairs.epoch, recipe.tune, out, resume, on_step)
+    progress = tune(model, pairs.epoch, recipe.tune, out, resume, on_step, recipe=recipe, say=log)
     log(f"trained {progress.step} steps, {progress.examples} examples, {progress.seconds / 3600:.2f} hours")
     return export(recipe, model, source, tokenizer, out / "arctic-nano.gguf", progress)
 

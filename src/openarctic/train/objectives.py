@@ -1,0 +1,175 @@
+"""What a batch is trained for: language modelling on documents, supervised tuning on shared-prefix packs.
+
+An objective says how large a batch is before it is computed, because the steps of an accumulated batch, and the processes of a
+parallel one, weigh their losses by the targets of all of them.
+
+Shapes: B sequences, S tokens of each, A attention heads, K key-value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from openarctic.errors import UserError
+from openarctic.model import ArcticForCausalLM
+from openarctic.train.packing import Pack, pack_loss
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSize:
+    """Targets that count for the loss, tokens computed, examples (sequences, questions), and positions that the tokens see."""
+
+    targets: int
+    tokens: int
+    examples: int
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Mean cross-entropy over a batch's targets, with gradient; what the routers add; how many targets were the likeliest."""
+
+    cross_entropy: Tensor
+    aux_loss: Tensor
+    z_loss: Tensor | None
+    correct: Tensor
+    routes: tuple[Any, ...] = ()
+
+
+class Objective(Protocol):
+    """What is learned from batches of one kind."""
+
+    def size(self, batch: Any) -> BatchSize:
+        """Of a batch."""
+
+    def check(self, model: ArcticForCausalLM, batch: Any) -> None:
+        """Raise UserError for a batch that the model cannot learn from, naming what is wrong with it."""
+
+    def __call__(self, model: ArcticForCausalLM, batch: Any) -> Loss:
+        """Forward."""
+
+
+class PackTuning:
+    """Supervised tuning on packs: cross-entropy of the answers, given the shared prefix and their own questions."""
+
+    def size(self, batch: Pack) -> BatchSize:
+        """Of a pack."""
+        prefix = len(batch.prefix)
+        seen = _triangle(prefix) + sum(len(s) * prefix + _triangle(len(s)) for s in batch.segments)
+        return BatchSize(sum(len(s.target) for s in batch.segments), len(batch), len(batch.segments), seen)
+
+    def check(self, model: ArcticForCausalLM, batch: Pack) -> None:
+        """Ids must be of the model's vocabulary."""
+        ids = batch.prefix + [i for s in batch.segments for i in s.prompt + s.target]
+        _check_ids(np.asarray(ids), model.config.vocab_size)
+
+    def __call__(self, model: ArcticForCausalLM, batch: Pack) -> Loss:
+        """Forward of a pack."""
+        result = pack_loss(model, batch)
+        z_loss, routes = getattr(result, "z_loss", None), getattr(result, "routes", ())
+        return Loss(result.cross_entropy, result.aux_loss, z_loss, torch.tensor(result.correct), routes)
+
+
+class LanguageModelling:
+    """Next tokens of packed documents (`data.Batch`): attention stays inside a document, positions restart with it."""
+
+    def size(self, batch: Any) -> BatchSize:
+        """Of a batch."""
+        targets = int((batch.labels[:, 1:] != IGNORED).sum())
+        return BatchSize(
+            targets, batch.input_ids.size, len(batch.input_ids), int(batch.position_ids.sum()) + batch.input_ids.size
+        )
+
+    def check(self, model: ArcticForCausalLM, batch: Any) -> None:
+        """Ids must be of the model's vocabulary, positions within its context."""
+        _check_ids(batch.input_ids, model.config.vocab_size)
+        longest = int(batch.position_ids.max()) + 1
+        if longest > model.config.max_position_embeddings:
+            raise UserError(
+                f"a document of {longest} tokens is longer than the model's context, {model.config.max_position_embeddings}",
+                "set a shorter sequence length, or a larger max_position_embeddings",
+            )
+
+    def __call__(self, model: ArcticForCausalLM, batch: Any) -> Loss:
+        """Forward of a batch; logits only where a label counts."""
+        device = model.device
+        ids, labels = torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.labels).to(device)
+        output = model.model(
+            ids,
+            position_ids=torch.from_numpy(batch.position_ids).to(device).long(),
+            attention=DocumentAttention(batch.document_ids),
+            use_cache=False,
+        )
+        counts = labels[:, 1:] != IGNORED
+        logits = model.lm_head(output.last_hidden_state[:, :-1][counts]).float()
+        wanted = labels[:, 1:][counts]
+        total = F.cross_entropy(logits, wanted, reduction="sum")
+        correct = (logits.detach().argmax(-1) == wanted).sum()
+        z_loss, routes = getattr(output, "z_loss", None), getattr(output, "routes", ())
+        return Loss(total / max(1, len(wanted)), output.aux_loss, z_loss, correct, routes)
+
+
+def _triangle(n: int) -> int:
+    """1 + 2 + ... + n: what n causal tokens see."""
+    return n * (n + 1) // 2
+
+
+def _check_ids(ids: Any, vocab_size: int) -> None:
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise UserError(
+            f"token {wrong} is not in the model's vocabulary of {vocab_size}", "tokenizer and model must be of one kind"
+        )
+
+
+class DocumentAttention:
+    """Causal attention inside documents: `document_ids` [B, S] are equal where tokens may see each other.
+
+    Sequences cut into the same runs are computed together, and each run is causal attention over contiguous tokens, which needs
+    no mask and none of the products that a mask would throw away. `document_mask` is the plain form of the same.
+    """
+
+    def __init__(self, document_ids: Any) -> None:
+        ids = np.asarray(document_ids)
+        self.groups: dict[tuple[int, ...], list[int]] = {}  # ends of a sequence's documents -> sequences
+        for row, own in enumerate(ids):
+            ends = (*np.flatnonzero(own[1:] != own[:-1]) + 1, len(own))
+            self.groups.setdefault(tuple(int(end) for end in ends), []).append(row)
+
+    def __call__(self, q_BASD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
+        """[B, A, S, D] and twice [B, K, S, D] to [B, S, A * D]."""
+        repeats = q_BASD.shape[1] // k_BKSD.shape[1]
+        q, k, v = q_BASD, k_BKSD.repeat_interleave(repeats, 1), v_BKSD.repeat_interleave(repeats, 1)
+        if len(self.groups) == 1:
+            out = _attend_runs(q, k, v, next(iter(self.groups)))
+        else:
+            rows = [row for own in self.groups.values() for row in own]
+            parts = [_attend_runs(q[own], k[own], v[own], ends) for ends, own in self.groups.items()]
+            out = torch.cat(parts)[np.argsort(rows).tolist()]
+        return out.transpose(1, 2).flatten(2)
+
+
+def _attend_runs(q: Tensor, k: Tensor, v: Tensor, ends: tuple[int, ...]) -> Tensor:
+    """Causal attention within each run of tokens that ends at one of `ends`."""
+    starts = (0, *ends[:-1])
+    runs = [
+        F.scaled_dot_product_attention(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], is_causal=True)
+        for a, b in zip(starts, ends, strict=True)
+    ]
+    return runs[0] if len(runs) == 1 else torch.cat(runs, 2)
+
+
+def document_mask(document_ids: Any) -> Tensor:
+    """bool [B, 1, S, S]: whether a token (second last dimension) sees another: of the same document, and not a later one."""
+    ids = torch.as_tensor(np.asarray(document_ids))
+    same = ids[:, None, :, None] == ids[:, None, None, :]
+    return same & torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
