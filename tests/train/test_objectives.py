@@ -8,10 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 
+from openarctic.data import Batch  # noqa: E402
 from openarctic.errors import UserError  # noqa: E402
 from openarctic.train.objectives import DocumentAttention, LanguageModelling, document_mask  # noqa: E402
 
-from .worlds import Documents, documents, tiny_hybrid  # noqa: E402
+from .worlds import documents, tiny_hybrid  # noqa: E402
 
 
 def test_packed_documents_equal_each_on_its_own() -> None:
@@ -60,6 +61,6 @@ def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(UserError, match="token 99 is not in the model's vocabulary of 32"):
         LanguageModelling().check(model, batch)
     long = np.arange(100, dtype=np.int64)[None]
-    too_long = Documents(long % 32, long % 32, 0 * long, long, 0 * long[:, 0])
+    too_long = Batch(long % 32, long % 32, 0 * long, long, 0 * long[:, 0])
     with pytest.raises(UserError, match="100 tokens is longer than the model's context, 64"):
         LanguageModelling().check(model, too_long)

@@ -13,13 +13,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from openarctic.data import Batch  # noqa: E402
 from openarctic.errors import UserError  # noqa: E402
 from openarctic.train.checkpoint import latest_checkpoint, saved_steps  # noqa: E402
 from openarctic.train.objectives import LanguageModelling, Loss  # noqa: E402
 from openarctic.train.runlog import read_events, read_log  # noqa: E402
 from openarctic.train.trainer import train  # noqa: E402
 
-from .worlds import Documents, Stream, config, documents, run, tiny_hybrid  # noqa: E402
+from .worlds import RESTLESS, Stream, config, documents, run, tiny_hybrid  # noqa: E402
 
 MEASURED = ("seconds", "tokens_per_s", "peak_share", "memory_bytes")
 
@@ -39,7 +40,7 @@ class StopsAt(Stream):
         super().__init__()
         self.stops_at, self.kind = number, kind
 
-    def next_batch(self) -> Documents:
+    def next_batch(self) -> Batch:
         if self.number == self.stops_at:
             os.kill(os.getpid(), self.kind)
         return super().next_batch()
@@ -64,11 +65,11 @@ def test_the_loss_falls_and_every_step_is_logged(tmp_path: Path) -> None:
 def test_resumed_equals_uninterrupted(tmp_path: Path, changes: dict[str, Any]) -> None:
     kind = signal.SIGTERM if "optimizer" in changes else signal.SIGINT
     settings = config(**changes)
-    whole, _ = run(tmp_path / "whole", settings)
+    whole, _ = run(tmp_path / "whole", settings, routing=RESTLESS)
     with pytest.raises(KeyboardInterrupt if kind == signal.SIGINT else SystemExit):
-        run(tmp_path / "cut", settings, StopsAt(3 * settings.accumulate - 1, kind))
+        run(tmp_path / "cut", settings, StopsAt(3 * settings.accumulate - 1, kind), routing=RESTLESS)
     assert saved_steps(tmp_path / "cut")[-1] == 3  # the step under way was finished and saved
-    resumed, progress = run(tmp_path / "cut", settings, model=tiny_hybrid(seed=5))
+    resumed, progress = run(tmp_path / "cut", settings, model=tiny_hybrid(seed=5), routing=RESTLESS)
     assert progress.step == 8 and equal(whole, resumed)
     assert computed(tmp_path / "whole") == computed(tmp_path / "cut")
 
@@ -88,12 +89,12 @@ def test_accumulated_equals_one_large_batch(tmp_path: Path) -> None:
     small, _ = run(tmp_path / "small", config(steps=3, accumulate=4, aux_loss_coef=0.0), model=tiny_hybrid().double())
 
     class Large(Stream):
-        def next_batch(self) -> Documents:
+        def next_batch(self) -> Batch:
             parts = [Stream.next_batch(self) for _ in range(4)]
             names = ("input_ids", "labels", "document_ids", "position_ids", "domains")
             import numpy as np
 
-            return Documents(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+            return Batch(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     large, _ = run(tmp_path / "large", config(steps=3, aux_loss_coef=0.0), Large(), tiny_hybrid().double())
     for a, b in zip(small.parameters(), large.parameters(), strict=True):
@@ -189,15 +190,16 @@ class Without(Stream):
         super().__init__()
         self.left_out = left_out
 
-    def next_batch(self) -> Documents:
+    def next_batch(self) -> Batch:
         while self.number in self.left_out:
             self.number += 1
         return super().next_batch()
 
 
 def test_a_nan_is_undone_and_its_batch_skipped(tmp_path: Path) -> None:
-    wanted, _ = run(tmp_path / "clean", config(), Without(4))
+    wanted, _ = run(tmp_path / "clean", config(), Without(4), routing=RESTLESS)
     model = tiny_hybrid()
+    model.set_routing(RESTLESS)
     train(model, Failing(4), Stream(), config(), tmp_path / "hurt")
     assert equal(wanted, model)
     assert [(r["step"], r["loss"]) for r in read_log(tmp_path / "hurt")] == [

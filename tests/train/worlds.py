@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from openarctic.data import Batch
 from openarctic.model import ArcticConfig, ArcticForCausalLM
+from openarctic.model.routing import RoutingConfig
 from openarctic.train.config import TrainConfig
 from openarctic.train.objectives import LanguageModelling
 from openarctic.train.trainer import Progress, train
@@ -17,18 +18,7 @@ from openarctic.train.trainer import Progress, train
 VOCABULARY = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Documents:
-    """A batch in the form of `data.Batch`."""
-
-    input_ids: Any
-    labels: Any
-    document_ids: Any
-    position_ids: Any
-    domains: Any
-
-
-def documents(number: int, rows: int = 2, length: int = 24) -> Documents:
+def documents(number: int, rows: int = 2, length: int = 24) -> Batch:
     """The batch of that number: rows of documents, whose tokens count up from where they start."""
     rng = np.random.default_rng(number)
     ids, own, positions = (np.zeros((rows, length), np.int64) for _ in range(3))
@@ -40,7 +30,7 @@ def documents(number: int, rows: int = 2, length: int = 24) -> Documents:
             own[row, at:stop], positions[row, at:stop] = document, np.arange(stop - at)
             at, document = stop, document + 1
     labels = np.where(positions == 0, -100, ids)
-    return Documents(ids, labels, own.astype(np.int32), positions.astype(np.int32), np.zeros(rows, np.int32))
+    return Batch(ids, labels, own.astype(np.int32), positions.astype(np.int32), np.zeros(rows, np.int32))
 
 
 class Stream:
@@ -49,7 +39,7 @@ class Stream:
     def __init__(self, spoiled: frozenset[int] = frozenset()) -> None:
         self.number, self.spoiled = 0, spoiled
 
-    def next_batch(self) -> Documents:
+    def next_batch(self) -> Batch:
         batch = documents(self.number)
         if self.number in self.spoiled:
             batch.input_ids[:] = np.random.default_rng(0).integers(VOCABULARY, size=batch.input_ids.shape)
@@ -86,6 +76,10 @@ def tiny_hybrid(seed: int = 0, **changes: Any) -> ArcticForCausalLM:
     return ArcticForCausalLM(ArcticConfig(**values))
 
 
+# Everything about a router that depends on chance or on earlier steps.
+RESTLESS = RoutingConfig(capacity_factor=1.0, min_capacity=1, drop="random", jitter=0.1, bias_update_rate=0.01, z_loss_coef=1e-3)
+
+
 def config(**changes: Any) -> TrainConfig:
     return TrainConfig(**{"steps": 8, "lr": 3e-3, "warmup_steps": 2, "checkpoint_steps": 2, **changes})
 
@@ -93,4 +87,5 @@ def config(**changes: Any) -> TrainConfig:
 def run(out: Path, settings: TrainConfig, source: Any = None, model: Any = None, **options: Any) -> tuple[Any, Progress]:
     """Train a fresh tiny hybrid; the model and where it ended."""
     model = model or tiny_hybrid()
+    model.set_routing(options.pop("routing", RoutingConfig()))
     return model, train(model, LanguageModelling(), source or Stream(), settings, out, **options)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openarctic.model.routing import RouteStats
 from openarctic.train.processes import Processes
 
 DEAD_AFTER = 100  # steps without a token
@@ -27,11 +28,11 @@ class ExpertBalance:
     _entropy_L: Tensor | None = None
     _batches: int = 0
 
-    def add(self, routes: Sequence[Any]) -> None:
+    def add(self, routes: Sequence[RouteStats]) -> None:
         """What the layers' routers said of one batch (`RouteStats` each)."""
         if not routes:
             return
-        load_LE = torch.stack([torch.as_tensor(r.load_E).double().cpu() for r in routes])
+        load_LE = torch.stack([r.load_E.double().cpu() for r in routes])
         dropped_L = torch.tensor([float(r.dropped) for r in routes], dtype=torch.float64)
         entropy_L = torch.tensor([float(r.entropy) for r in routes], dtype=torch.float64)
         first = self._load_LE is None

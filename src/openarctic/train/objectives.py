@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openarctic.data import IGNORED, Batch
 from openarctic.errors import UserError
 from openarctic.model import ArcticForCausalLM
+from openarctic.model.routing import RouteStats
 from openarctic.train.packing import Pack, pack_loss
-
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Loss:
 
     cross_entropy: Tensor
     aux_loss: Tensor
-    z_loss: Tensor | None
+    z_loss: Tensor
     correct: Tensor
-    routes: tuple[Any, ...] = ()
+    routes: tuple[RouteStats, ...]
 
 
 class Objective(Protocol):
@@ -74,21 +74,20 @@ class PackTuning:
     def __call__(self, model: ArcticForCausalLM, batch: Pack) -> Loss:
         """Forward of a pack."""
         result = pack_loss(model, batch)
-        z_loss, routes = getattr(result, "z_loss", None), getattr(result, "routes", ())
-        return Loss(result.cross_entropy, result.aux_loss, z_loss, torch.tensor(result.correct), routes)
+        return Loss(result.cross_entropy, result.aux_loss, result.z_loss, torch.tensor(result.correct), result.routes)
 
 
 class LanguageModelling:
-    """Next tokens of packed documents (`data.Batch`): attention stays inside a document, positions restart with it."""
+    """Next tokens of packed documents : attention stays inside a document, positions restart with it."""
 
-    def size(self, batch: Any) -> BatchSize:
+    def size(self, batch: Batch) -> BatchSize:
         """Of a batch."""
         targets = int((batch.labels[:, 1:] != IGNORED).sum())
         return BatchSize(
             targets, batch.input_ids.size, len(batch.input_ids), int(batch.position_ids.sum()) + batch.input_ids.size
         )
 
-    def check(self, model: ArcticForCausalLM, batch: Any) -> None:
+    def check(self, model: ArcticForCausalLM, batch: Batch) -> None:
         """Ids must be of the model's vocabulary, positions within its context."""
         _check_ids(batch.input_ids, model.config.vocab_size)
         longest = int(batch.position_ids.max()) + 1
@@ -98,7 +97,7 @@ class LanguageModelling:
                 "set a shorter sequence length, or a larger max_position_embeddings",
             )
 
-    def __call__(self, model: ArcticForCausalLM, batch: Any) -> Loss:
+    def __call__(self, model: ArcticForCausalLM, batch: Batch) -> Loss:
         """Forward of a batch; logits only where a label counts."""
         device = model.device
         ids, labels = torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.labels).to(device)
@@ -113,8 +112,7 @@ class LanguageModelling:
         wanted = labels[:, 1:][counts]
         total = F.cross_entropy(logits, wanted, reduction="sum")
         correct = (logits.detach().argmax(-1) == wanted).sum()
-        z_loss, routes = getattr(output, "z_loss", None), getattr(output, "routes", ())
-        return Loss(total / max(1, len(wanted)), output.aux_loss, z_loss, correct, routes)
+        return Loss(total / max(1, len(wanted)), output.aux_loss, output.z_loss, correct, output.routes)
 
 
 def _triangle(n: int) -> int:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openarctic.model import ArcticForCausalLM
+from openarctic.model.routing import RouteStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,14 @@ class SharedPrefixAttention:
 
 @dataclass(frozen=True, slots=True)
 class PackLoss:
-    """Mean cross-entropy over target tokens, the balancing loss, and how many targets were right."""
+    """Mean cross-entropy over target tokens, what the routers add and tell, and how many targets were right."""
 
     cross_entropy: Tensor
     aux_loss: Tensor
+    z_loss: Tensor
     targets: int
     correct: int
+    routes: tuple[RouteStats, ...]
 
 
 def pack_loss(model: ArcticForCausalLM, pack: Pack) -> PackLoss:
@@ -101,4 +104,5 @@ def pack_loss(model: ArcticForCausalLM, pack: Pack) -> PackLoss:
         start += len(segment)
     logits = model.lm_head(output.last_hidden_state[0, torch.tensor(sources)]).float()
     wanted = torch.tensor(targets)
-    return PackLoss(F.cross_entropy(logits, wanted), output.aux_loss, len(targets), int((logits.argmax(-1) == wanted).sum()))
+    correct = int((logits.argmax(-1) == wanted).sum())
+    return PackLoss(F.cross_entropy(logits, wanted), output.aux_loss, output.z_loss, len(targets), correct, output.routes)

@@ -2,7 +2,7 @@
 
 A run goes on from any checkpoint as if it had never stopped: on a CPU, equal to the bit, because everything that a step depends
 on is saved: weights, moments, the source's position, the guard's window, random states. Ctrl-C and SIGTERM finish the step under
-way and save. What a batch is and what is learned from it is an `Objective`; where batches come from, a `BatchSource`.
+way and save. What a batch is and what is learned from it is an `Objective`; where batches come from, a `Source`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from openarctic.train.schedule import learning_rate
 from openarctic.train.throughput import device_of, gemm_flops, memory_bytes, step_flops
 
 
-class BatchSource(Protocol):
+class Source(Protocol):
     """A stream of batches that remembers where it stands."""
 
     def next_batch(self) -> Any:
@@ -69,7 +69,7 @@ Say = Callable[[str], None]
 def train(
     model: ArcticForCausalLM,
     objective: Objective,
-    source: BatchSource,
+    source: Source,
     config: TrainConfig,
     out: Path,
     *,
@@ -107,7 +107,7 @@ class _Run:
         self,
         model: ArcticForCausalLM,
         objective: Objective,
-        source: BatchSource,
+        source: Source,
         config: TrainConfig,
         out: Path,
         log: RunLog,
@@ -294,6 +294,7 @@ class _Run:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self.model.update_router_biases(self.processes.sum)
         self._advance(sums)
         self.is_stopped = sums["stop"] > 0
         is_due = self._is_due()
@@ -311,6 +312,7 @@ class _Run:
     def _undo(self, why: str) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        self.model.update_router_biases(self.processes.sum)  # so that they forget the step; the checkpoint has their biases
         self.balance.clear()
         self._roll_back(why)
         self.last = time.monotonic()
@@ -330,7 +332,7 @@ class _Run:
             self.balance.add(loss.routes)
             sums["cross_entropy"] += loss.cross_entropy.item() * share
             sums["aux_loss"] += loss.aux_loss.item() * share
-            sums["z_loss"] += loss.z_loss.item() * share if loss.z_loss is not None else 0.0
+            sums["z_loss"] += loss.z_loss.item() * share
             sums["correct"] += loss.correct.item() / targets
         sums["tokens"] = float(sum(size.tokens for size in sizes))
         sums["examples"] = float(sum(size.examples for size in sizes))
@@ -338,8 +340,8 @@ class _Run:
         return sums
 
     def _total(self, loss: Loss) -> Tensor:
-        total = loss.cross_entropy + self.config.aux_loss_coef * loss.aux_loss
-        return total if loss.z_loss is None else total + loss.z_loss
+        z_loss_coef = self.model.routing.z_loss_coef
+        return loss.cross_entropy + self.config.aux_loss_coef * loss.aux_loss + z_loss_coef * loss.z_loss
 
     def _over_processes(self, sums: dict[str, float]) -> dict[str, float]:
         values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
@@ -383,10 +385,9 @@ class _Run:
             "tokens_per_s": round(sums["tokens"] / seconds, 1),
             "peak_share": round(sums["flops"] / seconds / (self.peak_flops * self.processes.count), 4),
             "memory_bytes": memory_bytes(self.device),
+            "z_loss": round(sums["z_loss"], 5),
             **self.balance.summary(self.processes),
         }
-        if sums["z_loss"]:
-            record["z_loss"] = round(sums["z_loss"], 5)
         every = self.config.validate_every
         if self.validation and every and (self.progress.step % every == 0 or self._share() >= 1):
             record["validation"] = self._validate()
