@@ -54,12 +54,11 @@ def combine_experts(x_TH: Tensor, route: Route, experts: nn.ModuleList) -> Tenso
     dtype = _product_dtype(x_TH)
     matrices = bare_matrices(experts)
     if matrices is None or _can_group(x_TH, dtype):
-        x_NH = _Gather.apply(x_TH, rows)
-        y_NH = run_experts(x_NH, rows.counts, experts)
-        return _Scatter.apply((y_NH * weight_N[:, None]).to(x_TH.dtype), rows)
+        y_NH = run_experts(gather_rows(x_TH, rows), rows.counts, experts)
+        return scatter_rows((y_NH * weight_N[:, None]).to(x_TH.dtype), rows)
     with torch.autocast(x_TH.device.type, enabled=False):
         y_NH = _Products.apply(x_TH.to(dtype), weight_N, rows, rows.counts, *matrices)
-        return _Scatter.apply(y_NH.to(x_TH.dtype), rows)
+        return scatter_rows(y_NH.to(x_TH.dtype), rows)
 
 
 def combine_experts_reference(x_TH: Tensor, route: Route, experts: nn.ModuleList) -> Tensor:
@@ -72,7 +71,17 @@ def combine_experts_reference(x_TH: Tensor, route: Route, experts: nn.ModuleList
     return out_TH
 
 
-def run_experts(x_NH: Tensor, counts: Sequence[int], experts: nn.ModuleList) -> Tensor:
+def gather_rows(x_TH: Tensor, rows: Rows) -> Tensor:
+    """Each row's token [N, H]."""
+    return _Gather.apply(x_TH, rows)
+
+
+def scatter_rows(y_NH: Tensor, rows: Rows) -> Tensor:
+    """Each token's sum over its rows [T, H]."""
+    return _Scatter.apply(y_NH, rows)
+
+
+def run_experts(x_NH: Tensor, counts: Sequence[int], experts: nn.ModuleList | Sequence[nn.Module]) -> Tensor:
     """Every expert on its rows [N, H]: the first `counts[0]` rows are for the first one, and so on."""
     dtype = _product_dtype(x_NH)
     matrices = bare_matrices(experts)
@@ -84,7 +93,7 @@ def run_experts(x_NH: Tensor, counts: Sequence[int], experts: nn.ModuleList) -> 
         return _Products.apply(x_NH.to(dtype), None, None, counts, *matrices)
 
 
-def bare_matrices(experts: nn.ModuleList) -> list[nn.Parameter] | None:
+def bare_matrices(experts: nn.ModuleList | Sequence[nn.Module]) -> list[nn.Parameter] | None:
     """w1, w2 and w3 of each expert, or None when an expert is more than three plain matrices: then it must be called."""
     found: list[nn.Parameter] = []
     for expert in experts:
@@ -129,7 +138,7 @@ def grouped_products(x_NH: Tensor, counts: Sequence[int], matrices: Sequence[Ten
     return torch._grouped_mm(F.silu(gate_NI) * up_NI, w2.transpose(1, 2), offs=ends_E)
 
 
-def _call_modules(x_NH: Tensor, counts: Sequence[int], experts: nn.ModuleList) -> Tensor:
+def _call_modules(x_NH: Tensor, counts: Sequence[int], experts: nn.ModuleList | Sequence[nn.Module]) -> Tensor:
     """In training an idle expert is called too, on no rows: its gradients are then zeros in every process, never absent."""
     parts = [expert(x) for x, expert in zip(x_NH.split(list(counts)), experts, strict=True) if len(x) or expert.training]
     return torch.cat(parts) if parts else torch.empty_like(x_NH)

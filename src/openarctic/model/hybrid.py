@@ -69,6 +69,11 @@ class RouterOutput(NamedTuple):
     z_loss: Tensor
     stats: RouteStats
 
+    @classmethod
+    def of(cls, chosen: Route) -> RouterOutput:
+        """What the model wants to know of a route."""
+        return cls(chosen.logits_TE, chosen.balance, chosen.z_loss, chosen.stats)
+
 
 class SparseMoE(nn.Module):
     """Top-k of E experts; `routing` says how the router behaves in training.
@@ -96,17 +101,21 @@ class SparseMoE(nn.Module):
         if not routing.bias_update_rate:
             self.choice_bias, self.demand_E = None, None
         elif self.choice_bias is None:
-            self.choice_bias = torch.zeros(len(self.experts), device=self.gate.weight.device)
+            self.choice_bias = torch.zeros(self.gate.out_features, device=self.gate.weight.device)
 
     def forward(self, x_BSH: Tensor) -> tuple[Tensor, RouterOutput]:
         """Mixed expert output [B, S, H], and what the router said."""
         x_TH = x_BSH.flatten(0, -2)
+        chosen = self.choose(x_TH)
+        out_TH = self.dispatch(x_TH, chosen, self.experts)
+        return out_TH.view_as(x_BSH), RouterOutput.of(chosen)
+
+    def choose(self, x_TH: Tensor) -> Route:
+        """Where each token goes."""
         seen_TH = jitter(x_TH.float(), self.routing.jitter) if self.training and self.routing.jitter else x_TH
-        chosen = route(
+        return route(
             self.gate(seen_TH), self.top_k, self.routing, training=self.training, bias_E=self.choice_bias, total=self.total
         )
-        out_TH = self.dispatch(x_TH, chosen, self.experts)
-        return out_TH.view_as(x_BSH), RouterOutput(chosen.logits_TE, chosen.balance, chosen.z_loss, chosen.stats)
 
     def note_demand(self, demand_E: Tensor) -> None:
         """Count towards the next `update_bias` what the experts were chosen for."""
