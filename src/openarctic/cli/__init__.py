@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openarctic.errors import OpenArcticError
 
-COMMANDS = ("ask", "query", "schema", "generate", "eval", "train", "model", "bench", "doctor")
+COMMANDS = ("ask", "query", "schema", "generate", "eval", "data", "train", "model", "bench", "doctor")
 INTERRUPTED = 130
 
 
@@ -37,7 +37,7 @@ def add_commands(parser: argparse.ArgumentParser, dest: str, prefix: str, names:
     """A subparser for each module `prefix` + name; the chosen one's `run` is set as `run_DEST`."""
     commands = parser.add_subparsers(dest=dest, metavar="COMMAND", required=True)
     for name in names:
-        module = importlib.import_module(prefix + name)
+        module = importlib.import_module(prefix + name.replace("-", "_"))
         command = commands.add_parser(
             name,
             help=module.SUMMARY,

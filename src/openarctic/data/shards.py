@@ -114,7 +114,7 @@ def write_shard(folder: Path, name: str, tokens: NDArray[Any], ends: Sequence[in
     """Write both files of a shard and wait until they are on the disk. Whoever writes the manifest makes them count."""
     hashes = []
     for suffix, values in (("tokens", tokens), ("ends", np.asarray(ends, _ENDS))):
-        raw = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+        raw = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).view(np.uint8).data
         with (folder / f"{name}.{suffix}").open("wb") as file:
             file.write(raw)
             file.flush()

@@ -1,0 +1,158 @@
+"""Training documents that contain evaluation texts, found by shared runs of 13 words.
+
+The rule is that of GPT-3 (Brown et al. 2020, appendix C): lower case, words without punctuation, and a document is contaminated
+when it shares a run of N = 13 words with an evaluation text. Here a word is a run of letters and digits, and a text of fewer
+than N words cannot be checked; it is counted as too short (GPT-3 went down to 8 words for sets of short texts: use `words=8`).
+Runs that are frequent in the training data are not forgiven, as GPT-3's were.
+
+Memory holds the evaluation texts' runs, 64 bytes each, and one document. Words are numbered by the evaluations' vocabulary, so a
+run with a word that is not in it costs nothing; the rest is compared by a 64-bit hash, and then word by word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openarctic.data.documents import Document
+from openarctic.errors import UserError
+
+WORDS = 13
+_WORD = re.compile(r"[^\W_]+")
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Item(NamedTuple):
+    """An evaluation text."""
+
+    evaluation: str
+    line: int  # or row
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A contaminated document: how many runs it shares with each evaluation text."""
+
+    source: str
+    index: int
+    overlaps: dict[Item, int]
+
+
+@dataclass(slots=True)
+class Coverage:
+    """How an evaluation fares. Texts are counted once, however often they are found."""
+
+    texts: int = 0
+    too_short: int = 0
+    found: set[int] = field(default_factory=set)
+
+
+def normalised_words(text: str) -> list[str]:
+    """What is compared: lower-case runs of letters and digits."""
+    return _WORD.findall(text.lower())
+
+
+class ContaminationCheck:
+    """Looks for the texts of evaluations (name -> texts). `evaluations` tells how each fares.
+
+    Raises UserError for runs of fewer than two words, or when no text is long enough to be found.
+    """
+
+    def __init__(self, evaluations: Mapping[str, Iterable[Document]], words: int = WORDS) -> None:
+        if words < 2:
+            raise UserError(f"runs of {words} words say nothing", "13 is the usual number, 8 for short texts")
+        self.words = words
+        self.evaluations = {name: Coverage() for name in evaluations}
+        self._numbers: dict[str, int] = {}  # of words, from 1
+        self._items: list[Item] = []
+        self._table = self._build(evaluations)
+
+    def check(self, document: Document) -> Finding | None:
+        """What the document shares with the evaluation texts; None for nothing."""
+        owners = self._look_up(document.text)
+        if not owners:
+            return None
+        overlaps = {self._items[owner]: count for owner, count in owners.items()}
+        for item in overlaps:
+            self.evaluations[item.evaluation].found.add(item.line)
+        return Finding(document.source, document.index, overlaps)
+
+    def _look_up(self, text: str) -> Counter[int]:
+        find = self._numbers.get
+        numbers = np.array([find(word, 0) for word in normalised_words(text)], np.int32)
+        places = _runs_of_known(numbers, self.words)
+        found: Counter[int] = Counter()
+        if not len(places):
+            return found
+        hashes = _hash(numbers, places, self.words)
+        low = np.searchsorted(self._table.hashes, hashes, "left")
+        high = np.searchsorted(self._table.hashes, hashes, "right")
+        for hit in np.flatnonzero(low < high):
+            run = numbers[places[hit] : places[hit] + self.words]
+            for row in range(int(low[hit]), int(high[hit])):
+                if np.array_equal(self._table.runs[row], run):
+                    found[int(self._table.owners[row])] += 1
+        return found
+
+    def _build(self, evaluations: Mapping[str, Iterable[Document]]) -> _Table:
+        all_runs, all_owners = [], []
+        for name, documents in evaluations.items():
+            coverage = self.evaluations[name]
+            for document in documents:
+                coverage.texts += 1
+                words = normalised_words(document.text)
+                if len(words) < self.words:
+                    coverage.too_short += 1
+                    continue
+                numbers = np.array([self._numbers.setdefault(word, len(self._numbers) + 1) for word in words], np.int32)
+                all_runs.append(np.lib.stride_tricks.sliding_window_view(numbers, self.words))
+                all_owners.append(np.full(len(all_runs[-1]), len(self._items), np.int32))
+                self._items.append(Item(name, document.index))
+        if not all_runs:
+            told = ", ".join(evaluations) or "none were given"
+            raise UserError(f"no evaluation text has {self.words} words: {told}", "look for shorter runs")
+        runs, owners = np.concatenate(all_runs), np.concatenate(all_owners)
+        hashes = _hash(runs.ravel(), np.arange(0, runs.size, self.words), self.words)
+        order = np.argsort(hashes, kind="stable")
+        return _Table(hashes[order], runs[order], owners[order])
+
+
+class _Table(NamedTuple):
+    """Runs [G, N] in the order of their hashes [G], and the item that each is from [G]."""
+
+    hashes: NDArray[np.uint64]
+    runs: NDArray[np.int32]
+    owners: NDArray[np.int32]
+
+
+def _runs_of_known(numbers: NDArray[np.int32], words: int) -> NDArray[np.int64]:
+    """Where runs of `words` words begin that are all in the vocabulary."""
+    unknown_before = np.concatenate([[0], np.cumsum(numbers == 0)])
+    return np.flatnonzero(unknown_before[words:] == unknown_before[:-words])
+
+
+def _hash(numbers: NDArray[np.int32], places: NDArray[np.int64], words: int) -> NDArray[np.uint64]:
+    """A polynomial of each run's numbers, modulo 2^64."""
+    values = np.zeros(len(places), np.uint64)
+    wide = numbers.astype(np.uint64)
+    for offset in range(words):
+        values = values * _BASE + wide[places + offset]
+    return values
+
+
+def reference_overlaps(texts: Sequence[str], document: str, words: int = WORDS) -> Counter[int]:
+    """The plain form of the check: for each text, how often one of its runs stands in the document."""
+    own = normalised_words(document)
+    in_document = Counter(tuple(own[i : i + words]) for i in range(len(own) - words + 1))
+    found: Counter[int] = Counter()
+    for number, text in enumerate(texts):
+        known = normalised_words(text)
+        for i in range(len(known) - words + 1):
+            found[number] += in_document[tuple(known[i : i + words])]
+    return +found
