@@ -13,7 +13,7 @@ examples:
   openarctic model convert ./checkpoint model.gguf --type Q4_K_M
   openarctic model parity ./checkpoint
 """
-COMMANDS: tuple[str, ...] = ("describe", "convert", "importance", "parity")
+COMMANDS: tuple[str, ...] = ("describe", "convert", "importance", "parity", "overlap")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
