@@ -21,13 +21,18 @@ from openarctic.train.recipes import NanoRecipe  # noqa: E402
 from openarctic.train.tune import TuneConfig  # noqa: E402
 
 RECIPE = NanoRecipe(
-    synthetic_pairs=30, synthetic_first_epoch=10, max_pack_tokens=200, tune=TuneConfig(steps=2, warmup_steps=1, lr=1e-3)
+    synthetic_pairs=30,
+    synthetic_per_epoch=10,
+    bird_per_epoch=4,
+    max_pack_tokens=200,
+    tune=TuneConfig(steps=2, warmup_steps=1, lr=1e-3),
 )
 
 
 def write_data(folder: Path) -> Path:
-    (folder / "database" / "shop").mkdir(parents=True)
-    with sqlite3.connect(folder / "database" / "shop" / "shop.sqlite") as connection:
+    spider, bird = folder / "spider", folder / "bird_train"
+    (spider / "database" / "shop").mkdir(parents=True)
+    with sqlite3.connect(spider / "database" / "shop" / "shop.sqlite") as connection:
         connection.executescript(
             "CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT, city TEXT);"
             "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id INTEGER REFERENCES customers (id), amount REAL);"
@@ -45,7 +50,10 @@ def write_data(folder: Path) -> Path:
     ]
     lines = "".join(json.dumps({"question": q, "query": s, "db_id": "shop"}) + "\n" for q, s in pairs)
     for name in ("train_spider.jsonl", "train_others.jsonl", "spider_syn_train.jsonl"):
-        (folder / name).write_text(lines)
+        (spider / name).write_text(lines)
+    bird.mkdir()
+    (bird / "train.jsonl").write_text(lines)
+    (bird / "schema_descriptions.json").write_text(json.dumps({"shop": {"customers": {"id": "", "name": "", "city": ""}}}))
     return folder
 
 
@@ -57,15 +65,17 @@ def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
     file, base = read_gguf(paths[0], verify=True), read_gguf(find_base())
     assert max(p.stat().st_size for p in paths) <= RECIPE.max_file_bytes
 
-    # What stayed frozen has the base's very bytes; what was trained has moved.
-    frozen, trained = "blk.3.attn_q.weight", "blk.20.attn_q.weight"
-    assert np.array_equal(file.tensors[frozen].data, base.tensors[frozen].data)
-    assert np.abs(file.dequantize(trained) - base.dequantize(trained)).max() > 1e-4
+    # What stayed frozen has the base's very bytes; what was trained has moved, and ships in the type it was trained through.
+    for frozen in ("blk.3.attn_q.weight", "blk.11.ffn_down.weight"):
+        assert np.array_equal(file.tensors[frozen].data, base.tensors[frozen].data)
+    for trained in ("blk.20.attn_q.weight", "blk.12.ffn_down.weight"):
+        assert file.tensors[trained].type == RECIPE.trained_type
+        assert np.abs(file.dequantize(trained) - base.dequantize(trained)).max() > 1e-4
 
     # Exported = original: the file's own numbers in torch and in the engine.
     config, state = from_gguf(file)
     model = hybrid_base(RECIPE, base)
-    model.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in state.items()}, strict=False)
+    model.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in state.items()})
     ids = [1, 200, 4000, 15, 16000, 7]
     with torch.no_grad():
         wanted = model(torch.tensor([ids])).logits[0].numpy()
@@ -78,6 +88,14 @@ def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
     # A finished run is only exported again.
     again = make_nano(replace(RECIPE), data, find_base(), out, log=lines.append)
     assert again == paths and len((out / "log.jsonl").read_text().splitlines()) == 2
+
+    # The file is a base to go on from: its frozen bytes stay, its steps are counted on.
+    onward = replace(RECIPE, first_epoch=1, tune=replace(RECIPE.tune, steps=1))
+    more = make_nano(onward, data, paths[0], tmp_path / "more", resume=True, log=lines.append)
+    second = read_gguf(more[0])
+    assert second.metadata["openarctic.training_steps"] == 3
+    assert np.array_equal(second.tensors["token_embd.weight"].data, file.tensors["token_embd.weight"].data)
+    assert not np.array_equal(second.tensors["blk.20.attn_q.weight"].data, file.tensors["blk.20.attn_q.weight"].data)
 
 
 def test_absent_data_is_told(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def _detail(outcome: Any) -> dict[str, Any]:
         "hardness": question.hardness,
         "confidence": outcome.confidence,
         "first_in_scope": outcome.first_in_scope,
+        "greedy_correct": outcome.is_first_correct,
     }
 
 

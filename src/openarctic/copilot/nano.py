@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from openarctic.copilot.described import read_described
 from openarctic.copilot.examples import Databases, LinkedSchema, Pair, read_pairs
 from openarctic.copilot.synthesis import synthesise
 from openarctic.errors import MissingError
 from openarctic.formats import GGUFFile, from_gguf, read_gguf, to_gguf, write_gguf
-from openarctic.formats.gguf import TensorData
+from openarctic.formats.names import tensor_table
 from openarctic.formats.quants import byte_size
 from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.tokenizer import Tokenizer
@@ -50,33 +51,43 @@ def make_nano(
 ) -> tuple[Path, ...]:
     """Train (or go on training) under `out` and write the model file there; returns its splits.
 
-    `data` is a folder with `train_spider.jsonl`, `train_others.jsonl`, `spider_syn_train.jsonl` and `database/`; `resume` is
-    that of `train.trainer.train`.
+    `data` is a folder with `spider/` (`train_spider.jsonl`, `train_others.jsonl`, `spider_syn_train.jsonl`, `database/`) and,
+    unless the recipe takes no pairs of it, `bird_train/`. `base` is a dense GGUF model, or an arctic-nano to go on from;
+    `resume` is that of `train.trainer.train`. A GPU is used where torch finds one.
     """
     torch.manual_seed(recipe.tune.seed)
     source = read_gguf(base)
     tokenizer = Tokenizer.from_gguf_metadata(source.metadata).truncate(recipe.vocab_size)
     model = hybrid_base(recipe, source)
     pairs = NanoPairs(recipe, data, tokenizer, log)
-    progress = tune(model, pairs.epoch, recipe.tune, out, resume, on_step, recipe=recipe, say=log)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    matrices = [n for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and ".gate." not in n]
+    rounding = dict.fromkeys(matrices, recipe.trained_type)
+    progress = tune(model, pairs.epoch, recipe.tune, out, resume, on_step, rounding=rounding, recipe=recipe, say=log)
     log(f"trained {progress.step} steps, {progress.examples} examples, {progress.seconds / 3600:.2f} hours")
     return export(recipe, model, source, tokenizer, out / "arctic-nano.gguf", progress)
 
 
 def hybrid_base(recipe: NanoRecipe, source: GGUFFile) -> ArcticForCausalLM:
-    """The upcycled base with its vocabulary cut; only what the recipe trains requires a gradient."""
-    config, state = from_gguf(source)
+    """The base with its vocabulary cut, upcycled unless it has experts; only what the recipe trains requires a gradient."""
+    shape, arrays = from_gguf(source)
+    shape = replace(shape, vocab_size=recipe.vocab_size)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        state[name] = state[name][: recipe.vocab_size]
-    model = upcycle(
-        ArcticConfig.from_shape(replace(config, vocab_size=recipe.vocab_size)),
-        {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in state.items()},
-        num_local_experts=recipe.num_local_experts,
-        num_experts_per_tok=recipe.num_experts_per_tok,
-        intermediate_size=recipe.expert_intermediate_size,
-        moe_layer_frequency=recipe.moe_layer_frequency,
-        seed=recipe.tune.seed,
-    )
+        arrays[name] = arrays[name][: recipe.vocab_size]
+    state = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
+    if shape.num_local_experts:
+        model = ArcticForCausalLM(ArcticConfig.from_shape(shape))
+        model.load_state_dict(state)
+    else:
+        model = upcycle(
+            ArcticConfig.from_shape(shape),
+            state,
+            num_local_experts=recipe.num_local_experts,
+            num_experts_per_tok=recipe.num_experts_per_tok,
+            intermediate_size=recipe.expert_intermediate_size,
+            moe_layer_frequency=recipe.moe_layer_frequency,
+            seed=recipe.tune.seed,
+        )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(recipe.is_trained(name))
     return model
@@ -87,27 +98,36 @@ class NanoPairs:
 
     def __init__(self, recipe: NanoRecipe, data: Path, tokenizer: Tokenizer, log: Log) -> None:
         self.recipe, self.tokenizer, self.log = recipe, tokenizer, log
-        self.databases = Databases(data / "database")
+        self.databases = Databases(data / "spider" / "database")
         held_out = recipe.validation_databases
         spider, self.others, paraphrased = (
-            list(read_pairs(data / name, self.databases, held_out))
+            list(read_pairs(data / "spider" / name, self.databases, held_out))
             for name in ("train_spider.jsonl", "train_others.jsonl", "spider_syn_train.jsonl")
         )
         names = sorted({p.database for p in spider + self.others})
         linked: dict[str, LinkedSchema] = {n: s for n in names if (s := self.databases.get(n))}
-        self.linked = linked
-        self.synthetic = list(synthesise(linked, recipe.synthetic_pairs, recipe.tune.seed))
+        self.bird: list[Pair] = []
+        if recipe.bird_per_epoch:
+            described, self.bird = read_described(data / "bird_train", frozenset(recipe.bird_skipped))
+            linked |= described
+        self.linked = {n: s for n, s in linked.items() if len(self.prefix_of(s)) <= recipe.max_prefix_tokens}
+        self.synthetic = list(synthesise(self.linked, recipe.synthetic_pairs, recipe.tune.seed))
         self.phrasings = _phrasings(spider, paraphrased)
-        sizes = f"{len(spider)} Spider, {len(paraphrased)} Spider-Syn, {len(self.others)} other"
+        sizes = f"{len(spider)} Spider, {len(paraphrased)} Spider-Syn, {len(self.others)} other, {len(self.bird)} BIRD"
         log(f"{sizes}, {len(self.synthetic)} synthetic pairs")
 
     def epoch(self, number: int) -> list[Pack]:
         """The packs of one epoch, the same ones every time."""
+        number += self.recipe.first_epoch
         recipe, rng = self.recipe, random.Random(1000 + number)
-        count = recipe.synthetic_first_epoch if number == 0 else recipe.synthetic_per_epoch
         pairs = [ways[number % len(ways)] for ways in self.phrasings.values()]
-        pairs += rng.sample(self.others, min(recipe.other_per_epoch, len(self.others)))
-        pairs += rng.sample(self.synthetic, min(count, len(self.synthetic)))
+        for source, count in (
+            (self.others, recipe.other_per_epoch),
+            (self.bird, recipe.bird_per_epoch),
+            (self.synthetic, recipe.synthetic_per_epoch),
+        ):
+            pairs += rng.sample(source, min(count, len(source)))
+        pairs = [pair for pair in pairs if pair.database in self.linked]
         segments: dict[str, list[Segment]] = {}
         for pair in pairs:
             segment = self.segment(pair)
@@ -118,10 +138,13 @@ class NanoPairs:
         return packs
 
     def prefix(self, database: str, rng: random.Random | None) -> list[int]:
+        """Begin token and schema of a database."""
+        return self.prefix_of(self.linked[database], rng)
+
+    def prefix_of(self, linked: LinkedSchema, rng: random.Random | None = None) -> list[int]:
         """Begin token and schema."""
         assert self.tokenizer.bos_id is not None
-        ids = self.tokenizer.encode(self.linked[database].text(rng))
-        return [self.tokenizer.bos_id, *ids][: self.recipe.max_prefix_tokens]
+        return [self.tokenizer.bos_id, *self.tokenizer.encode(linked.text(rng))]
 
     def segment(self, pair: Pair) -> Segment:
         """Question, SQL and end token."""
@@ -150,45 +173,28 @@ def export(
     path: Path,
     progress: Progress,
 ) -> tuple[Path, ...]:
-    """Write the file: what training left untouched keeps the base file's very bytes, the rest becomes Q8_0 or F32."""
-    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    """Write the file: what training left untouched keeps the base file's very bytes, the rest gets the recipe's types."""
+    state = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
+    names = {spec.gguf: spec.hf for spec in tensor_table(model.config.shape)}
     metadata, tensors = to_gguf(
         model.config.shape,
         state,
-        lambda name, shape: "Q8_0",
+        lambda name, shape: recipe.trained_type,
         {
             "general.name": "arctic-nano",
             "general.license": "apache-2.0",
             "general.basename": "arctic-nano",
-            "openarctic.training_steps": progress.step,
+            "openarctic.training_steps": progress.step + int(source.metadata.get("openarctic.training_steps", 0)),
             **_tokenizer_metadata(tokenizer),
         },
     )
-    for name, original in _untouched(recipe, source, tensors).items():
-        tensors[name] = original
+    for name, (_, shape, _) in tensors.items():
+        original = source.tensors.get(name)
+        if original is not None and not any(map(recipe.is_trained, names[name])):
+            tensors[name] = (original.type, shape, original.data[: byte_size(original.type, shape)])
     return write_gguf(path, metadata, tensors, max_file_bytes=recipe.max_file_bytes)
 
 
 def _tokenizer_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
     kept = {k: v for k, v in tokenizer.to_gguf_metadata().items() if k != "tokenizer.chat_template"}
     return {**kept, "tokenizer.ggml.add_bos_token": True}  # it completes SQL after a begin token, and does not chat
-
-
-def _untouched(recipe: NanoRecipe, source: GGUFFile, tensors: Mapping[str, TensorData]) -> dict[str, TensorData]:
-    same = {}
-    for name, (_, shape, _) in tensors.items():
-        original = source.tensors.get(name)
-        if original is None or _is_trained_in_file(recipe, name):
-            continue
-        same[name] = (original.type, shape, original.data[: byte_size(original.type, shape)])
-    return same
-
-
-def _is_trained_in_file(recipe: NanoRecipe, name: str) -> bool:
-    if name == "output_norm.weight":
-        return recipe.is_trained("model.norm.weight")
-    if not name.startswith("blk."):
-        return False
-    _, layer, rest = name.split(".", 2)
-    kind = "layernorm" if "norm" in rest else "self_attn" if rest.startswith("attn_") else "mlp"
-    return recipe.is_trained(f"model.layers.{layer}.{kind}.weight")

@@ -48,12 +48,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one question: `kind` is correct, wrong, abstained, invalid, timeout or refused."""
+    """What became of one question: `kind` is correct, wrong, abstained, invalid, timeout or refused.
+
+    `is_first_correct`: the greedy candidate alone would have been right, whatever the others voted.
+    """
 
     question: Question
     kind: str
     sql: str | None
     confidence: float
+    is_first_correct: bool
     first_in_scope: bool
     generated: int
     parsed: int
@@ -83,6 +87,8 @@ class Report:
             "executed": kinds["correct"] + kinds["wrong"],
             "correct": kinds["correct"],
             "accuracy": round(kinds["correct"] / total, 4) if total else 0.0,
+            "greedy_correct": (greedy := sum(o.is_first_correct for o in self.outcomes)),
+            "greedy_accuracy": round(greedy / total, 4) if total else 0.0,
             "gold_ceiling": round(self.gold_correct / total, 4) if total else 0.0,
             "abstained": kinds["abstained"],
             "invalid": kinds["invalid"],
@@ -155,13 +161,14 @@ def _outcomes(
         kind, answer = _ask(copilot, question, options, tally)
         if kind == "answered":
             assert answer is not None and answer.rows is not None
-            kind = "correct" if gold is not None and same_result(question.gold, gold, answer.rows) else "wrong"
+            kind = "correct" if _is_right(question, gold, answer.rows) else "wrong"
         yield (
             Outcome(
                 question=question,
                 kind=kind,
                 sql=answer.sql if answer else None,
                 confidence=answer.confidence if answer else 0.0,
+                is_first_correct=tally.first is not None and _is_right(question, gold, tally.first.rows),
                 first_in_scope=tally.first_in_scope,
                 generated=tally.generated,
                 parsed=tally.parsed,
@@ -169,6 +176,10 @@ def _outcomes(
             ),
             gold_runs,
         )
+
+
+def _is_right(question: Question, gold: Rows | None, rows: Rows) -> bool:
+    return gold is not None and same_result(question.gold, gold, rows)
 
 
 def _ask(copilot: Copilot, question: Question, options: AskOptions, tally: Tally) -> tuple[str, Answer | None]:

@@ -8,7 +8,8 @@ Shapes: B sequences, S tokens of each, A attention heads, K key-value heads, D h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from openarctic.errors import UserError
 from openarctic.model import ArcticForCausalLM
 from openarctic.model.routing import RouteStats
 from openarctic.train.packing import Pack, pack_loss
+from openarctic.train.rounding import through_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,14 @@ class Objective(Protocol):
         """Forward."""
 
 
+@dataclass(frozen=True, slots=True)
 class PackTuning:
-    """Supervised tuning on packs: cross-entropy of the answers, given the shared prefix and their own questions."""
+    """Supervised tuning on packs: cross-entropy of the answers, given the shared prefix and their own questions.
+
+    Parameters named in `rounding` are trained through that GGUF type.
+    """
+
+    rounding: Mapping[str, str] = field(default_factory=dict)
 
     def size(self, batch: Pack) -> BatchSize:
         """Of a pack."""
@@ -73,7 +81,7 @@ class PackTuning:
 
     def __call__(self, model: ArcticForCausalLM, batch: Pack) -> Loss:
         """Forward of a pack."""
-        result = pack_loss(model, batch)
+        result = through_types(model, self.rounding, lambda rounded: pack_loss(rounded, batch))
         return Loss(result.cross_entropy, result.aux_loss, result.z_loss, torch.tensor(result.correct), result.routes)
 
 

@@ -45,7 +45,7 @@ class SharedPrefixAttention:
     Only attention pads segments to a common length; the linear layers never see padding.
     """
 
-    def __init__(self, prefix: int, lengths: Sequence[int]) -> None:
+    def __init__(self, prefix: int, lengths: Sequence[int], device: torch.device | None = None) -> None:
         self.prefix, self.count, self.longest = prefix, len(lengths), max(lengths)
         gather = torch.zeros(self.count, self.longest, dtype=torch.long)
         valid = torch.zeros(self.count, self.longest, dtype=torch.bool)
@@ -54,10 +54,10 @@ class SharedPrefixAttention:
             gather[i, :length] = torch.arange(start, start + length)
             valid[i, :length] = True
             start += length
-        self.gather = gather.flatten()
-        self.valid = valid.flatten().nonzero().squeeze(1)
+        self.gather = gather.flatten().to(device)
+        self.valid = valid.flatten().nonzero().squeeze(1).to(device)
         own = torch.ones(self.longest, self.longest, dtype=torch.bool).tril()
-        self.mask = torch.cat((torch.ones(self.longest, prefix, dtype=torch.bool), own), 1)
+        self.mask = torch.cat((torch.ones(self.longest, prefix, dtype=torch.bool), own), 1).to(device)
 
     def __call__(self, q_1ATD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor) -> Tensor:
         """[1, A, T, D] and twice [1, K, T, D] to [1, T, A * D]."""
@@ -89,12 +89,11 @@ class PackLoss:
 
 def pack_loss(model: ArcticForCausalLM, pack: Pack) -> PackLoss:
     """Forward of one pack."""
-    prefix, lengths = len(pack.prefix), [len(s) for s in pack.segments]
-    ids = torch.tensor(pack.prefix + [i for s in pack.segments for i in s.prompt + s.target])
-    positions = torch.cat([torch.arange(prefix), *(torch.arange(prefix, prefix + n) for n in lengths)])
-    output = model.model(
-        ids[None], position_ids=positions[None], attention=SharedPrefixAttention(prefix, lengths), use_cache=False
-    )
+    prefix, lengths, device = len(pack.prefix), [len(s) for s in pack.segments], model.device
+    ids = torch.tensor(pack.prefix + [i for s in pack.segments for i in s.prompt + s.target]).to(device)
+    positions = torch.cat([torch.arange(prefix), *(torch.arange(prefix, prefix + n) for n in lengths)]).to(device)
+    attention = SharedPrefixAttention(prefix, lengths, device)
+    output = model.model(ids[None], position_ids=positions[None], attention=attention, use_cache=False)
     sources: list[int] = []
     targets: list[int] = []
     start = prefix
@@ -102,7 +101,7 @@ def pack_loss(model: ArcticForCausalLM, pack: Pack) -> PackLoss:
         sources += range(start + len(segment.prompt) - 1, start + len(segment) - 1)
         targets += segment.target
         start += len(segment)
-    logits = model.lm_head(output.last_hidden_state[0, torch.tensor(sources)]).float()
-    wanted = torch.tensor(targets)
+    logits = model.lm_head(output.last_hidden_state[0, torch.tensor(sources, device=device)]).float()
+    wanted = torch.tensor(targets, device=device)
     correct = int((logits.argmax(-1) == wanted).sum())
     return PackLoss(F.cross_entropy(logits, wanted), output.aux_loss, output.z_loss, len(targets), correct, output.routes)

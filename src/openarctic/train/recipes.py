@@ -11,9 +11,12 @@ from openarctic.train.tune import TuneConfig
 class NanoRecipe:
     """arctic-nano: SmolLM2-135M upcycled to a hybrid and tuned to write SQL, for a file of at most 90 MB.
 
-    The precision that ships shapes the recipe. Rounding tuned weights back to 4 bits undoes the tuning, so what stays 4-bit
-    stays frozen on the very grid it came with (all MLPs, the lower attention), and what is trained ships at 8 bits
-    (upper attention, experts) or in full (norms, routers).
+    The base is SmolLM2-135M, or an earlier arctic-nano to go on from. The precision that ships shapes the recipe: what stays
+    frozen keeps the very bytes it came with; what is trained is tuned through the rounding to `trained_type` (rounding to few
+    bits after tuning undoes it), norms and routers in full.
+
+    Layers from `first_trained_*` on are trained; the number of layers means none. Epochs count from `first_epoch`, which
+    decides what phrasing of a query comes next.
     """
 
     vocab_size: int = 16384
@@ -22,7 +25,11 @@ class NanoRecipe:
     expert_intermediate_size: int = 64
     moe_layer_frequency: int = 6
     first_trained_attention: int = 12
-    first_trained_norm: int = 5
+    first_trained_mlp: int = 12
+    first_trained_experts: int = 12
+    first_trained_norm: int = 12
+    trained_type: str = "Q5_1"
+    first_epoch: int = 0
     validation_databases: tuple[str, ...] = (
         "store_1",
         "hr_1",
@@ -30,12 +37,13 @@ class NanoRecipe:
         "driving_school",
         "customer_complaints",
     )
-    synthetic_pairs: int = 6000
-    synthetic_first_epoch: int = 2000
-    synthetic_per_epoch: int = 1000
+    synthetic_pairs: int = 8000
+    synthetic_per_epoch: int = 1500
     other_per_epoch: int = 500
+    bird_per_epoch: int = 1200
+    bird_skipped: tuple[str, ...] = ("world", "cars")  # the report set has world_1
     max_pair_tokens: int = 300
-    max_prefix_tokens: int = 1400
+    max_prefix_tokens: int = 500
     max_pack_tokens: int = 900
     max_file_bytes: int = 45_000_000
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=1200, lr=5e-4, expert_lr=1e-3))
@@ -44,11 +52,12 @@ class NanoRecipe:
         """Whether the parameter of that Hugging Face name learns."""
         if name == "model.norm.weight":
             return True
-        if not name.startswith("model.layers."):
-            return False
-        layer = int(name.split(".")[2])
-        if "self_attn" in name:
-            return layer >= self.first_trained_attention
+        return name.startswith("model.layers.") and int(name.split(".")[2]) >= self._first_trained(name)
+
+    def _first_trained(self, name: str) -> int:
         if "layernorm" in name:
-            return layer >= self.first_trained_norm
-        return ".experts." in name or ".gate." in name
+            return self.first_trained_norm
+        if "self_attn" in name:
+            return self.first_trained_attention
+        is_mlp = ".residual_mlp." in name or ".block_sparse_moe.mlp." in name
+        return self.first_trained_mlp if is_mlp else self.first_trained_experts

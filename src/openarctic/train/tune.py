@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,16 @@ def tune(
     resume: str | int = "auto",
     on_step: OnStep | None = None,
     *,
+    rounding: Mapping[str, str] | None = None,
     recipe: Any = None,
     say: Say | None = None,
 ) -> Progress:
-    """Train on `epochs(0)`, `epochs(1)`, ... until the schedule ends; everything else is `trainer.train`'s."""
+    """Train on `epochs(0)`, `epochs(1)`, ... until the schedule ends; everything else is `trainer.train`'s.
+
+    `rounding` has GGUF types by the names of the parameters that are to be trained through them (`train.rounding`).
+    """
     source = PackEpochs(epochs)
-    return train(model, PackTuning(), source, config, out, recipe=recipe, resume=resume, on_step=on_step, say=say)
+    return train(model, PackTuning(rounding or {}), source, config, out, recipe=recipe, resume=resume, on_step=on_step, say=say)
 
 
 def make_packs(
