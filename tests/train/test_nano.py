@@ -91,7 +91,7 @@ def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
 
     # The file is a base to go on from: its frozen bytes stay, its steps are counted on.
     onward = replace(RECIPE, first_epoch=1, tune=replace(RECIPE.tune, steps=1))
-    more = make_nano(onward, data, paths[0], tmp_path / "more", resume=True, log=lines.append)
+    more = make_nano(onward, data, paths[0], tmp_path / "more", resume="auto", log=lines.append)
     second = read_gguf(more[0])
     assert second.metadata["openarctic.training_steps"] == 3
     assert np.array_equal(second.tensors["token_embd.weight"].data, file.tensors["token_embd.weight"].data)
