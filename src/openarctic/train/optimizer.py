@@ -23,18 +23,20 @@ ITERATIONS = 5
 
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """Optimisers of all parameters that require a gradient; every group has its `peak_lr`."""
-    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, float, Any], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_muon = config.optimizer == "muon" and is_hidden_matrix(name, parameter)
             lr = config.expert_lr if config.expert_lr is not None and _is_sparse(name) else config.lr
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((is_muon, lr, decay), []).append(parameter)
+            # Shards over different processes cannot be updated in one call.
+            mesh = getattr(parameter, "device_mesh", None)
+            groups.setdefault((is_muon, lr, decay, mesh), []).append(parameter)
 
     def grouped(wants_muon: bool) -> list[dict[str, Any]]:
         return [
             {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}
-            for (is_muon, lr, decay), parameters in groups.items()
+            for (is_muon, lr, decay, _), parameters in groups.items()
             if is_muon == wants_muon
         ]
 

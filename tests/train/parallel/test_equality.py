@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from openarctic.train.parallel import ParallelConfig
 from tests.tiny import tiny_config
-from tests.train.parallel.worlds import free_port, join_world, loss_and_gradients, parallel_loss_and_gradients, spawn
+from tests.train.parallel.worlds import Run, free_port, join_world, spawn, train_alone, train_together
 
 CONFIG = tiny_config(num_hidden_layers=2)
 # (processes, how they share): everything that the table of the guide promises.
@@ -24,48 +25,60 @@ WORLDS = {
     "expert 2": (2, ParallelConfig(expert=2)),
     "expert 2, no overlap": (2, ParallelConfig(expert=2, overlap=False)),
     "expert 2, one chunk": (2, ParallelConfig(expert=2, expert_chunks=1)),
+    "expert 2, recomputed": (2, ParallelConfig(expert=2)),
     "shards 2": (2, ParallelConfig(shard=True)),
     "one": (1, ParallelConfig()),
 }
 
 
-def compute_in_worlds(rank: int, config: dict[str, Any], ports: list[int], folder: Path) -> None:
+def checkpoint_layers(model: Any) -> None:
+    """Compute every layer, and so its exchanges, a second time in the backward pass."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def train_in_worlds(rank: int, ports: list[int], folder: Path) -> None:
     """Every world of the table, one after the other; the processes that a world does not need go on."""
     for (name, (size, parallel)), port in zip(WORLDS.items(), ports, strict=True):
         if rank < size:
             with join_world(rank, size, port, parallel) as processes:
-                torch.save(parallel_loss_and_gradients(config, processes), folder / f"{name}.{rank}.pt")
+                change = checkpoint_layers if "recomputed" in name else None
+                torch.save(asdict(train_together(CONFIG, processes, change)), folder / f"{name}.{rank}.pt")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Run]]:
     folder = tmp_path_factory.mktemp("worlds")
-    spawn(compute_in_worlds, 4, CONFIG, [free_port() for _ in WORLDS], folder)
-    return {name: [torch.load(folder / f"{name}.{rank}.pt") for rank in range(size)] for name, (size, _) in WORLDS.items()}
+    spawn(train_in_worlds, 4, [free_port() for _ in WORLDS], folder)
+    return {name: [Run(**torch.load(folder / f"{name}.{r}.pt")) for r in range(size)] for name, (size, _) in WORLDS.items()}
 
 
 @pytest.fixture(scope="module")
-def truth() -> tuple[float, dict[str, torch.Tensor]]:
-    return loss_and_gradients(CONFIG)
+def truth() -> Run:
+    return train_alone(CONFIG)
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_loss_and_gradients_are_those_of_one_process(name: str, results: dict[str, list[Any]], truth: Any) -> None:
-    loss, gradients = truth
-    norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
-    seen = set()
-    for own_loss, own, own_norm in results[name]:
-        assert own_loss == pytest.approx(loss, rel=1e-6)
-        assert own_norm == pytest.approx(norm.item(), rel=1e-5)
-        for tensor, gradient in own.items():
-            error = (gradient - gradients[tensor]).norm() / gradients[tensor].norm()
+def test_losses_and_gradients_are_those_of_one_process(name: str, runs: dict[str, list[Run]], truth: Run) -> None:
+    for run in runs[name]:
+        assert run.losses == pytest.approx(truth.losses, rel=1e-5)
+        assert run.norm == pytest.approx(truth.norm, rel=1e-5)
+        for tensor, gradient in run.gradients.items():
+            error = (gradient - truth.gradients[tensor]).norm() / truth.gradients[tensor].norm()
             assert error < 1e-5, (tensor, error)
-        seen |= set(own)
-    assert seen == set(gradients)
+    assert {tensor for run in runs[name] for tensor in run.gradients} == set(truth.gradients)
 
 
-@pytest.mark.parametrize("name", ["expert 2, no overlap", "expert 2, one chunk"])
-def test_the_schedule_does_not_change_a_bit(name: str, results: dict[str, list[Any]]) -> None:
-    for (loss, gradients, _), (plain_loss, plain, _) in zip(results["expert 2"], results[name], strict=True):
-        assert loss == plain_loss
-        assert all(torch.equal(g, plain[tensor]) for tensor, g in gradients.items())
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_first_process_gathers_the_whole_model(name: str, runs: dict[str, list[Run]], truth: Run) -> None:
+    first, *others = (run.weights for run in runs[name])
+    assert first is not None and truth.weights is not None and others == [None] * len(others)
+    assert first.keys() == truth.weights.keys()
+    for tensor, value in first.items():
+        torch.testing.assert_close(value, truth.weights[tensor], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["expert 2, no overlap", "expert 2, one chunk", "expert 2, recomputed"])
+def test_the_schedule_does_not_change_a_bit(name: str, runs: dict[str, list[Run]]) -> None:
+    for run, plain in zip(runs["expert 2"], runs[name], strict=True):
+        assert run.losses == plain.losses
+        assert all(torch.equal(g, plain.gradients[tensor]) for tensor, g in run.gradients.items())

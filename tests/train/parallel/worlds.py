@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from openarctic.model import ArcticConfig, ArcticForCausalLM
+from openarctic.train.config import TrainConfig
+from openarctic.train.optimizer import build_optimizers
 from openarctic.train.parallel import ParallelConfig, ParallelModel, Processes, join
 
 
@@ -75,6 +78,18 @@ def make_batch(config: dict[str, Any], rows: int = 8, length: int = 12) -> tuple
 
 
 AUX = 0.05
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a process found: losses of the whole batch before each step; of the first step its gradients (shards made whole) and
+    their norm; in the end the whole model's weights (first process only)."""
+
+    losses: list[float]
+    gradients: dict[str, Tensor]
+    norm: float
+    weights: dict[str, Tensor] | None
 
 
 def loss_of_share(module: torch.nn.Module, ids: Tensor, labels: Tensor, counted: int, processes: int) -> Tensor:
@@ -84,26 +99,48 @@ def loss_of_share(module: torch.nn.Module, ids: Tensor, labels: Tensor, counted:
     return total / counted + AUX * output.aux_loss / processes
 
 
-def loss_and_gradients(config: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
+def train_alone(config: dict[str, Any]) -> Run:
     """What a single process computes from the whole batch."""
     model = make_model(config)
+    [optimizer] = build_optimizers(model, TrainConfig(steps=STEPS))
     ids, labels = make_batch(config)
-    loss = loss_of_share(model, ids, labels, int((labels[:, 1:] != -100).sum()), 1)
-    loss.backward()
-    return loss.item(), {name: p.grad for name, p in model.named_parameters()}
+    losses, gradients, norm = [], {}, 0.0
+    for step in range(STEPS):
+        loss = loss_of_share(model, ids, labels, int((labels[:, 1:] != -100).sum()), 1)
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        first_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+        norm = norm or first_norm
+        optimizer.step()
+        optimizer.zero_grad()
+    return Run(losses, gradients, norm, model.state_dict())
 
 
-def parallel_loss_and_gradients(config: dict[str, Any], processes: Processes) -> tuple[float, dict[str, Tensor], float]:
-    """The sum of all shares, this process's gradients (shards made whole), and the norm of all gradients."""
-    parallel = ParallelModel(make_model(config), processes)
+def train_together(config: dict[str, Any], processes: Processes, change: Callable[[Any], None] | None = None) -> Run:
+    """The same, each process on its rows of the batch; `change` does something to the model before it is spread."""
+    model = make_model(config)
+    if change:
+        change(model)
+    parallel = ParallelModel(model, processes)
+    [optimizer] = build_optimizers(model, TrainConfig(steps=STEPS))
     ids, labels = make_batch(config)
     counted = int((labels[:, 1:] != -100).sum())
     own = slice(processes.rank, None, processes.count)
-    loss = loss_of_share(parallel.module, ids[own], labels[own], counted, processes.count)
-    loss.backward()
-    parallel.finish_backward()
-    gradients = {n: whole(p.grad) for n, p in parallel.model.named_parameters()}
-    return processes.sum(loss).item(), gradients, parallel.gradient_norm().item()
+    losses, gradients, norm = [], {}, 0.0
+    for step in range(STEPS):
+        loss = loss_of_share(parallel.module, ids[own], labels[own], counted, processes.count)
+        loss.backward()
+        parallel.finish_backward()
+        losses.append(processes.sum(loss).item())
+        if step == 0:
+            gradients = {name: whole(p.grad).clone() for name, p in model.named_parameters()}
+        first_norm = parallel.clip_gradients(1.0).item()
+        norm = norm or first_norm
+        optimizer.step()
+        optimizer.zero_grad()
+    return Run(losses, gradients, norm, parallel.full_state())
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -108,6 +108,39 @@ class ParallelModel:
             total += _local(parameter.grad).float().square().sum() / holders
         return p.sum(total).sqrt()
 
+    def full_state(self) -> dict[str, Tensor] | None:
+        """The whole model's state, on the first process and its CPU; None on the others. Every process must call it."""
+        p = self.processes
+        own: dict[str, Tensor] = {}
+        for name, tensor in self.model.state_dict().items():
+            whole = _whole(tensor.detach())  # all along the tensor's mesh must take part
+            if p.is_first or (p.data_rank == 0 and is_expert(name)):
+                own[name] = whole.cpu()
+        if p.expert == 1:
+            return own if p.is_first else None
+        return self._collect(own)
+
+    def _collect(self, own: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """The experts of the processes that hold the first copy, sent to the first process."""
+        p = self.processes
+        held = p.gather({} if p.is_first else {name: (tuple(t.shape), t.dtype) for name, t in own.items()})
+        device = next(self.model.parameters()).device
+        with peers_answer(p.config.timeout_s):
+            if not p.is_first:
+                for tensor in own.values():
+                    dist.send(tensor.to(device), 0)
+                return None
+            for rank, tensors in enumerate(held):
+                for name, (shape, dtype) in tensors.items():
+                    received = torch.empty(shape, dtype=dtype, device=device)
+                    dist.recv(received, rank)
+                    own[name] = received.cpu()
+        return own
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
 
 def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
