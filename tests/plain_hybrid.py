@@ -32,7 +32,8 @@ class PlainHybrid:
 
     def _layer(self, layer: int, stream: list[Vector]) -> list[Vector]:
         name = f"model.layers.{layer}"
-        has_experts = self.config["num_local_experts"] and (layer + 1) % self.config["moe_layer_frequency"] == 0
+        is_turn = (layer + 1) % self.config["moe_layer_frequency"] == 0
+        has_experts = self.config["num_local_experts"] and layer in self.config.get("moe_layers", [layer] if is_turn else [])
         attended = self._attention([self._norm(x, f"{name}.input_layernorm") for x in stream], f"{name}.self_attn")
         out = []
         for x, a in zip(stream, attended, strict=True):
@@ -51,6 +52,9 @@ class PlainHybrid:
 
     def _weight(self, name: str) -> Vector:
         return self.state[name + ".weight"]
+
+    def _bias(self, name: str) -> Vector:
+        return self.state[name + ".bias"] if self.config.get("qkv_bias") else np.zeros(1)
 
     def _norm(self, x: Vector, name: str) -> Vector:
         mean_square = sum(v * v for v in x) / len(x)
@@ -72,9 +76,10 @@ class PlainHybrid:
 
     def _attention(self, stream: list[Vector], name: str) -> list[Vector]:
         heads, kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
-        width = self.config["hidden_size"] // heads
+        width = self.config.get("head_dim", self.config["hidden_size"] // heads)
         queries, keys, values = (
-            [(self._weight(f"{name}.{kind}_proj") @ x).reshape(-1, width) for x in stream] for kind in ("q", "k", "v")
+            [(self._weight(f"{name}.{kind}_proj") @ x + self._bias(f"{name}.{kind}_proj")).reshape(-1, width) for x in stream]
+            for kind in ("q", "k", "v")
         )
         out = []
         for i, query in enumerate(queries):

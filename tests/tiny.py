@@ -47,6 +47,7 @@ LAYOUTS = {
     "sequential, every second layer, top-1": tiny_config(
         parallel_attn_mlp_res=False, moe_layer_frequency=2, num_experts_per_tok=1, dense_intermediate_size=96
     ),
+    "biases, own head_dim, chosen layers": tiny_config(qkv_bias=True, head_dim=24, moe_layers=[0, 1]),
 }
 
 

@@ -53,7 +53,12 @@ def test_no_key_has_a_default(key: str) -> None:
         ("architectures", ["MixtralForCausalLM"]),
         ("architectures", "ArcticForCausalLM"),
         ("architectures", []),
-        ("head_dim", 32),
+        ("head_dim", -16),
+        ("qkv_bias", "yes"),
+        ("moe_layers", [0, 3]),
+        ("moe_layers", [1, 0]),
+        ("moe_layers", []),
+        ("moe_layers", "01"),
         ("attention_bias", True),
         ("mlp_bias", True),
         ("quantization", {"q_bits": 8}),
@@ -70,6 +75,26 @@ def test_no_key_has_a_default(key: str) -> None:
 def test_a_wrong_value_is_told_by_name(key: str, value: Any) -> None:
     with pytest.raises(UserError, match=key):
         HybridConfig.from_dict(tiny_config(**{key: value}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("head_dim", 32), ("qkv_bias", True)])
+def test_extensions_are_for_models_with_experts_beside_attention(key: str, value: Any) -> None:
+    config = HybridConfig.from_dict(tiny_config(**{key: value}))
+    assert config.is_arctic and config.to_dict()[key] == value
+    assert HybridConfig.from_dict(config.to_dict()) == config
+    for other in ({"parallel_attn_mlp_res": False}, {"num_local_experts": 0}):
+        with pytest.raises(UserError, match=key):
+            HybridConfig.from_dict(tiny_config(**{key: value}, **other))
+
+
+def test_layers_with_experts_by_name_or_by_frequency() -> None:
+    config = HybridConfig.from_dict(tiny_config(moe_layers=[0, 1]))
+    assert config.moe_layers == (0, 1) and [config.is_moe_layer(i) for i in range(3)] == [True, True, False]
+    assert HybridConfig.from_dict(config.to_dict()) == config and config.to_dict()["moe_layers"] == [0, 1]
+    assert HybridConfig.from_dict(tiny_config(moe_layers=[1])) == HybridConfig.from_dict(tiny_config(moe_layer_frequency=2))
+    for other in ({"moe_layer_frequency": 2}, {"num_local_experts": 0}):
+        with pytest.raises(UserError, match="moe_layers beside"):
+            HybridConfig.from_dict(tiny_config(moe_layers=[0, 1], **other))
 
 
 def test_the_same_keys_where_they_change_nothing() -> None:

@@ -18,7 +18,7 @@ def counted(config: HybridConfig, position: int) -> int:
     for spec in tensor_table(config):
         if spec.part == "experts":
             flops += 2 * config.num_experts_per_tok * prod(spec.shape)
-        elif spec.part not in ("norms", "embedding") or (spec.part == "embedding" and config.tie_word_embeddings):
+        elif spec.part not in ("norms", "biases", "embedding") or (spec.part == "embedding" and config.tie_word_embeddings):
             flops += 2 * prod(spec.shape)
     for _layer in range(config.num_hidden_layers):
         for _head in range(config.num_attention_heads):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-SUMMARY = "describe, convert and compare models"
+SUMMARY = "describe, convert, compare and upcycle models"
 DESCRIPTION = """\
 Works on GGUF files and checkpoint folders; `openarctic model COMMAND --help` teaches each command.
 
@@ -12,8 +12,9 @@ examples:
   openarctic model describe arctic-480b
   openarctic model convert ./checkpoint model.gguf --type Q4_K_M
   openarctic model parity ./checkpoint
+  openarctic model upcycle ./dense ./hybrid --every 6 --expert-size 256
 """
-COMMANDS: tuple[str, ...] = ("describe", "convert", "importance", "parity", "overlap")
+COMMANDS: tuple[str, ...] = ("describe", "convert", "importance", "parity", "overlap", "upcycle")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -83,11 +83,10 @@ def run(args: argparse.Namespace) -> int:
     """Convert and say what was written."""
     from openarctic.formats.bundled import model_path
     from openarctic.formats.convert import convert
-    from openarctic.formats.resume import partial_folder, real_destination
 
     args.source = model_path(args.source)
     source = _open(args.source)
-    meter = _Meter()
+    meter = Meter()
     measure = None
     try:
         if args.calibration:
@@ -95,17 +94,24 @@ def run(args: argparse.Namespace) -> int:
         converted = convert(source, args.destination, _options(args), on_progress=meter, note=meter.note, measure=measure)
     except KeyboardInterrupt:
         meter.close()
-        partial = partial_folder(real_destination(args.destination))
-        if partial.exists():
-            print(f"{partial} is kept: run the same command again to go on", file=sys.stderr)
+        tell_of_partial(args.destination)
         raise
     finally:
         source.close()
         meter.close()
     if measure:
         args.imatrix.unlink()
-    _print(args, converted)
+    print_converted(args, converted)
     return 0
+
+
+def tell_of_partial(destination: Path) -> None:
+    """Say how an interrupted conversion goes on."""
+    from openarctic.formats.resume import partial_folder, real_destination
+
+    partial = partial_folder(real_destination(destination))
+    if partial.exists():
+        print(f"{partial} is kept: run the same command again to go on", file=sys.stderr)
 
 
 def _open(path: Path) -> Source:
@@ -149,7 +155,8 @@ def _options(args: argparse.Namespace) -> ConvertOptions:
     )
 
 
-def _print(args: argparse.Namespace, converted: Converted) -> None:
+def print_converted(args: argparse.Namespace, converted: Converted) -> None:
+    """What was written, as JSON or in words; the path alone goes to standard output."""
     from openarctic.formats.sources import is_gguf
 
     files = [{"path": str(path), "bytes": path.stat().st_size} for path in converted.paths]
@@ -180,7 +187,7 @@ def _print(args: argparse.Namespace, converted: Converted) -> None:
     )
 
 
-class _Meter:
+class Meter:
     """The line of progress: percent, GB/s, time left."""
 
     def __init__(self) -> None:

@@ -93,7 +93,8 @@ def _shape(config: dict[str, Any]) -> str:
     if config["num_local_experts"]:
         every = config["moe_layer_frequency"]
         text += f", top-{config['num_experts_per_tok']} of {config['num_local_experts']} experts in "
-        text += "every layer" if every == 1 else f"one layer of {every}"
+        everywhere = "every layer" if every == 1 else f"one layer of {every}"
+        text += f"layers {', '.join(map(str, config['moe_layers']))}" if config.get("moe_layers") else everywhere
     return text
 
 

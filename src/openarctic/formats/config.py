@@ -4,8 +4,9 @@ Field names are those of the Hugging Face `config.json`. Every runtime (torch, t
 arithmetic of `planner` read this one description. A missing key is an error: the defaults of Arctic's own config class
 describe another model in every field (spec/arctic-architecture.md, trap 1).
 
-The same description covers the families of `families.py` (Qwen, OLMoE, ...). What Arctic's code cannot compute of them is in
-four fields, and `require_arctic` is for rooms that cannot either.
+The same description covers the families of `families.py` (Qwen, OLMoE, ...). What Arctic's form cannot say of them is in
+four fields, and `require_arctic` is for rooms that cannot compute it either. Two of the four, biases and a head width, are
+extensions of ours in a parallel hybrid, as one that was upcycled from such a model keeps its attention.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FIXED = {"model_type": "arctic", "architectures": ["ArcticForCausalLM"], "hidden
 _CLASSES = {"ArcticForCausalLM", "ArcticModel"}
 # Keys of other models that change nothing at this value.
 _COMMON = {"quantization": None, "partial_rotary_factor": 1}
-_NEUTRAL = {"sliding_window": None, "attention_bias": False, "mlp_bias": False, "qkv_bias": False, "qk_norm": "none", **_COMMON}
+_NEUTRAL = {"sliding_window": None, "attention_bias": False, "mlp_bias": False, "qk_norm": "none", **_COMMON}
 MAX_MATRICES = 1 << 20  # of MLPs; the real 480B has 13,545. Keeps a damaged file from making lists without end.
 # Fields that say what Arctic's own form cannot.
 EXTENSIONS = ("explicit_head_dim", "qkv_bias", "qk_norm", "norm_topk_prob")
@@ -33,6 +34,7 @@ _OPTIONAL = frozenset(
         "router_aux_loss_coef",
         "residual_intermediate_size",
         "dense_intermediate_size",
+        "moe_layers",
         "bos_token_id",
         "eos_token_id",
         *EXTENSIONS,
@@ -55,11 +57,12 @@ class HybridConfig:
     """Sizes of the model. `num_local_experts = 0` is a plain dense Llama-style model.
 
     `residual_intermediate_size` and `dense_intermediate_size` extend the stock format: the width of the residual MLP in
-    parallel MoE layers (stock: hidden_size) and of the MLP in layers without experts (stock: intermediate_size).
+    parallel MoE layers (stock: hidden_size) and of the MLP in layers without experts (stock: intermediate_size). So does
+    `moe_layers`, the 0-based layers that have experts, for those that no `moe_layer_frequency` says; that is 1 beside it.
 
-    Beyond Arctic: `explicit_head_dim` (`head_dim` in a `config.json`; None: hidden_size / num_attention_heads), `qkv_bias` and
-    `qk_norm` (see `Family`), and `norm_topk_prob`, whether the chosen experts' weights are divided by their sum (None: where
-    there are several, as Arctic). The first and the last are None too where they say what None says.
+    Beyond stock Arctic: `explicit_head_dim` (`head_dim` in a `config.json`; None: hidden_size / num_attention_heads), `qkv_bias`
+    and `qk_norm` (see `Family`), and `norm_topk_prob`, whether the chosen experts' weights are divided by their sum (None: where
+    there are several, as Arctic). The first and the last are None too where they say what None says, and so is `moe_layers`.
     """
 
     vocab_size: int
@@ -79,6 +82,7 @@ class HybridConfig:
     router_aux_loss_coef: float = 0.001
     residual_intermediate_size: int | None = None
     dense_intermediate_size: int | None = None
+    moe_layers: tuple[int, ...] | None = None
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     explicit_head_dim: int | None = None
@@ -103,6 +107,7 @@ class HybridConfig:
             _check_id(name, getattr(self, name), self.vocab_size)
         self._check_heads()
         self._check_experts()
+        self._check_moe_layers()
         self._check_family()
 
     def _check_heads(self) -> None:
@@ -136,6 +141,24 @@ class HybridConfig:
                 f"num_experts_per_tok {self.num_experts_per_tok} must be 1 to num_local_experts {self.num_local_experts}"
             )
 
+    def _check_moe_layers(self) -> None:
+        layers = self.moe_layers
+        if layers is None:
+            return
+        last = self.num_hidden_layers - 1
+        is_list = isinstance(layers, list | tuple) and all(type(layer) is int and 0 <= layer <= last for layer in layers)
+        if not is_list or not layers or list(layers) != sorted(set(layers)):
+            raise UserError(f"moe_layers is {layers!r}, it must list layers of 0 to {last} in ascending order")
+        if self.moe_layer_frequency != 1 or not self.num_local_experts:
+            told = f"moe_layer_frequency {self.moe_layer_frequency} and num_local_experts {self.num_local_experts}"
+            raise UserError(f"moe_layers beside {told}", "the frequency is 1 beside it, and there are experts")
+        every = layers[0] + 1
+        if list(layers) == list(range(layers[0], self.num_hidden_layers, every)):
+            object.__setattr__(self, "moe_layers", None)
+            object.__setattr__(self, "moe_layer_frequency", every)
+        else:
+            object.__setattr__(self, "moe_layers", tuple(layers))
+
     def _check_family(self) -> None:
         """One architecture must have all that is asked for together."""
         if self.qk_norm not in ("none", "head", "row"):
@@ -156,13 +179,23 @@ class HybridConfig:
 
     @property
     def is_arctic(self) -> bool:
-        """Whether Arctic's own form says everything; a dense Llama or a Mixtral is such a model too."""
+        """Whether Arctic's form says everything, with our extensions; a dense Llama or a Mixtral is such a model too."""
         return not self.beyond_arctic
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether experts stand beside the attention of a layer."""
+        return self.parallel_attn_mlp_res and self.num_local_experts > 0
 
     @property
     def beyond_arctic(self) -> list[str]:
         """What Arctic has no way to say, by field and value."""
-        is_asked = (self.explicit_head_dim is not None, self.qkv_bias, self.qk_norm != "none", self.norm_topk_prob is not None)
+        is_asked = (
+            self.explicit_head_dim is not None and not self.is_hybrid,
+            self.qkv_bias and not self.is_hybrid,
+            self.qk_norm != "none",
+            self.norm_topk_prob is not None,
+        )
         told = (f"{name.removeprefix('explicit_')} {getattr(self, name)}" for name in EXTENSIONS)
         return [text for text, asked in zip(told, is_asked, strict=True) if asked]
 
@@ -222,7 +255,9 @@ class HybridConfig:
         return self.dense_intermediate_size or self.intermediate_size
 
     def is_moe_layer(self, layer: int) -> bool:
-        """Whether 0-based `layer` has experts: `(layer + 1) % moe_layer_frequency == 0` (spec 1.1)."""
+        """Whether 0-based `layer` has experts: `(layer + 1) % moe_layer_frequency == 0` (spec 1.1), or `moe_layers` says so."""
+        if self.moe_layers is not None:
+            return layer in self.moe_layers
         return self.num_local_experts > 0 and (layer + 1) % self.moe_layer_frequency == 0
 
     def is_parallel_layer(self, layer: int) -> bool:
@@ -237,8 +272,9 @@ class HybridConfig:
         """
         family = _check_supported(values)
         said = config_fields(family, values) if family else values
-        given = {f.name: said[f.name] for f in fields(cls) if f.name in said and (family or f.name not in EXTENSIONS)}
-        if family and "head_dim" in said:
+        own = {*EXTENSIONS} - {"qkv_bias"} if not family else set()
+        given = {f.name: said[f.name] for f in fields(cls) if f.name in said and f.name not in own}
+        if said.get("head_dim") is not None:
             given["explicit_head_dim"] = said["head_dim"]
         flags = [values[k] for k in ("parallel_attn_mlp_res", "use_residual") if k in values and not family]
         if any(flag != flags[0] for flag in flags):
@@ -261,9 +297,12 @@ class HybridConfig:
         config = cls(**given)
         for id in ends if isinstance(ends, list) else ():
             _check_id("eos_token_id", id, config.vocab_size)
-        for name, own in (("head_dim", config.head_dim), ("norm_topk_prob", config.renormalizes)) if not family else ():
-            if values.get(name) not in (None, own):
-                raise UserError(f"{name} {values[name]!r} is not supported", f"in this Arctic it must be {own}")
+        if not family and not config.is_arctic:
+            told = f"{', '.join(config.beyond_arctic)} is not supported"
+            raise UserError(told, "an Arctic has such a thing only where experts stand beside attention")
+        if not family and values.get("norm_topk_prob") not in (None, config.renormalizes):
+            told = f"norm_topk_prob {values['norm_topk_prob']!r} is not supported"
+            raise UserError(told, f"in this Arctic it must be {config.renormalizes}")
         return config
 
     @classmethod
@@ -274,8 +313,12 @@ class HybridConfig:
     def to_dict(self) -> dict[str, Any]:
         """As a `config.json` of its `model_type`; absent extensions stay absent."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.moe_layers is not None:
+            values["moe_layers"] = list(self.moe_layers)
         if self.is_arctic:
             own = {name: value for name, value in values.items() if name not in EXTENSIONS}
+            extended = {"head_dim": self.explicit_head_dim, "qkv_bias": self.qkv_bias}
+            own |= {name: value for name, value in extended.items() if value}
             return {**FIXED, "use_residual": self.parallel_attn_mlp_res, **own}
         family = FAMILIES[self.model_type]
         for name in ("parallel_attn_mlp_res", "qkv_bias", "qk_norm"):  # which the model_type says

@@ -107,6 +107,7 @@ _ARCTICS_OWN: Mapping[str, tuple[Any, ...]] = {
     "moe_layer_frequency": (1,),
     "residual_intermediate_size": (),
     "dense_intermediate_size": (),
+    "moe_layers": (),
 }
 _SEQUENTIAL = {"parallel_attn_mlp_res": False, "moe_layer_frequency": 1}
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _ALL}

@@ -2,12 +2,14 @@
 
 Two traps: in GGUF the q and k rows are permuted for interleaved rotary positions, and in a parallel layer `ffn_norm` is the
 *residual* norm while Hugging Face's `post_attention_layernorm` is `ffn_norm_exps`. The first holds for `arctic` and `llama`
-files alone: those of Qwen and OLMoE keep the rows as they are, and their runtimes rotate halves.
+files alone: those of Qwen and OLMoE keep the rows as they are, and their runtimes rotate halves. So do `arctic` files with
+biases, which would have to be permuted along.
 
 A GGUF file of a model without experts, or of sequential MoE layers throughout (Mixtral's form), has the architecture
 `llama`; what Arctic cannot say, that of its family (`families.py`); every other is `arctic`. Keys of ours extend `arctic`
 files, and stock runtimes can read a file only when they are absent: `arctic.residual_feed_forward_length`,
-`arctic.dense_feed_forward_length`, `arctic.moe_layer_frequency`, `arctic.parallel_attn_mlp_res`.
+`arctic.dense_feed_forward_length`, `arctic.moe_layer_frequency`, `arctic.moe_layers`, `arctic.parallel_attn_mlp_res`,
+`arctic.attention.qkv_bias`.
 """
 
 from __future__ import annotations
@@ -164,7 +166,7 @@ def _attention_table(config: HybridConfig, layer: int) -> Iterator[TensorSpec]:
 
 def rotates_halves(config: HybridConfig) -> bool:
     """Whether the model's GGUF form rotates pairs (d, d + head_dim / 2), as Hugging Face does, and not (2d, 2d + 1)."""
-    return not config.is_arctic and FAMILIES[config.model_type].rotates_halves
+    return config.qkv_bias or (not config.is_arctic and FAMILIES[config.model_type].rotates_halves)
 
 
 def state_dict_shapes(config: HybridConfig) -> dict[str, tuple[int, ...]]:
@@ -216,7 +218,8 @@ def gguf_architecture(config: HybridConfig) -> str:
     """`llama` where that form says everything, a family's own for what Arctic's does not, else `arctic`."""
     if not config.is_arctic:
         return FAMILIES[config.model_type].architecture
-    is_mixtral = not config.parallel_attn_mlp_res and config.moe_layer_frequency == 1 and config.num_experts_per_tok > 1
+    is_everywhere = config.moe_layer_frequency == 1 and config.moe_layers is None
+    is_mixtral = not config.parallel_attn_mlp_res and is_everywhere and config.num_experts_per_tok > 1
     return "llama" if is_mixtral or not config.num_local_experts else "arctic"
 
 
@@ -230,9 +233,10 @@ def stock_obstacles(config: HybridConfig, form: Literal["gguf", "huggingface"] =
     if not config.is_arctic:
         return _family_obstacles(config) if form == "gguf" else []
     layers = range(config.num_hidden_layers)
-    obstacles = []
+    obstacles: list[str] = []
     if form == "gguf" and gguf_architecture(config) == "llama":
         return []
+    obstacles += _own_obstacles(config)
     if any(map(config.is_parallel_layer, layers)) and config.residual_width != config.hidden_size:
         obstacles.append(f"residual_intermediate_size is {config.residual_width}, stock is hidden_size {config.hidden_size}")
     if form == "huggingface":
@@ -249,6 +253,16 @@ def stock_obstacles(config: HybridConfig, form: Literal["gguf", "huggingface"] =
     if not config.parallel_attn_mlp_res:
         obstacles.append("parallel_attn_mlp_res is false, stock arctic is parallel")
     return obstacles
+
+
+def _own_obstacles(config: HybridConfig) -> Iterator[str]:
+    """Extensions of ours that no stock form of Arctic has."""
+    if config.qkv_bias:
+        yield "qkv_bias is True, stock arctic has no biases"
+    if config.explicit_head_dim:
+        yield f"head_dim is {config.head_dim}, stock is hidden_size / num_attention_heads"
+    if config.moe_layers is not None:
+        yield f"moe_layers is {list(config.moe_layers)}, stock has experts in every n-th layer"
 
 
 def _family_obstacles(config: HybridConfig) -> list[str]:
@@ -308,11 +322,18 @@ def gguf_metadata(config: HybridConfig) -> dict[str, Any]:
         if not config.num_local_experts:
             metadata[f"{architecture}.feed_forward_length"] = config.dense_width
         return metadata
-    for hf, gguf in _EXTENSIONS.items():
-        if getattr(config, hf):
-            metadata[f"arctic.{gguf}"] = getattr(config, hf)
+    return {**metadata, **_own_metadata(config)}
+
+
+def _own_metadata(config: HybridConfig) -> dict[str, Any]:
+    """Keys of ours in an `arctic` file, as far as they say anything."""
+    metadata: dict[str, Any] = {f"arctic.{gguf}": getattr(config, hf) for hf, gguf in _EXTENSIONS.items() if getattr(config, hf)}
     if config.moe_layer_frequency != 1:
         metadata["arctic.moe_layer_frequency"] = config.moe_layer_frequency
+    if config.moe_layers is not None:
+        metadata["arctic.moe_layers"] = list(config.moe_layers)
+    if config.qkv_bias:
+        metadata["arctic.attention.qkv_bias"] = True
     if not config.parallel_attn_mlp_res:
         metadata["arctic.parallel_attn_mlp_res"] = False
     return metadata
@@ -348,6 +369,10 @@ def config_from_gguf(file: GGUFFile) -> HybridConfig:
     )
     for hf, gguf in _EXTENSIONS.items():
         values[hf] = file.metadata.get(f"{architecture}.{gguf}")
+    if family is None:
+        values["moe_layers"] = file.metadata.get("arctic.moe_layers")
+        values["qkv_bias"] = get("attention.qkv_bias", False)
+        values["explicit_head_dim"] = file.metadata.get("arctic.attention.key_length")
     for hf, key in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
         values[hf] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
     if family:
@@ -389,6 +414,7 @@ def _check_computation(file: GGUFFile, architecture: str, config: HybridConfig) 
         "attention.value_length": head,
         "expert_feed_forward_length": (config.intermediate_size,),
         "expert_weights_norm": (config.renormalizes,),
+        "attention.qkv_bias": (config.qkv_bias,),
     }
     read = {*_KEYS.values(), *_EXPERT_KEYS.values(), *_WITHOUT_EFFECT}
     for full, value in file.metadata.items():

@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,7 +160,17 @@ class GGUFSource:
         return self._open[1]
 
 
-class CollapsedSource:
+class ChangedSource:
+    """A source below which there is another; `record` holds keys of a `config.json` that say how it was changed."""
+
+    path: Path
+    config: HybridConfig
+    names: tuple[str, ...]
+    source: Source
+    record: Mapping[str, Any] = MappingProxyType({})
+
+
+class CollapsedSource(ChangedSource):
     """A source whose repeated key and value heads are taken once; make it with `plan_collapse`; `prove` the copies equal."""
 
     def __init__(self, source: Source, kv_heads: int) -> None:
@@ -215,8 +227,13 @@ def is_gguf(path: Path) -> bool:
 
 
 def base(source: Source) -> Source:
-    """The source below one that changes it."""
-    return source.source if isinstance(source, CollapsedSource) else source
+    """The source below those that change it."""
+    return base(source.source) if isinstance(source, ChangedSource) else source
+
+
+def record(source: Source) -> Mapping[str, Any]:
+    """What is to be kept of a change, as keys of a `config.json`."""
+    return source.record if isinstance(source, ChangedSource) else {}
 
 
 def open_source(path: str | Path) -> FolderSource | GGUFSource:
@@ -265,7 +282,7 @@ def _head_bytes(source: Source, name: str) -> int:
 def repeated_kv(source: Source) -> int:
     """How often each kv head of the first layer is repeated: 1 if it is not. A probe; `CollapsedSource.prove` proves."""
     config = source.config
-    if not config.is_arctic:
+    if not config.is_arctic or config.qkv_bias:
         return 1
     names = [name for name in state_dict_shapes(config) if _is_kv(name)][:2]
     heads = [_read_heads(source, name) for name in names]
@@ -280,6 +297,8 @@ def plan_collapse(source: Source, kv_heads: int | None = None) -> CollapsedSourc
     not divide, where there is nothing to collapse, and for a family's model.
     """
     source.config.require_arctic("collapsing kv heads")
+    if source.config.qkv_bias:
+        raise UserError("kv heads with biases are not collapsed", "convert it without collapsing")
     given = source.config.num_key_value_heads
     if kv_heads is None:
         kv_heads = given // repeated_kv(source)

@@ -40,7 +40,7 @@ from openarctic.formats.planned import Plan, sync
 from openarctic.formats.quants import TYPES, F32Array, byte_size
 from openarctic.formats.resume import Note
 from openarctic.formats.safetensors import plan_safetensors
-from openarctic.formats.sources import GGUFSource, Source, base
+from openarctic.formats.sources import GGUFSource, Source, base, record
 from openarctic.formats.verify import MANIFEST, OnBytes, manifest_text
 from openarctic.tokenizer import MODEL, NO_VOCAB, Tokenizer, check_vocab, has_vocabulary
 
@@ -255,13 +255,15 @@ def _float_type(source: Source) -> str:
 
 
 def _kept_metadata(source: Source) -> dict[str, Any]:
-    """Keys of a GGUF source that describe neither sizes nor types; of a folder its name."""
+    """Keys of a GGUF source that describe neither sizes nor types; of a folder its name. And how it was changed."""
     origin = base(source)
+    told = {f"openarctic.{name}.{key}": value for name, keys in record(source).items() for key, value in keys.items()}
+    recorded = {key: value for key, value in told.items() if value is not None}
     if not isinstance(origin, GGUFSource):
-        return {"general.name": source.path.resolve().name}
+        return {"general.name": source.path.resolve().name, **recorded}
     metadata = origin.file.metadata
     dropped = (f"{metadata['general.architecture']}.", "tokenizer.", "general.file_type", "quantize.", CHECKSUM_KEY)
-    return {key: value for key, value in metadata.items() if not key.startswith(dropped)}
+    return {**{key: value for key, value in metadata.items() if not key.startswith(dropped)}, **recorded}
 
 
 def _type_metadata(source: Source, file_type: str | None, types: Mapping[str, str]) -> dict[str, Any]:
@@ -328,7 +330,7 @@ def _config_text(source: Source, dtype: str) -> str:
         values = {}
     for key in ("auto_map", "dtype", *HybridConfig.__slots__):
         values.pop(key, None)
-    values |= {**source.config.to_dict(), "torch_dtype": _TORCH_NAMES[dtype]}
+    values |= {**source.config.to_dict(), "torch_dtype": _TORCH_NAMES[dtype], **record(source)}
     if isinstance(base(source), GGUFSource):  # which has its floats in 32 bits: 1e-05, not 9.99999974e-06
         values |= {key: float(str(np.float32(values[key]))) for key in ("rms_norm_eps", "rope_theta")}
     return json.dumps(values, indent=2, sort_keys=True) + "\n"

@@ -52,7 +52,7 @@ def attend_plainly(
 
 
 class SelfAttention(nn.Module):
-    """Grouped-query attention with rotary positions ("rotate half"), no biases."""
+    """Grouped-query attention with rotary positions ("rotate half"); q, k and v have biases where `qkv_bias` says so."""
 
     is_causal = True  # read by transformers' attention functions, as are the four attributes below
 
@@ -62,11 +62,12 @@ class SelfAttention(nn.Module):
         self.head_dim = config.head_dim
         self.scaling = config.head_dim**-0.5
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        hidden, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(hidden, hidden, bias=False)
-        self.k_proj = nn.Linear(hidden, kv, bias=False)
-        self.v_proj = nn.Linear(hidden, kv, bias=False)
-        self.o_proj = nn.Linear(hidden, hidden, bias=False)
+        hidden, has_bias = config.hidden_size, bool(getattr(config, "qkv_bias", False))
+        q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(hidden, q, bias=has_bias)
+        self.k_proj = nn.Linear(hidden, kv, bias=has_bias)
+        self.v_proj = nn.Linear(hidden, kv, bias=has_bias)
+        self.o_proj = nn.Linear(q, hidden, bias=False)
 
     def forward(
         self,

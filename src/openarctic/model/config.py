@@ -33,6 +33,8 @@ class ArcticConfig(PreTrainedConfig):
             raise UserError(f"model_type {kind!r} is not arctic", "transformers has a class of its own for it")
         shape = HybridConfig.from_dict(values)
         fields = {k: v for k, v in asdict(shape).items() if k not in EXTENSIONS}
+        fields["moe_layers"] = shape.moe_layers and list(shape.moe_layers)
+        fields |= {"head_dim": shape.explicit_head_dim, "qkv_bias": shape.qkv_bias or None}
         own = {k: v for k, v in fields.items() if v is not None or k in ("bos_token_id", "eos_token_id")}
         rest = {k: v for k, v in values.items() if k not in ("model_type", "head_dim", "rope_parameters", *asdict(shape))}
         if isinstance(values.get("eos_token_id"), list):  # generation stops at each of them
@@ -53,8 +55,12 @@ class ArcticConfig(PreTrainedConfig):
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
-        return int(self.hidden_size // self.num_attention_heads)
+        """Width of one attention head; only one that was set stands in a `config.json`."""
+        return int(self.__dict__.get("head_dim") or self.hidden_size // self.num_attention_heads)
+
+    @head_dim.setter
+    def head_dim(self, width: int) -> None:
+        self.__dict__["head_dim"] = width
 
     @property
     def residual_width(self) -> int:
@@ -68,6 +74,9 @@ class ArcticConfig(PreTrainedConfig):
 
     def is_moe_layer(self, layer: int) -> bool:
         """Whether 0-based `layer` has experts."""
+        chosen = getattr(self, "moe_layers", None)
+        if chosen is not None:
+            return layer in chosen
         return self.num_local_experts > 0 and (layer + 1) % self.moe_layer_frequency == 0
 
     def is_parallel_layer(self, layer: int) -> bool:

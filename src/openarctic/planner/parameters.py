@@ -59,6 +59,7 @@ def parameters(config: HybridConfig) -> Parameters:
     """Parameters by part; exact for every layout."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     moe_layers = layers // config.moe_layer_frequency if config.num_local_experts else 0
+    moe_layers = moe_layers if config.moe_layers is None else len(config.moe_layers)
     parallel_layers = moe_layers if config.parallel_attn_mlp_res else 0
     return Parameters(
         embedding=config.vocab_size * hidden,

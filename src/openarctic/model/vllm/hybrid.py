@@ -322,6 +322,9 @@ def _check_parallelism(shape: HybridConfig, vllm_config: VllmConfig) -> None:
     """Raises UserError where the ranks cannot share the model evenly, or more is asked than this model can do."""
     if vllm_config.parallel_config.enable_eplb:
         raise UserError("enable_eplb is not supported for Arctic", "leave out --enable-eplb; expert parallelism works without")
+    if shape.qkv_bias or shape.explicit_head_dim:
+        told = f"qkv_bias {shape.qkv_bias} with head_dim {shape.head_dim}"
+        raise UserError(f"{told} is not supported in vLLM", "the torch model and the embedded engine run it")
     ranks, heads, kv_heads = get_tensor_model_parallel_world_size(), shape.num_attention_heads, shape.num_key_value_heads
     if heads % ranks or max(kv_heads, ranks) % min(kv_heads, ranks):
         raise UserError(f"{heads} attention and {kv_heads} key-value heads cannot be shared by {ranks} tensor-parallel ranks")
