@@ -36,9 +36,9 @@ def test_limits_refuse_nonsense(arguments: tuple[int, int, int]) -> None:
 def test_active_bytes_agree_with_the_planner(layout: str, batch: int, tmp_path: Path) -> None:
     config = HybridConfig.from_dict(LAYOUTS[layout])
     file = read_gguf(write_model(tmp_path / "m.gguf", LAYOUTS[layout], "F32"))
-    norms = parameters(config).norms
+    vectors = parameters(config).norms + parameters(config).biases
     lookup = 0 if config.tie_word_embeddings else batch * config.hidden_size
-    assert active_bytes(file, config, batch) == pytest.approx(4 * (step_weights(config, batch) + norms + lookup))
+    assert active_bytes(file, config, batch) == pytest.approx(4 * (step_weights(config, batch) + vectors + lookup))
 
 
 def test_shares_by_hand(model: Path) -> None:

