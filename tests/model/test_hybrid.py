@@ -211,7 +211,7 @@ def test_heads_must_divide() -> None:
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
         ({"sliding_window": 512}, "sliding_window 512"),
-        ({"head_dim": 99}, "head_dim 99"),
+        ({"head_dim": 99}, "heads of width 99"),
         ({"model_type": "mixtral"}, "mixtral"),
         ({"rope_theta": -1.0}, "rope_theta is -1.0"),
     ],
