@@ -6,6 +6,10 @@ every all-to-all, the same step overlapped, and the all-to-alls of that step alo
 
     (step that waits - overlapped step) / all-to-alls alone
 
+Beside it stands what the timeline of `openarctic.planner.overlap` predicts from the times of a layer's parts and of the
+all-to-alls alone. How much a transfer slows compute down (both share the cores here) is fitted at the chosen speed and used at
+all others.
+
 Gradients of what all processes hold are not exchanged here (`--expert` is all processes; a real run does that once a batch). The
 first speed is unlimited; from it follows the speed at which communication is `--share` of the step that waits, and that comes
 next. One JSON document on standard output, a table on standard error.
@@ -33,6 +37,9 @@ import torch.nn.functional as F
 
 from openarctic.bench.machine import commit, processor
 from openarctic.model import ArcticConfig, ArcticForCausalLM
+from openarctic.model.attention import rotary
+from openarctic.model.experts import sort_by_expert
+from openarctic.planner.overlap import LayerTimes, calibrate, timeline
 from openarctic.train.parallel import ParallelConfig, ParallelModel, Processes, join
 from openarctic.train.parallel.exchange import Exchange
 from openarctic.train.parallel.expert import sparse_moes
@@ -111,17 +118,18 @@ def work(options: argparse.Namespace) -> None:
         wanted_s = speeds[0]["compute_s"] * options.share / (1 - options.share)
         chosen = max(1, round(step.link_bytes * 8 / wanted_s / 1e6))
         speeds += [measure(step, rate, options) for rate in [chosen, *options.rates]]
+        parts = step.parts()
         if processes.is_first:
-            print(json.dumps(describe(options, step, speeds)))
+            print(json.dumps(describe(options, step, compare(options, parts, speeds))))
 
 
-def describe(options: argparse.Namespace, step: Step, speeds: list[dict[str, Any]]) -> dict[str, Any]:
+def describe(options: argparse.Namespace, step: Step, found: dict[str, Any]) -> dict[str, Any]:
     """The report."""
     return {
         **vars(options),
         "exchanges": len(step.exchanges),
         "link_bytes": step.link_bytes,
-        "speeds": speeds,
+        **found,
         "commit": commit(),
         "platform": platform.platform(),
         "processor": processor(),
@@ -130,11 +138,27 @@ def describe(options: argparse.Namespace, step: Step, speeds: list[dict[str, Any
     }
 
 
+def compare(options: argparse.Namespace, parts: dict[str, float], speeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every speed with what the timeline predicts for it, fitted at the chosen one (the second)."""
+
+    def arguments(speed: dict[str, Any]) -> dict[str, Any]:
+        exchange = speed["communication_s"] / (4 * options.layers)
+        rest = speed["compute_s"] - 3 * options.layers * sum(parts.values())
+        layer = LayerTimes(**parts, dispatch=exchange, combine=exchange)
+        return {"layer": layer, "num_layers": options.layers, "rest": max(0.0, rest), "chunks": options.chunks}
+
+    fitted = calibrate(**arguments(speeds[1]), overlapped=speeds[1]["overlapped_s"])
+    for speed in speeds:
+        speed["predicted_hidden_share"] = timeline(**arguments(speed), interference=fitted).hidden_share
+        speed["ideal_hidden_share"] = timeline(**arguments(speed)).hidden_share
+    return {"parts_s": parts, "compute_slowdown": fitted.compute, "speeds": speeds}
+
+
 class Step:
     """A training step in two schedules, and its all-to-alls alone."""
 
     def __init__(self, options: argparse.Namespace, processes: Processes) -> None:
-        self.processes = processes
+        self.options, self.processes = options, processes
         torch.manual_seed(0)
         shape = {
             "vocab_size": VOCABULARY,
@@ -201,6 +225,23 @@ class Step:
             loss = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), self.ids[:, 1:].flatten())
             (loss + 0.01 * output.aux_loss).backward()
 
+    def parts(self) -> dict[str, float]:
+        """Median seconds that the parts of one layer take forwards, each alone, while the other processes do the same."""
+        layer = self.parallel.model.model.layers[0]
+        moe = layer.block_sparse_moe
+        x_BSH = torch.randn(*self.ids.shape, self.options.hidden)
+        rope = rotary(self.parallel.model.config, torch.arange(x_BSH.shape[1])[None], x_BSH.dtype)
+        num_local = len(moe.experts)
+        rows_NH = torch.randn(2 * self.options.tokens // num_local * num_local, self.options.hidden)
+        counts = [len(rows_NH) // num_local] * num_local
+        ways: dict[str, Callable[[], Any]] = {
+            "router": lambda: sort_by_expert(moe.choose(layer.post_attention_layernorm(x_BSH).flatten(0, 1))),
+            "attention": lambda: layer.self_attn(layer.input_layernorm(x_BSH), rope, attention_mask=None, cache=None),
+            "experts": lambda: moe.experts(rows_NH, counts, 0),
+            "residual": lambda: layer.residual_mlp(layer.residual_layernorm(x_BSH)),
+        }
+        return {name: statistics.median(timed(way) for _ in range(self.options.repetitions)) for name, way in ways.items()}
+
     def communication(self) -> None:
         """All-to-alls alone, one after the other."""
         group = self.processes.mesh.get_group("expert")
@@ -250,12 +291,13 @@ def table(report: dict[str, Any]) -> str:
     """The report as text."""
     megabytes = report["link_bytes"] / 1e6
     lines = [f"{report['processes']} processes, {megabytes:.1f} MB a link and step, {report['exchanges']} all-to-alls"]
-    lines.append("  Mbit/s   waits ms  overlapped   a2a alone   share of step   hidden   speed-up")
+    lines.append("  Mbit/s   waits ms  overlapped   a2a alone   share of step   hidden  predicted   speed-up")
     for speed in report["speeds"]:
         rate = "none" if speed["rate_mbit_s"] is None else speed["rate_mbit_s"]
         waits, overlapped, alone = (1e3 * speed[f"{name}_s"] for name in ("waiting", "overlapped", "communication"))
-        shares = f"{speed['communication_share']:15.1%} {speed['hidden_share']:8.1%} {speed['speedup']:10.2f}"
-        lines.append(f"{rate:>8} {waits:10.1f} {overlapped:11.1f} {alone:11.1f} {shares}")
+        shares = [speed[f"{name}_share"] for name in ("communication", "hidden", "predicted_hidden")]
+        cells = f"{shares[0]:15.1%} {shares[1]:8.1%} {shares[2]:10.1%} {speed['speedup']:10.2f}"
+        lines.append(f"{rate:>8} {waits:10.1f} {overlapped:11.1f} {alone:11.1f} {cells}")
     return "\n".join(lines)
 
 

@@ -8,7 +8,17 @@ import pytest
 
 from openarctic.errors import UserError
 from openarctic.planner import PRESETS, find_gpu, flops_per_token
-from openarctic.planner.overlap import Cluster, Interference, LayerTimes, Task, finish_times, layer_times, predict, timeline
+from openarctic.planner.overlap import (
+    Cluster,
+    Interference,
+    LayerTimes,
+    Task,
+    calibrate,
+    finish_times,
+    layer_times,
+    predict,
+    timeline,
+)
 
 ARCTIC = PRESETS["arctic-480b"]
 H100 = Cluster(gpu=find_gpu("H100"))
@@ -61,6 +71,12 @@ def test_no_schedule_is_shorter_than_its_work(chunks: int, speed: float) -> None
     assert max(compute, step.communication) <= step.overlapped <= step.waiting
     assert step.hidden_share <= 1 + 1e-9
     assert timeline(layer, 5, rest=7, chunks=chunks, interference=Interference(compute=0.3)).overlapped >= step.overlapped
+
+
+def test_calibration_finds_the_interference_that_a_step_had() -> None:
+    slowed = timeline(LAYER, 4, rest=3, interference=Interference(compute=0.25)).overlapped
+    assert calibrate(LAYER, 4, slowed, rest=3).compute == pytest.approx(0.25)
+    assert calibrate(LAYER, 4, timeline(LAYER, 4).overlapped / 2).compute == pytest.approx(0, abs=1e-9)
 
 
 def test_a_layers_products_are_those_of_the_planner() -> None:

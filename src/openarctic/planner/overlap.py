@@ -132,6 +132,16 @@ def timeline(
     return Timeline(waiting=waiting, overlapped=max(finish_times(step.tasks, interference)), communication=communication)
 
 
+def calibrate(layer: LayerTimes, num_layers: int, overlapped: float, *, rest: float = 0.0, chunks: int = 2) -> Interference:
+    """How much transfers slow compute down, if an overlapped step was measured to take so long; none if it took even less."""
+    low, high = 0.0, 4.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        step = timeline(layer, num_layers, rest=rest, chunks=chunks, interference=Interference(compute=middle))
+        low, high = (middle, high) if step.overlapped < overlapped else (low, middle)
+    return Interference(compute=low)
+
+
 class _Step:
     """The overlapped schedule as tasks, in the order in which the program starts them."""
 
