@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
 from openarctic.errors import CapacityError, UserError
-from openarctic.train.parallel import ParallelConfig, join
+from openarctic.train.parallel import ParallelConfig, ParallelModel, join
 from openarctic.train.parallel.mesh import peers_answer
-from tests.train.parallel.worlds import free_port, join_world
+from tests.tiny import tiny_config
+from tests.train.parallel.worlds import free_port, join_world, make_batch, make_model, spawn
 
 
 @pytest.mark.parametrize(("field", "value"), [("expert", 0), ("expert_chunks", 0), ("timeout_s", 0.0)])
@@ -41,6 +46,34 @@ def test_one_process_is_a_world() -> None:
 def test_others_that_never_come_are_an_error_after_the_timeout() -> None:
     with pytest.raises(CapacityError, match="gave no sign for 1 s"), join_world(0, 2, free_port(), ParallelConfig(timeout_s=1)):
         pass
+
+
+def lose_a_process(rank: int, port: int, how: str, folder: Path) -> None:
+    """The second of two processes ends, or falls silent; the first writes what it is told in the middle of a backward pass."""
+    with join_world(rank, 2, port, ParallelConfig(expert=2, timeout_s=3)) as processes:
+        parallel = ParallelModel(make_model(tiny_config(num_hidden_layers=1)), processes)
+        loss = parallel.module(make_batch(tiny_config())[0]).logits.sum()
+        processes.gather(None)
+        if rank == 1:
+            while how == "silent" and not (folder / "told").exists():
+                time.sleep(0.1)
+            os._exit(0)
+        try:
+            with peers_answer(3):
+                loss.backward()
+        except CapacityError as error:
+            (folder / "told").write_text(f"{error.message}\n{error.hint}")
+        os._exit(0)  # there is nobody to say goodbye to
+
+
+@pytest.mark.parametrize("how", ["gone", "silent"])
+def test_a_lost_process_is_an_error_on_the_others_and_no_hang(how: str, tmp_path: Path) -> None:
+    start_s = time.monotonic()
+    spawn(lose_a_process, 2, free_port(), how, tmp_path)
+    told = (tmp_path / "told").read_text()
+    assert "another process of this training ended, or gave no sign for 3 s" in told
+    assert "--max-restarts" in told
+    assert time.monotonic() - start_s < 60
 
 
 def test_errors_that_are_not_about_processes_pass_through() -> None:

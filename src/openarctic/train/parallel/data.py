@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from openarctic.model.hybrid import ArcticForCausalLM
 from openarctic.train.parallel.expert import distribute_experts, is_expert, sparse_moes
-from openarctic.train.parallel.mesh import Processes, peers_answer
+from openarctic.train.parallel.mesh import Processes
 from openarctic.train.parallel.overlap import overlap_layers
 
 
@@ -79,8 +79,7 @@ class ParallelModel:
             return
         gradients = [x.grad for name, x in self.model.named_parameters() if is_expert(name) and x.grad is not None]
         flat = _flatten_dense_tensors(gradients)
-        with peers_answer(p.config.timeout_s):
-            dist.all_reduce(flat, group=p.mesh.get_group("data"))
+        dist.all_reduce(flat, group=p.mesh.get_group("data"))
         for gradient, summed in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
             gradient.copy_(summed)
 
@@ -125,16 +124,15 @@ class ParallelModel:
         p = self.processes
         held = p.gather({} if p.is_first else {name: (tuple(t.shape), t.dtype) for name, t in own.items()})
         device = next(self.model.parameters()).device
-        with peers_answer(p.config.timeout_s):
-            if not p.is_first:
-                for tensor in own.values():
-                    dist.send(tensor.to(device), 0)
-                return None
-            for rank, tensors in enumerate(held):
-                for name, (shape, dtype) in tensors.items():
-                    received = torch.empty(shape, dtype=dtype, device=device)
-                    dist.recv(received, rank)
-                    own[name] = received.cpu()
+        if not p.is_first:
+            for tensor in own.values():
+                dist.send(tensor.to(device), 0)
+            return None
+        for rank, tensors in enumerate(held):
+            for name, (shape, dtype) in tensors.items():
+                received = torch.empty(shape, dtype=dtype, device=device)
+                dist.recv(received, rank)
+                own[name] = received.cpu()
         return own
 
 

@@ -16,8 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from openarctic.train.parallel.mesh import peers_answer
-
 
 class Exchange:
     """One all-to-all within a group: `sent[i]` rows go to process i and `received[i]` rows come from it.
@@ -25,11 +23,9 @@ class Exchange:
     With `overlap` False every start waits at once, which is the reference that the other schedule must equal.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup, sent: list[int], received: list[int], *, overlap: bool, timeout_s: float
-    ) -> None:
+    def __init__(self, group: dist.ProcessGroup, sent: list[int], received: list[int], *, overlap: bool) -> None:
         self.group, self.sent, self.received = group, sent, received
-        self.overlap, self.timeout_s = overlap, timeout_s
+        self.overlap = overlap
         self._work: dist.Work | None = None
         self._gradient_NH: Tensor | None = None
 
@@ -44,8 +40,7 @@ class Exchange:
     def begin(self, rows_NH: Tensor, sent: list[int], received: list[int]) -> Tensor:
         """Start a transfer into a new buffer."""
         buffer_NH = rows_NH.new_empty(sum(received), *rows_NH.shape[1:])
-        with peers_answer(self.timeout_s):
-            self._work = dist.all_to_all_single(buffer_NH, rows_NH.contiguous(), received, sent, group=self.group, async_op=True)
+        self._work = dist.all_to_all_single(buffer_NH, rows_NH.contiguous(), received, sent, group=self.group, async_op=True)
         if not self.overlap:
             self.end()
         return buffer_NH
@@ -53,8 +48,7 @@ class Exchange:
     def end(self) -> None:
         """Wait for the transfer under way, if there is one."""
         if self._work is not None:
-            with peers_answer(self.timeout_s):
-                self._work.wait()
+            self._work.wait()
             self._work = None
 
     def begin_reverse(self, gradient_NH: Tensor) -> None:

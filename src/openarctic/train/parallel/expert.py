@@ -23,7 +23,7 @@ from openarctic.model.experts import gather_rows, run_experts, scatter_rows, sor
 from openarctic.model.hybrid import SparseMoE
 from openarctic.model.routing import Route
 from openarctic.train.parallel.exchange import Exchange
-from openarctic.train.parallel.mesh import Processes, peers_answer
+from openarctic.train.parallel.mesh import Processes
 
 
 class LocalExperts(nn.ModuleDict):
@@ -46,7 +46,7 @@ class ExpertParallel:
         self.num_processes = processes.expert
         self.num_local = len(processes.owned_experts(num_experts))
         self.chunk_size = -(-self.num_local // config.expert_chunks)
-        self.overlap, self.timeout_s = config.overlap, config.timeout_s
+        self.overlap = config.overlap
         self.place_E = self._order_of_travel(num_experts)
 
     def _order_of_travel(self, num_experts: int) -> Tensor:
@@ -74,13 +74,12 @@ class ExpertParallel:
 
     def exchange(self, sent: list[int], received: list[int]) -> Exchange:
         """An all-to-all among the processes that share a copy of the experts."""
-        return Exchange(self.group, sent, received, overlap=self.overlap, timeout_s=self.timeout_s)
+        return Exchange(self.group, sent, received, overlap=self.overlap)
 
     def exchange_counts(self, sent_Pn: Tensor) -> Tensor:
         """How many rows come from each process for each of our experts [P, n], given how many we send to each and its experts."""
         received_Pn = torch.empty_like(sent_Pn)
-        with peers_answer(self.timeout_s):
-            dist.all_to_all_single(received_Pn, sent_Pn.contiguous(), group=self.group)
+        dist.all_to_all_single(received_Pn, sent_Pn.contiguous(), group=self.group)
         return received_Pn.cpu()
 
 
