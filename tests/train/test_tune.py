@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch")
 
 from openarctic.errors import UserError  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
-from openarctic.train.trainer import Progress  # noqa: E402
 from openarctic.train.tune import Epochs, TuneConfig, tune  # noqa: E402
 
 from .test_packing import tiny_model, tiny_pack  # noqa: E402
@@ -73,10 +72,3 @@ def test_every_step_is_reported(tmp_path: Path) -> None:
         on_step=lambda p, record: seen.append((p.step, record["share"])),
     )
     assert seen == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
-
-
-def test_the_meter_says_how_long(capsys: pytest.CaptureFixture[str]) -> None:
-    from openarctic.cli.train import _Meter
-
-    _Meter()(Progress(step=50, seconds=60.0, tokens=12_000), {"share": 0.25, "loss": 1.5})
-    assert capsys.readouterr().err == "step 50, 25 % done, about 3 min left, loss 1.500, 200 tokens/s\n"

@@ -356,7 +356,7 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
         )
         hidden_BSH = base.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
-        logits = self.lm_head(hidden_BSH if kept == 0 and isinstance(kept, int) else hidden_BSH[:, kept]).float()
+        logits = self.lm_head(hidden_BSH if isinstance(kept, int) else hidden_BSH[:, kept]).float()
         loss = None
         if labels is not None:
             loss = self.loss_function(

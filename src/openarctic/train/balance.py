@@ -46,13 +46,13 @@ class ExpertBalance:
         self._load_LE = self._dropped_L = self._entropy_L = None
         self._batches = 0
 
-    def summary(self, processes: Processes) -> dict[str, Any]:
+    def summary(self, processes: Processes, device: torch.device) -> dict[str, Any]:
         """The step's numbers over all processes: `expert_load` (each expert's share of its layer's tokens), `entropy` (mean of
         the routers', in nats), `dropped` (share of choices), `dead_experts` (without a token for DEAD_AFTER steps), by layer."""
         if self._load_LE is None or self._dropped_L is None or self._entropy_L is None:
             return {"expert_load": []}
-        load_LE, dropped_L = processes.sum(self._load_LE), processes.sum(self._dropped_L)
-        entropy_L = processes.sum(self._entropy_L) / (self._batches * processes.count)
+        load_LE, dropped_L = (processes.sum(x.to(device)).cpu() for x in (self._load_LE, self._dropped_L))
+        entropy_L = processes.sum(self._entropy_L.to(device)).cpu() / (self._batches * processes.count)
         self.clear()
         kept_L = load_LE.sum(1)
         idle = torch.tensor(self.idle_LE, dtype=torch.long) if self.idle_LE else torch.zeros(load_LE.shape, dtype=torch.long)

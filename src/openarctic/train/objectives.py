@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from openarctic.data import IGNORED, Batch
 from openarctic.errors import UserError
@@ -55,8 +55,8 @@ class Objective(Protocol):
     def check(self, model: ArcticForCausalLM, batch: Any) -> None:
         """Raise UserError for a batch that the model cannot learn from, naming what is wrong with it."""
 
-    def __call__(self, model: ArcticForCausalLM, batch: Any) -> Loss:
-        """Forward."""
+    def __call__(self, model: nn.Module, batch: Any) -> Loss:
+        """Forward. `model` is the model, or what processes that share it call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class PackTuning:
         ids = batch.prefix + [i for s in batch.segments for i in s.prompt + s.target]
         _check_ids(np.asarray(ids), model.config.vocab_size)
 
-    def __call__(self, model: ArcticForCausalLM, batch: Pack) -> Loss:
+    def __call__(self, model: nn.Module, batch: Pack) -> Loss:
         """Forward of a pack."""
         result = through_types(model, self.rounding, lambda rounded: pack_loss(rounded, batch))
         return Loss(result.cross_entropy, result.aux_loss, result.z_loss, torch.tensor(result.correct), result.routes)
@@ -105,22 +105,50 @@ class LanguageModelling:
                 "set a shorter sequence length, or a larger max_position_embeddings",
             )
 
-    def __call__(self, model: ArcticForCausalLM, batch: Batch) -> Loss:
-        """Forward of a batch; logits only where a label counts."""
-        device = model.device
-        ids, labels = torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.labels).to(device)
-        output = model.model(
-            ids,
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+        """Forward of a batch; logits only at places before a label that counts."""
+        device = device_of(model)
+        labels = torch.from_numpy(batch.labels[:, 1:])
+        counts = labels != IGNORED
+        kept = counts.any(0).nonzero().squeeze(1)
+        output = model(
+            torch.from_numpy(batch.input_ids).to(device),
             position_ids=torch.from_numpy(batch.position_ids).to(device).long(),
             attention=DocumentAttention(batch.document_ids),
             use_cache=False,
+            logits_to_keep=kept.to(device),
         )
-        counts = labels[:, 1:] != IGNORED
-        logits = model.lm_head(output.last_hidden_state[:, :-1][counts]).float()
-        wanted = labels[:, 1:][counts]
-        total = F.cross_entropy(logits, wanted, reduction="sum")
-        correct = (logits.detach().argmax(-1) == wanted).sum()
-        return Loss(total / max(1, len(wanted)), output.aux_loss, output.z_loss, correct, output.routes)
+        wanted = labels[:, kept].to(device)
+        total = F.cross_entropy(output.logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
+        correct = (output.logits.detach().argmax(-1) == wanted).sum()
+        return Loss(total / max(1, int(counts.sum())), output.aux_loss, output.z_loss, correct, output.routes)
+
+
+class SupervisedTuning:
+    """Packs and sequences of documents alike: what `PackTuning` and `LanguageModelling` say of their own."""
+
+    def __init__(self) -> None:
+        self._packs, self._documents = PackTuning(), LanguageModelling()
+
+    def _of(self, batch: Pack | Batch) -> Objective:
+        return self._packs if isinstance(batch, Pack) else self._documents
+
+    def size(self, batch: Pack | Batch) -> BatchSize:
+        """Of a batch."""
+        return self._of(batch).size(batch)
+
+    def check(self, model: ArcticForCausalLM, batch: Pack | Batch) -> None:
+        """Ids and positions must be the model's."""
+        self._of(batch).check(model, batch)
+
+    def __call__(self, model: nn.Module, batch: Pack | Batch) -> Loss:
+        """Forward of a batch."""
+        return self._of(batch)(model, batch)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter is."""
+    return next(model.parameters()).device
 
 
 def _triangle(n: int) -> int:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from openarctic.model import ArcticForCausalLM
 from openarctic.model.routing import RouteStats
 
 
@@ -87,13 +86,11 @@ class PackLoss:
     routes: tuple[RouteStats, ...]
 
 
-def pack_loss(model: ArcticForCausalLM, pack: Pack) -> PackLoss:
+def pack_loss(model: nn.Module, pack: Pack) -> PackLoss:
     """Forward of one pack."""
-    prefix, lengths, device = len(pack.prefix), [len(s) for s in pack.segments], model.device
+    prefix, lengths, device = len(pack.prefix), [len(s) for s in pack.segments], next(model.parameters()).device
     ids = torch.tensor(pack.prefix + [i for s in pack.segments for i in s.prompt + s.target]).to(device)
     positions = torch.cat([torch.arange(prefix), *(torch.arange(prefix, prefix + n) for n in lengths)]).to(device)
-    attention = SharedPrefixAttention(prefix, lengths, device)
-    output = model.model(ids[None], position_ids=positions[None], attention=attention, use_cache=False)
     sources: list[int] = []
     targets: list[int] = []
     start = prefix
@@ -101,7 +98,13 @@ def pack_loss(model: ArcticForCausalLM, pack: Pack) -> PackLoss:
         sources += range(start + len(segment.prompt) - 1, start + len(segment) - 1)
         targets += segment.target
         start += len(segment)
-    logits = model.lm_head(output.last_hidden_state[0, torch.tensor(sources, device=device)]).float()
-    wanted = torch.tensor(targets, device=device)
+    output = model(
+        ids[None],
+        position_ids=positions[None],
+        attention=SharedPrefixAttention(prefix, lengths, device),
+        use_cache=False,
+        logits_to_keep=torch.tensor(sources, device=device),
+    )
+    logits, wanted = output.logits[0], torch.tensor(targets, device=device)
     correct = int((logits.argmax(-1) == wanted).sum())
     return PackLoss(F.cross_entropy(logits, wanted), output.aux_loss, output.z_loss, len(targets), correct, output.routes)

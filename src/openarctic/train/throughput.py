@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from openarctic.model import ArcticForCausalLM
 from openarctic.train.objectives import BatchSize
 
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
@@ -37,7 +37,8 @@ def step_flops(model: ArcticForCausalLM) -> StepFlops:
     """
     config = model.config
     lowest = _lowest_trained_layer(model)
-    share = config.num_experts_per_tok / config.num_local_experts if config.num_local_experts else 0.0
+    held = len({match[1] for name, _ in model.named_parameters() if (match := _EXPERT.search(name))})  # by this process
+    share = config.num_experts_per_tok / held if held else 0.0
     token = 0.0
     for name, parameter in model.named_parameters():
         found = _LAYER.search(name)
@@ -99,8 +100,3 @@ def memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter is."""
-    return next(model.parameters()).device

@@ -28,13 +28,13 @@ from openarctic.train.balance import ExpertBalance
 from openarctic.train.checkpoint import Checkpoint
 from openarctic.train.config import TrainConfig, check_unchanged, fixed_fields, resolved
 from openarctic.train.guard import Drawn, Guard
-from openarctic.train.objectives import Loss, Objective
+from openarctic.train.objectives import Objective, device_of
 from openarctic.train.optimizer import build_optimizers, set_rate
-from openarctic.train.processes import ALONE, Processes
+from openarctic.train.processes import ALONE, Processes, SpreadModel, UndividedModel
 from openarctic.train.random_state import random_state, seed_everything, set_random_state
 from openarctic.train.runlog import RunLog
 from openarctic.train.schedule import learning_rate
-from openarctic.train.throughput import device_of, gemm_flops, memory_bytes, step_flops
+from openarctic.train.throughput import gemm_flops, memory_bytes, step_flops
 
 
 class Source(Protocol):
@@ -79,13 +79,15 @@ def train(
     on_step: OnStep | None = None,
     say: Say | None = None,
     processes: Processes = ALONE,
+    spread: SpreadModel | None = None,
 ) -> Progress:
     """Train the parameters that require a gradient until `config` or the source ends the run.
 
     Writes `config.json` (`recipe`, the whole config that `config` is part of), `log.jsonl`, `events.jsonl` and
     `checkpoints/step-N/` under `out`. `resume` is auto (from the newest whole checkpoint, if any), never, or a step.
     `validation` has batches by domain, whose losses are logged every `validate_every` steps. `on_step` gets each step's record
-    and also `share` (of the run that is done) and `eta_seconds`; `say` gets lines for people.
+    and also `share` (of the run that is done) and `eta_seconds`; `say` gets lines for people. Where several `processes` train
+    together, `spread` is how they share the model, and each has a source of its own part.
 
     Raises UserError for a run without an end, a changed config, a folder in use and losses that stay bad, CorruptError when no
     checkpoint is whole; KeyboardInterrupt or SystemExit(143), after saving, for Ctrl-C or SIGTERM.
@@ -95,6 +97,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     with _claimed(out, processes), RunLog(out) as log:
         run = _Run(model, objective, source, config, out, log, recipe or config, say or (lambda line: None), processes)
+        run.spread = spread or run.spread
         run.begin(resume)
         run.validation = validation or {}
         return run.go(on_step)
@@ -117,6 +120,7 @@ class _Run:
     ) -> None:
         self.model, self.objective, self.source, self.config = model, objective, source, config
         self.out, self.log, self.recipe, self.say, self.processes = out, log, recipe, say, processes
+        self.spread: SpreadModel = UndividedModel(model)
         self.validation: Mapping[str, Sequence[Any]] = {}
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not self.trained:
@@ -142,6 +146,7 @@ class _Run:
             self.say(f"going on from step {found.step}")
         else:
             seed_everything(self.config.seed + self.processes.rank)
+        self.processes.gather(None)  # until all have read
         if self.processes.rank == 0:
             checkpoints.set_aside_after(self.out, self.progress.step)
             self.log.take_back(self.progress.step)
@@ -229,6 +234,7 @@ class _Run:
         self._event("rollback", step=step, why=why, to=saved.step, skipped_batches=skipped)
         self.say(f"step {step}: {why}; back to step {saved.step}, skipping batches {', '.join(map(str, skipped))}")
         self._restore(saved, is_rollback=True)
+        self.processes.gather(None)
         if self.processes.rank == 0:
             checkpoints.set_aside_after(self.out, saved.step)
             self.log.take_back(saved.step)
@@ -286,7 +292,7 @@ class _Run:
         sums |= {"stop": float(wants_stop), "seconds": (now - self.last) * (self.processes.rank == 0)}
         self.last = now
         sums = self._over_processes(sums)
-        norm = self._clip()
+        norm = float(self.spread.clip_gradients(self.config.clip_norm))
         if why := self.guard.trouble(sums["cross_entropy"], norm):
             self._undo(why)
             return None
@@ -322,35 +328,30 @@ class _Run:
         sizes = [self.objective.size(batch) for batch in batches]
         mine = torch.tensor([sum(size.targets for size in sizes)], dtype=torch.float64, device=self.device)
         targets = max(1.0, self.processes.sum(mine).item())
+        # What routers add is a mean over tokens, of which every batch of every process has as many.
+        part = 1 / (len(batches) * self.processes.count)
         sums = dict.fromkeys(("cross_entropy", "aux_loss", "z_loss", "correct"), 0.0)
-        for batch, size in zip(batches, sizes, strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                loss = self.objective(self.model, batch)
-            share = size.targets / targets
-            # Gradients are averaged over processes, so each counts as often as there are processes.
-            (self._total(loss) * (share * self.processes.count)).backward()
+        for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
+            with self.spread.accumulating(number == len(batches)):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                    loss = self.objective(self.spread.module, batch)
+                cross_entropy = loss.cross_entropy * (size.targets / targets)
+                routers = self.config.aux_loss_coef * loss.aux_loss + self.model.routing.z_loss_coef * loss.z_loss
+                (cross_entropy + routers * part).backward()
             self.balance.add(loss.routes)
-            sums["cross_entropy"] += loss.cross_entropy.item() * share
-            sums["aux_loss"] += loss.aux_loss.item() * share
-            sums["z_loss"] += loss.z_loss.item() * share
+            sums["cross_entropy"] += cross_entropy.item()
+            sums["aux_loss"] += loss.aux_loss.item() * part
+            sums["z_loss"] += loss.z_loss.item() * part
             sums["correct"] += loss.correct.item() / targets
+        self.spread.finish_backward()
         sums["tokens"] = float(sum(size.tokens for size in sizes))
         sums["examples"] = float(sum(size.examples for size in sizes))
         sums["flops"] = sum(self.flops.of(size) for size in sizes)
         return sums
 
-    def _total(self, loss: Loss) -> Tensor:
-        z_loss_coef = self.model.routing.z_loss_coef
-        return loss.cross_entropy + self.config.aux_loss_coef * loss.aux_loss + z_loss_coef * loss.z_loss
-
     def _over_processes(self, sums: dict[str, float]) -> dict[str, float]:
         values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
         return dict(zip(sums, self.processes.sum(values).tolist(), strict=True))
-
-    def _clip(self) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.clip_norm)
-        whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        return float(whole)
 
     def _advance(self, sums: dict[str, float]) -> None:
         self.progress.step += 1
@@ -386,7 +387,7 @@ class _Run:
             "peak_share": round(sums["flops"] / seconds / (self.peak_flops * self.processes.count), 4),
             "memory_bytes": memory_bytes(self.device),
             "z_loss": round(sums["z_loss"], 5),
-            **self.balance.summary(self.processes),
+            **self.balance.summary(self.processes, self.device),
         }
         every = self.config.validate_every
         if self.validation and every and (self.progress.step % every == 0 or self._share() >= 1):
@@ -409,7 +410,7 @@ class _Run:
         for batch in batches:
             count = self.objective.size(batch).targets
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                total += self.objective(self.model, batch).cross_entropy.item() * count
+                total += self.objective(self.spread.module, batch).cross_entropy.item() * count
             targets += count
         return round(total / max(1, targets), 6)
 

@@ -31,33 +31,33 @@ class TuneConfig(TrainConfig):
 Epochs = Callable[[int], Sequence[Pack]]
 
 
-class PackEpochs:
-    """The packs of `epochs(0)`, `epochs(1)`, ... without end, one a batch; an epoch is made when its first pack is wanted."""
+class EpochSource:
+    """The batches of `epochs(0)`, `epochs(1)`, ... without end; an epoch is made when its first batch is wanted."""
 
-    def __init__(self, epochs: Epochs) -> None:
+    def __init__(self, epochs: Callable[[int], Sequence[Any]]) -> None:
         self._epochs = epochs
-        self._packs: Sequence[Pack] | None = None
+        self._batches: Sequence[Any] | None = None
         self._epoch, self._position = 0, 0
 
-    def next_batch(self) -> Pack:
-        """The next pack. Raises StopIteration where an epoch is empty."""
-        if self._packs is not None and self._position >= len(self._packs):
-            self._epoch, self._position, self._packs = self._epoch + 1, 0, None
-        if self._packs is None:
-            self._packs = self._epochs(self._epoch)
-        if not self._packs:
+    def next_batch(self) -> Any:
+        """The next one. Raises StopIteration where an epoch is empty."""
+        if self._batches is not None and self._position >= len(self._batches):
+            self._epoch, self._position, self._batches = self._epoch + 1, 0, None
+        if self._batches is None:
+            self._batches = self._epochs(self._epoch)
+        if not self._batches:
             raise StopIteration
         self._position += 1
-        return self._packs[self._position - 1]
+        return self._batches[self._position - 1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, and packs of it that were given."""
+        """Epoch, and batches of it that were given."""
         return {"epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go there."""
         if state["epoch"] != self._epoch:
-            self._packs = None
+            self._batches = None
         self._epoch, self._position = state["epoch"], state["position"]
 
 
@@ -77,7 +77,7 @@ def tune(
 
     `rounding` has GGUF types by the names of the parameters that are to be trained through them (`train.rounding`).
     """
-    source = PackEpochs(epochs)
+    source = EpochSource(epochs)
     return train(model, PackTuning(rounding or {}), source, config, out, recipe=recipe, resume=resume, on_step=on_step, say=say)
 
 

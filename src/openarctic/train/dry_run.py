@@ -1,0 +1,203 @@
+"""What a run will cost, before it runs: sizes and FLOPs by arithmetic, time and memory from a few real steps.
+
+The steps run in a temporary folder beside the run's own, with everything that a run does; the model is spoiled by them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openarctic.config import read_object, write_text
+from openarctic.errors import CapacityError
+from openarctic.model.memory import check_memory
+from openarctic.planner.training import TrainingBytes, training_bytes
+from openarctic.train.checkpoint import checkpoints_folder, saved_steps
+from openarctic.train.job import Job
+from openarctic.train.objectives import device_of
+from openarctic.train.optimizer import is_hidden_matrix
+from openarctic.train.throughput import gemm_flops, memory_bytes, step_flops
+from openarctic.train.trainer import Progress, train
+
+ESTIMATE = "estimate.json"
+MIN_STEPS, MAX_STEPS, TRIAL_SECONDS = 4, 24, 10.0
+FORWARD_SHARE = 1 / 3  # of a step's time: the backward pass has two products for each of the forward's
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """Sizes in parameters and bytes, time in seconds. `memory_bytes` is the most that the process (or accelerator) holds."""
+
+    parameters: int
+    active_parameters: int
+    trained_parameters: int
+    steps: int | None  # None: the run ends by its minutes
+    tokens_per_step: float
+    flops_per_step: float
+    weight_bytes: int
+    gradient_bytes: int
+    moment_bytes: int
+    memory_bytes: int
+    checkpoint_bytes: int
+    disk_bytes: int  # of all checkpoints at once
+    seconds_per_step: float
+    tokens_per_s: float
+    peak_flops: float
+    peak_share: float
+    seconds: float  # of the whole run: steps, validation, checkpoints
+
+
+def bytes_needed(job: Job) -> TrainingBytes:
+    """What the job's training holds at least."""
+    parameters = dict(job.model.named_parameters())
+    trained = {name: p for name, p in parameters.items() if p.requires_grad}
+    hidden = sum(p.numel() for name, p in trained.items() if is_hidden_matrix(name, p))
+    total = sum(p.numel() for p in parameters.values())
+    return training_bytes(total, sum(p.numel() for p in trained.values()), hidden, job.config.optimizer)
+
+
+def disk_needed(job: Job, checkpoint_bytes: int) -> int:
+    """Bytes of all checkpoints that the run keeps at once: the last ones, the one being written, and every Nth."""
+    config = job.config
+    marked = config.steps // config.keep_every if config.steps and config.keep_every else 0
+    return checkpoint_bytes * (config.keep_last + 1 + marked)
+
+
+def check_room(job: Job, out: Path) -> None:
+    """Raise CapacityError, with both numbers, before a run that lacks memory or disk for what it holds at least."""
+    needed = bytes_needed(job)
+    if device_of(job.model).type == "cpu":  # the weights are there already
+        check_memory(
+            needed.gradients + needed.moments, "training (gradients and moments)", "train fewer parameters, or a smaller model"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    disk, free = disk_needed(job, needed.checkpoint), shutil.disk_usage(out).free
+    if disk > free:
+        told = f"the checkpoints take {disk / 1e9:.1f} GB, {free / 1e9:.1f} GB are free at {out}"
+        raise CapacityError(told, "make room, or set train.keep_last=1")
+
+
+def estimate(job: Job, out: Path) -> Estimate:
+    """Run a few steps and say what the whole run takes; `out/estimate.json` keeps it for the comparison afterwards.
+
+    Raises CapacityError where memory or disk do not suffice.
+    """
+    check_room(job, out)
+    needed, trial = bytes_needed(job), _try(job, out)
+    parameters = dict(job.model.named_parameters())
+    config = job.model.config
+    experts = sum(p.numel() for name, p in parameters.items() if ".experts." in name)
+    idle = experts * (config.num_local_experts - config.num_experts_per_tok) // config.num_local_experts if experts else 0
+    total = sum(p.numel() for p in parameters.values())
+    peak = gemm_flops(torch.bfloat16 if job.config.precision == "bf16" else torch.float32, device_of(job.model))
+    found = Estimate(
+        parameters=total,
+        active_parameters=total - idle,
+        trained_parameters=sum(p.numel() for p in parameters.values() if p.requires_grad),
+        steps=job.config.steps,
+        tokens_per_step=trial.tokens,
+        flops_per_step=trial.flops,
+        weight_bytes=needed.weights,
+        gradient_bytes=needed.gradients,
+        moment_bytes=needed.moments,
+        memory_bytes=memory_bytes(device_of(job.model)),
+        checkpoint_bytes=trial.checkpoint_bytes,
+        disk_bytes=disk_needed(job, trial.checkpoint_bytes),
+        seconds_per_step=trial.seconds,
+        tokens_per_s=trial.tokens / trial.seconds,
+        peak_flops=peak,
+        peak_share=trial.flops / trial.seconds / peak,
+        seconds=_seconds(job, trial),
+    )
+    write_text(out / ESTIMATE, json.dumps(asdict(found), indent=2) + "\n")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Means of a step, and what a checkpoint took."""
+
+    seconds: float
+    tokens: float
+    flops: float
+    checkpoint_seconds: float
+    checkpoint_bytes: int
+
+
+class _Watched:
+    """A source that ends when enough steps were seen, and counts what its batches compute."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._flops = job, step_flops(job.model)
+        self.flops: list[float] = []
+        self.seen: list[tuple[float, Progress]] = []  # time of day and progress after every step
+
+    def next_batch(self) -> Any:
+        if len(self.seen) >= MIN_STEPS and self.seen[-1][1].seconds > TRIAL_SECONDS:
+            raise StopIteration
+        batch = self._job.source.next_batch()
+        self.flops.append(self._flops.of(self._job.objective.size(batch)))
+        return batch
+
+    def note(self, progress: Progress, record: dict[str, Any]) -> None:
+        self.seen.append((time.monotonic(), replace(progress)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise CapacityError("the trial steps went wrong: a loss was not finite", "look at the data and the learning rate")
+
+
+def _try(job: Job, out: Path) -> _Trial:
+    """Train a few steps in a folder of their own."""
+    watched = _Watched(job)
+    steps = min(MAX_STEPS, job.config.steps or MAX_STEPS)
+    config = replace(job.config, steps=steps, minutes=None, checkpoint_steps=None, checkpoint_minutes=1e9, validate_every=None)
+    with tempfile.TemporaryDirectory(prefix="dry-run-", dir=out) as folder:
+        train(job.model, job.objective, watched, config, Path(folder), on_step=watched.note)
+        checkpoint_seconds = time.monotonic() - watched.seen[-1][0]
+        newest = checkpoints_folder(Path(folder)) / f"step-{saved_steps(Path(folder))[-1]}"
+        checkpoint_bytes = sum(path.stat().st_size for path in newest.iterdir())
+    # The first step pays for what is made once.
+    first, last = watched.seen[min(1, len(watched.seen) - 1)][1], watched.seen[-1][1]
+    if last.step == first.step:
+        first = Progress()
+    steps = last.step - first.step
+    return _Trial(
+        seconds=(last.seconds - first.seconds) / steps,
+        tokens=(last.tokens - first.tokens) / steps,
+        flops=sum(watched.flops) / len(watched.flops) * job.config.accumulate,
+        checkpoint_seconds=checkpoint_seconds,
+        checkpoint_bytes=checkpoint_bytes,
+    )
+
+
+def _seconds(job: Job, trial: _Trial) -> float:
+    """Of the whole run."""
+    config = job.config
+    training = config.steps * trial.seconds if config.steps else math.inf
+    if config.minutes:
+        training = min(training, 60 * config.minutes)
+    steps = training / trial.seconds
+    saves = 2 + (steps / config.checkpoint_steps if config.checkpoint_steps else training / 60 / config.checkpoint_minutes)
+    held_out = sum(job.objective.size(batch).tokens for batches in job.validation.values() for batch in batches)
+    validations = steps / config.validate_every if config.validate_every else 0.0
+    return training + saves * trial.checkpoint_seconds + validations * held_out * trial.seconds / trial.tokens * FORWARD_SHARE
+
+
+def compare(out: Path, progress: Progress) -> str | None:
+    """What was estimated for so many steps beside what they took; None without an estimate."""
+    if not (out / ESTIMATE).is_file() or not progress.step:
+        return None
+    told = read_object(out / ESTIMATE)
+    wanted, took = told["seconds_per_step"] * progress.step, progress.seconds
+    return f"estimated {wanted:.1f} s for {progress.step} steps, they took {took:.1f} s ({took / wanted - 1:+.0%})"
