@@ -86,9 +86,10 @@ def _require_torch() -> None:
 
     try:
         import torch  # noqa: F401
-        import transformers  # noqa: F401 - the model stands on it
+        import transformers
     except ImportError as error:
         raise MissingError("training needs PyTorch and transformers", "pip install 'openarctic[train]'") from error
+    transformers.utils.logging.disable_progress_bar()  # the line of progress is ours
 
 
 def _job(args: argparse.Namespace) -> Job:

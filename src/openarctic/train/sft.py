@@ -53,6 +53,10 @@ class SftRecipe:
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     train: TrainConfig = field(default_factory=lambda: TuneConfig(lr=2e-4, expert_lr=None, validate_every=100))
 
+    def __post_init__(self) -> None:
+        if self.min_shared_tokens < 1:
+            raise UserError(f"min_shared_tokens is {self.min_shared_tokens}", "a pack has a prefix of at least one token")
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -269,6 +273,7 @@ def _sequence(examples: Sequence[Example]) -> Batch:
     labels = np.concatenate([[*[IGNORED] * len(e.prompt), *e.target] for e in examples])
     documents = np.repeat(np.arange(len(examples)), [len(e) for e in examples])
     positions = np.concatenate([np.arange(len(e)) for e in examples])
+    labels[positions == 0] = IGNORED  # nothing stands before it
     return Batch(
         ids.astype(np.int64)[None],
         labels.astype(np.int64)[None],

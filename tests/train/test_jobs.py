@@ -1,0 +1,237 @@
+"""Recipes from their inputs to a model file: pretrain on token shards, sft on prompts and responses; and what a dry run says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from openarctic.cli import main  # noqa: E402
+from openarctic.data.prepare import PrepareOptions, prepare  # noqa: E402
+from openarctic.engine import Engine  # noqa: E402
+from openarctic.errors import CapacityError, MissingError, UserError  # noqa: E402
+from openarctic.formats.bundled import model_path  # noqa: E402
+from openarctic.formats.gguf import read_gguf  # noqa: E402
+from openarctic.model import load_model, memory  # noqa: E402
+from openarctic.tokenizer import Tokenizer  # noqa: E402
+from openarctic.train.config import TrainConfig  # noqa: E402
+from openarctic.train.dry_run import bytes_needed, check_room, estimate  # noqa: E402
+from openarctic.train.packing import Pack  # noqa: E402
+from openarctic.train.pretrain import SMALL_HYBRID, PretrainRecipe, pretrain_job  # noqa: E402
+from openarctic.train.runlog import read_log  # noqa: E402
+from openarctic.train.sft import Example, SftRecipe, packs_of, read_examples, sequences_of, sft_job, share_beginnings  # noqa: E402
+
+RECIPE = PretrainRecipe(
+    model=replace(
+        SMALL_HYBRID, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4, num_local_experts=4
+    ),
+    tokens=64 * 8 * 4,
+    sequence_length=64,
+    batch_tokens=64 * 4,
+    max_epochs=None,
+    validation_sequences=2,
+    train=TrainConfig(lr=1e-3, warmup_steps=2, validate_every=4, accumulate=2),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_gguf_metadata(read_gguf(model_path("arctic-nano")).metadata).truncate(400)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> list[Path]:
+    folder = tmp_path_factory.mktemp("data")
+    for domain, words in (("numbers", "one two three four five"), ("colours", "red green blue yellow")):
+        text = "\n\n".join(" ".join(words.split()[i % 3 :]) + f" {i}." for i in range(150))
+        (folder / f"{domain}.txt").write_text(text)
+        options = PrepareOptions(domain=domain, validation_share=0.1)
+        prepare([folder / f"{domain}.txt"], tokenizer, folder / domain, options, note=lambda line: None)
+    return [folder / "numbers", folder / "colours"]
+
+
+def test_from_shards_to_files_of_one_model(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
+    assert job.config.steps == 4  # 8 batches, 2 a step
+    gguf, folder = job.run(tmp_path)
+    log = read_log(tmp_path)
+    assert len(log) == 4 and set(log[-1]["validation"]) == {"numbers", "colours"}
+    assert len(log[0]["expert_load"]) == 2 and log[-1]["loss"] < log[0]["loss"]
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model"]["vocab_size"] == tokenizer.vocab_size and saved["train"]["steps"] == 4
+
+    ids = tokenizer.encode("red green blue")
+    with torch.no_grad():
+        wanted = job.model.eval()(torch.tensor([ids])).logits[0].numpy()
+        from_folder = load_model(folder)(torch.tensor([ids])).logits[0].numpy()
+    assert np.abs(from_folder - wanted).max() < 1e-5
+    assert np.abs(Engine.load(gguf, threads=1, cache_type="f32").logits(ids) - wanted).max() < 0.02
+
+    # Nothing is left to do, and another budget is another run.
+    assert pretrain_job(RECIPE, shards, tokenizer, tmp_path).run(tmp_path) == (gguf, folder)
+    with pytest.raises(UserError, match=r"batch_tokens \(256 -> 128\)"):
+        pretrain_job(replace(RECIPE, batch_tokens=128), shards, tokenizer, tmp_path).run(tmp_path)
+
+
+def test_data_that_do_not_fit_are_told(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match="tokenised by another tokenizer"):
+        pretrain_job(RECIPE, shards, tokenizer.truncate(300), tmp_path)
+    with pytest.raises(UserError, match="no training data"):
+        pretrain_job(RECIPE, [], tokenizer, tmp_path)
+    with pytest.raises(UserError, match="two folders are of domain numbers"):
+        pretrain_job(RECIPE, [shards[0], shards[0]], tokenizer, tmp_path)
+    with pytest.raises(UserError, match="epochs of its"):
+        pretrain_job(replace(RECIPE, max_epochs=0.01), shards, tokenizer, tmp_path)
+
+
+def test_a_dry_run_says_what_the_run_takes(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
+    found = estimate(job, tmp_path)
+    parameters = sum(p.numel() for p in job.model.parameters())
+    experts = sum(p.numel() for n, p in job.model.named_parameters() if ".experts." in n)
+    assert (found.parameters, found.active_parameters) == (parameters, parameters - experts // 2)
+    assert found.steps == 4 and found.tokens_per_step == 512
+    assert 8 * parameters <= found.moment_bytes < found.memory_bytes
+    # A checkpoint holds weights and two moments; files and manifest add little.
+    assert 12 * parameters < found.checkpoint_bytes < 12 * parameters + 100_000
+    assert 4 * found.seconds_per_step <= found.seconds
+    assert {p.name for p in tmp_path.iterdir()} == {"estimate.json"}
+
+
+def test_too_little_memory_or_disk_is_said_before_the_run(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemAvailable: 100 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    with pytest.raises(CapacityError, match="gradients and moments"):
+        check_room(job, tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": bytes_needed(job).checkpoint})())
+    with pytest.raises(CapacityError, match="the checkpoints take"):
+        check_room(job, tmp_path / "run")
+
+
+def test_muon_keeps_one_moment_for_hidden_matrices(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    recipe = replace(RECIPE, train=replace(RECIPE.train, optimizer="muon", steps=1))
+    job = pretrain_job(recipe, shards, tokenizer, tmp_path)
+    needed = bytes_needed(job)
+    job.run(tmp_path)
+    state = (tmp_path / "checkpoints" / "step-1" / "state-00001-of-00001.safetensors").stat().st_size
+    assert needed.checkpoint < state < needed.checkpoint + 50_000
+
+
+# Supervised tuning
+
+PAIRS = [{"prompt": f"Colours are red, green and blue. Say number {i}:", "response": f" it is {i}"} for i in range(12)]
+OTHERS = [{"prompt": f"{i} plus one is", "response": f" {i + 1}"} for i in range(20)]
+
+
+def write_lines(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> Path:
+    recipe = replace(RECIPE, train=replace(RECIPE.train, steps=1))
+    return pretrain_job(recipe, shards, tokenizer, tmp_path / "base").run(tmp_path / "base")[1]
+
+
+def test_tuning_learns_the_answers_and_packs_what_is_shared(tmp_path: Path, base: Path) -> None:
+    data = write_lines(tmp_path / "pairs.jsonl", PAIRS + OTHERS)
+    recipe = SftRecipe(
+        epochs=3,
+        batch_tokens=128,
+        min_shared_tokens=8,
+        validation_share=0.1,
+        frozen=("model.embed_tokens.*",),
+        train=replace(SftRecipe().train, lr=5e-3, warmup_steps=1),
+    )
+    job = sft_job(recipe, [data], base, tmp_path / "run")
+    kinds = {type(batch).__name__ for batch in job.source._epochs(0)}  # type: ignore[attr-defined]
+    assert kinds == {"Pack", "Batch"}
+    embedding = job.model.model.embed_tokens.weight.detach().clone()
+    job.run(tmp_path / "run")
+    log = read_log(tmp_path / "run")
+    assert log[-1]["loss"] < log[0]["loss"] and "held out" in log[-1]["validation"]
+    assert torch.equal(job.model.model.embed_tokens.weight, embedding)
+
+
+def test_packs_and_sequences_hold_every_example_once(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    examples = list(read_examples(write_lines(tmp_path / "a.jsonl", OTHERS + PAIRS), tokenizer))
+    groups, single = share_beginnings(examples, 8)
+    assert [len(group) for group in groups] == [12]
+    packs = list(packs_of(groups[0], 80))
+    assert len(packs) > 1 and all(len(pack) <= 80 for pack in packs)
+    unpacked = [(pack.prefix + s.prompt, s.target) for pack in packs for s in pack.segments]
+    assert sorted(unpacked) == sorted((e.prompt, e.target) for e in groups[0])
+    batches = list(sequences_of(single, 64))
+    assert sum(int((batch.labels != -100).sum()) for batch in batches) == sum(len(e.target) for e in single)
+    assert all((batch.labels[batch.position_ids == 0] == -100).all() for batch in batches)
+
+
+def test_a_group_shares_a_beginning_among_all_its_members() -> None:
+    # 1 and 2 share much, 2 and 3 share much, 1 and 3 little: three cannot be one group.
+    prompts = [[1] * 4 + [2] * 20, [1] * 24 + [2], [1] * 24 + [3]]
+    groups, single = share_beginnings([Example(p, [9]) for p in prompts], 8)
+    assert [len(group) for group in groups] == [2] and [e.prompt for e in single] == [prompts[0]]
+    assert all(isinstance(pack, Pack) and len(pack.prefix) == 24 for pack in packs_of(groups[0], 100))
+
+
+def test_every_turn_of_the_assistant_is_learned(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    each = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    template = each + "{% if add_generation_prompt %}assistant:{% endif %}"
+    metadata = {**tokenizer.to_gguf_metadata(), "tokenizer.chat_template": template}
+    chat = Tokenizer.from_gguf_metadata(metadata)
+    messages = [{"role": r, "content": c} for r, c in (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))]
+    first, second = read_examples(write_lines(tmp_path / "chat.jsonl", [{"messages": messages}]), chat)
+    assert chat.decode(first.prompt) == "user: a\nassistant:" and chat.decode(first.target).strip() == "b"
+    assert (
+        chat.decode(second.prompt) == "user: a\nassistant: b\nuser: c\nassistant:" and chat.decode(second.target).strip() == "d"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{", "a.jsonl:2 is not JSON"),
+        ("[1]", "a.jsonl:2 is not a JSON object"),
+        ('{"prompt": NaN, "response": "x"}', "a.jsonl:2: NaN is not a value"),
+        ('{"prompt": "x"}', "a.jsonl:2: response is None"),
+        ('{"prompt": "", "response": "x"}', "a.jsonl:2: prompt is ''"),
+        ('{"messages": "x"}', "a.jsonl:2: messages must be"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', "a.jsonl:2: no message is the assistant's"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, tokenizer: Tokenizer, line: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        list(read_examples(write_lines(tmp_path / "a.jsonl", [PAIRS[0], line]), tokenizer))
+
+
+def test_long_examples_are_told_or_left_out(tmp_path: Path, base: Path) -> None:
+    data = write_lines(tmp_path / "long.jsonl", [{"prompt": "one " * 100, "response": "two"}, PAIRS[0]])
+    with pytest.raises(UserError, match="1 of 2 examples are longer than 64 tokens"):
+        sft_job(SftRecipe(max_tokens=64), [data], base, tmp_path / "run")
+    job = sft_job(SftRecipe(max_tokens=64, long_examples="drop"), [data], base, tmp_path / "run")
+    assert job.notes == ("1 examples of more than 64 tokens are left out",)
+    with pytest.raises(MissingError, match="no model at"):
+        sft_job(SftRecipe(), [data], tmp_path / "nowhere", tmp_path / "run")
+
+
+def test_the_command_refuses_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny"]) == 2
+    assert main(["train", "sft", "--out", str(tmp_path)]) == 2
+    assert main(["train", "pretrain", "--out", str(tmp_path)]) == 2
+    assert main(["train", "tiny", "--out", str(tmp_path), "--resume", "sometimes"]) == 2
+    assert main(["train", "tiny", "--out", str(tmp_path), "--set", "train.optimizer=sgd"]) == 2
+    told = capsys.readouterr().err
+    for part in ("--out is missing", "--base is missing", "--tokenizer is missing", "'sometimes' is not", "one of adamw, muon"):
+        assert part in told
