@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -33,9 +34,33 @@ def rotary(config: ArcticConfig, position_ids: Tensor, dtype: torch.dtype) -> tu
 
 
 def rotate(x_BASD: Tensor, cos_B1SD: Tensor, sin_B1SD: Tensor) -> Tensor:
-    """Rotary embedding over pairs (i, i + D/2)."""
+    """Rotary embedding over pairs (i, i + D/2): the readable form of what attention does."""
     first, second = x_BASD.chunk(2, -1)
     return x_BASD * cos_B1SD + torch.cat((-second, first), -1) * sin_B1SD
+
+
+class _Rotate(torch.autograd.Function):
+    """`rotate` to the same bits with fewer steps over memory; backwards it turns the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BASD: Tensor, cos_B1SD: Tensor, sin_B1SD: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_B1SD, sin_B1SD)
+        return _turned(x_BASD, cos_B1SD, sin_B1SD, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_BASD: Tensor) -> tuple[Tensor, None, None]:
+        cos_B1SD, sin_B1SD = ctx.saved_tensors
+        return _turned(dout_BASD, cos_B1SD, sin_B1SD, -1), None, None
+
+
+def _turned(x_BASD: Tensor, cos_B1SD: Tensor, sin_B1SD: Tensor, sense: int) -> Tensor:
+    half = x_BASD.shape[-1] // 2
+    sin = sin_B1SD[..., :half]  # both halves of the table are the same
+    out = x_BASD * cos_B1SD
+    out[..., :half].sub_(x_BASD[..., half:] * sin, alpha=sense)
+    out[..., half:].add_(x_BASD[..., :half] * sin, alpha=sense)
+    return out
 
 
 def attend_plainly(
@@ -83,7 +108,7 @@ class SelfAttention(nn.Module):
         Tokens see what `attention_mask` lets them see, or `attention`, which then computes it.
         """
         q, k, v = (p(x_BSH).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = _Rotate.apply(q, *rope), _Rotate.apply(k, *rope)
         if cache is not None:
             # Older transformers tell a static cache where to write; newer ones count for themselves.
             place = ({"cache_position": options["cache_position"]},) if "cache_position" in options else ()

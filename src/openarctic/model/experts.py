@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from openarctic.model.mlp import MLP
+from openarctic.model.recompute import recomputing
 from openarctic.model.routing import Route
 
 
@@ -148,7 +149,7 @@ class _Products(torch.autograd.Function):
     """(x, weight of each row or None, rows or None, counts, w1, w2, w3 of each expert) -> weighed outputs [N, H].
 
     With `rows`, x are tokens [T, H] and are gathered expert by expert, while they are in the processor's cache; else x are the
-    rows. Kept for the backward pass are x and what w1 and w3 gave; the rest is cheaper to compute again than to read.
+    rows. Kept of each expert are what w1 and w3 gave; and its rows and activations, unless the layer recomputes.
     """
 
     @staticmethod
@@ -161,14 +162,15 @@ class _Products(torch.autograd.Function):
             w1, w2, w3 = (m.to(x.dtype) for m in matrices[3 * e : 3 * e + 3])
             x_nH = _take(x, rows, own)
             gate_nI, up_nI = x_nH @ w1.T, x_nH @ w3.T
-            out_nH = (F.silu(gate_nI) * up_nI) @ w2.T
+            silu_nI, act_nI = _activate(gate_nI, up_nI)
+            out_nH = act_nI @ w2.T
             if weight_N is None:
                 y_NH[own] = out_nH
             else:
                 torch.mul(out_nH, weight_N[own, None], out=y_NH[own])
-            kept += (gate_nI, up_nI)
+            kept += (gate_nI, up_nI) if recomputing() else (gate_nI, up_nI, x_nH, silu_nI, act_nI)
         ctx.save_for_backward(x, weight_N, *matrices, *kept)
-        ctx.rows, ctx.counts = rows, counts
+        ctx.rows, ctx.counts, ctx.recomputes = rows, counts, recomputing()
         return y_NH
 
     @staticmethod
@@ -183,21 +185,22 @@ class _Products(torch.autograd.Function):
         for e, own in enumerate(_slices(ctx.counts)):
             stored, wanted = matrices[3 * e : 3 * e + 3], wants[3 * e : 3 * e + 3]
             w1, w2, w3 = (m.to(x.dtype) for m in stored)
-            gate_nI, up_nI = kept[2 * e : 2 * e + 2]
+            if ctx.recomputes:
+                gate_nI, up_nI = kept[2 * e : 2 * e + 2]
+                x_nH, (silu_nI, act_nI) = _take(x, ctx.rows, own), _activate(gate_nI, up_nI)
+            else:
+                gate_nI, up_nI, x_nH, silu_nI, act_nI = kept[5 * e : 5 * e + 5]
             dy_nH = dy_NH[own]
-            silu_nI = F.silu(gate_nI)
-            act_nI = silu_nI * up_nI
-            dact_nI = dy_nH @ w2  # of the output before weighing
+            dact_nI = dy_nH @ w2  # of the output before it is weighed
             if dweight_N is not None:
-                dweight_N[own] = torch.linalg.vecdot(dact_nI, act_nI)
+                dweight_N[own] = (dact_nI * act_nI).sum(-1)
             if weight_N is not None:
+                dy_nH = (dy_nH * weight_N[own, None]).to(x.dtype)
                 dact_nI *= weight_N[own, None]
-                act_nI *= weight_N[own, None]
-            dup_nI = silu_nI.mul_(dact_nI)
+            dup_nI = silu_nI * dact_nI
             dgate_nI = torch.ops.aten.silu_backward(dact_nI.mul_(up_nI), gate_nI)
             if dx_NH is not None:
                 torch.addmm(dgate_nI @ w1, dup_nI, w3, out=dx_NH[own])
-            x_nH = _take(x, ctx.rows, own) if wanted[0] or wanted[2] else x
             pairs = ((dgate_nI, x_nH), (dy_nH, act_nI), (dup_nI, x_nH))
             gradients += [
                 (left.T @ right).to(m.dtype) if want else None
@@ -205,6 +208,12 @@ class _Products(torch.autograd.Function):
             ]
         dx = _sum_rows(dx_NH, ctx.rows) if dx_NH is not None and ctx.rows is not None else dx_NH
         return dx, dweight_N, None, None, *gradients
+
+
+def _activate(gate_nI: Tensor, up_nI: Tensor) -> tuple[Tensor, Tensor]:
+    """silu(gate), and that times up."""
+    silu_nI = F.silu(gate_nI)
+    return silu_nI, silu_nI * up_nI
 
 
 def _slices(counts: Sequence[int]) -> list[slice]:

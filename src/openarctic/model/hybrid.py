@@ -30,24 +30,13 @@ from openarctic.model.attention import MASK_PARAMETERS, Attention, SelfAttention
 from openarctic.model.config import ArcticConfig
 from openarctic.model.experts import combine_experts
 from openarctic.model.mlp import MLP
+from openarctic.model.norm import ArcticRMSNorm
 from openarctic.model.pretrained import ArcticPreTrainedModel
+from openarctic.model.recompute import saving
 from openarctic.model.routing import Route, RouteStats, RoutingConfig, Total, jitter, route, updated_bias
 
 # transformers renamed the key-value cache in the middle of its fifth version; we answer with the name that it knows.
 _CACHE = "cache" if "cache" in {f.name for f in fields(MoeCausalLMOutputWithPast)} else "past_key_values"
-
-
-class ArcticRMSNorm(nn.Module):
-    """x / rms(x) * weight, the weight applied after the cast back to the input's dtype."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x_BSH: Tensor) -> Tensor:
-        """Normalise each token."""
-        return self.weight * F.rms_norm(x_BSH.float(), x_BSH.shape[-1:], eps=self.eps).to(x_BSH.dtype)
 
 
 class Router(nn.Linear):
@@ -147,6 +136,7 @@ class ArcticDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: ArcticConfig, index: int) -> None:
         super().__init__()
+        self.recompute = False  # see openarctic.model.recompute
         self.is_parallel = config.is_parallel_layer(index)
         self.self_attn = SelfAttention(config, index)
         is_moe = config.is_moe_layer(index)
@@ -161,6 +151,12 @@ class ArcticDecoderLayer(GradientCheckpointingLayer):
         self, x_BSH: Tensor, rope: tuple[Tensor, Tensor], **options: Any
     ) -> tuple[Tensor, Tensor | None, RouterOutput | None]:
         """The layer's output, its attention weights and what its router said."""
+        with saving(self.recompute and not self.gradient_checkpointing):
+            return self._forward(x_BSH, rope, **options)
+
+    def _forward(
+        self, x_BSH: Tensor, rope: tuple[Tensor, Tensor], **options: Any
+    ) -> tuple[Tensor, Tensor | None, RouterOutput | None]:
         attended_BSH, weights = self.self_attn(self.input_layernorm(x_BSH), rope, **options)
         h_BSH = x_BSH + attended_BSH
         if not self.is_parallel:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from openarctic.model.recompute import recomputable, recomputing
 
 
 class MLP(nn.Module):
@@ -17,4 +23,20 @@ class MLP(nn.Module):
 
     def forward(self, x_BSH: Tensor) -> Tensor:
         """Each token on its own."""
-        return self.w2(F.silu(self.w1(x_BSH)) * self.w3(x_BSH))
+        return self.w2(recomputable(_GatedSilu.apply, self.w1(x_BSH), self.w3(x_BSH)))
+
+
+class _GatedSilu(torch.autograd.Function):
+    """(gate, up) -> silu(gate) * up."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        silu = F.silu(gate)
+        ctx.save_for_backward(gate, up, None if recomputing() else silu)
+        return silu * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up, silu = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(dout * up, gate), dout * (F.silu(gate) if silu is None else silu)

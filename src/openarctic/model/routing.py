@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from openarctic.errors import UserError
+from openarctic.model.recompute import recomputable, recomputing
 
 DropRule = Literal["position", "probability", "random"]
 AuxLoss = Literal["all_choices", "first_choice"]
@@ -117,7 +119,7 @@ def route(
     with all tokens.
     """
     logits32_TE = logits_TE.float()
-    probs_TE = logits32_TE.softmax(-1)
+    probs_TE = recomputable(_Softmax.apply, logits32_TE)
     chosen_Tk = (probs_TE if bias_E is None else probs_TE + bias_E).topk(top_k, -1).indices
     probs_Tk = probs_TE.gather(1, chosen_Tk)
     num_tokens, num_experts = probs_TE.shape
@@ -143,6 +145,25 @@ def route(
         dropped=(demand_E - load_E).sum(),
         entropy=entropy,
     )
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax; a layer that recomputes keeps the logits, which are there anyway, instead of the result."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_TE: Tensor) -> Tensor:
+        probs_TE = logits_TE.softmax(-1)
+        ctx.recomputes = recomputing()
+        ctx.save_for_backward(logits_TE if ctx.recomputes else probs_TE)
+        return probs_TE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dprobs_TE: Tensor) -> Tensor:
+        (probs_TE,) = ctx.saved_tensors
+        if ctx.recomputes:
+            probs_TE = probs_TE.softmax(-1)
+        return torch.ops.aten._softmax_backward_data(dprobs_TE, probs_TE, -1, probs_TE.dtype)
 
 
 def count_routes(chosen_Tk: Tensor, num_experts: int, kept_Tk: Tensor | None = None) -> Tensor:
