@@ -87,6 +87,13 @@ def test_a_layers_products_are_those_of_the_planner() -> None:
     assert flops == pytest.approx(1000 * flops_per_token(ARCTIC, 4096).prefill, rel=1e-6)
 
 
+def test_layers_without_experts_are_computed_all_the_same() -> None:
+    every_fifth = replace(ARCTIC, moe_layer_frequency=5)
+    step = predict(every_fifth, H100, tokens=1000, context=4096)
+    flops = (step.waiting - step.communication - 7 * H100.latency) * H100.gpu.bf16_flops * H100.utilisation
+    assert flops == pytest.approx(1000 * flops_per_token(every_fifth, 4096).training, rel=1e-6)
+
+
 def test_what_travels_is_what_other_gpus_hold() -> None:
     payload = 64e6
     assert replace(H100, expert_parallel=1).exchange_seconds(payload) == 0

@@ -18,7 +18,9 @@ from typing import Literal
 
 from openarctic.errors import UserError
 from openarctic.formats.config import HybridConfig
+from openarctic.planner.flops import flops_per_token
 from openarctic.planner.hardware import Gpu
+from openarctic.planner.parameters import parameters
 
 Resource = Literal["compute", "network"]
 BACKWARD_PRODUCTS = 2  # of the same size as each one forwards: for the input's gradient and for the weight's
@@ -238,7 +240,8 @@ def predict(
 ) -> Timeline:
     """A training step of the whole model, update and gradients' reduction left out (a real run does both once in many steps)."""
     layer = layer_times(config, cluster, tokens=tokens, context=context)
-    head = 2 * config.vocab_size * config.hidden_size * tokens / (cluster.gpu.bf16_flops * cluster.utilisation)
+    num_layers = parameters(config).router // (config.num_local_experts * config.hidden_size)
+    whole = tokens * flops_per_token(config, context).training / (cluster.gpu.bf16_flops * cluster.utilisation)
+    in_layers = (1 + BACKWARD_PRODUCTS) * num_layers * (layer.router + layer.attention + layer.experts + layer.residual)
     chunks = min(chunks, config.num_local_experts // cluster.expert_parallel)
-    layers = config.num_hidden_layers // config.moe_layer_frequency
-    return timeline(layer, layers, rest=(1 + BACKWARD_PRODUCTS) * head, chunks=chunks, interference=interference)
+    return timeline(layer, num_layers, rest=max(0.0, whole - in_layers), chunks=chunks, interference=interference)
