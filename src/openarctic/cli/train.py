@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,8 @@ from openarctic.cli.progress import renew
 if TYPE_CHECKING:
     from openarctic.train.dry_run import Estimate
     from openarctic.train.job import Job
+    from openarctic.train.parallel import ParallelConfig
+    from openarctic.train.processes import Processes
 
 SUMMARY = "train a model from a recipe"
 DESCRIPTION = """\
@@ -32,6 +37,7 @@ examples:
   openarctic train sft --base ./checkpoint --data pairs.jsonl --out runs/tuned --set train.optimizer=muon
   openarctic train nano --data text2sql --out runs/nano --set tune.steps=1200
   openarctic train report runs/tiny
+  torchrun --nproc-per-node 4 --no-python openarctic train pretrain ... --set parallel.expert=2   # docs/parallel.md
 """
 RECIPES = ("tiny", "pretrain", "sft", "nano")
 
@@ -73,12 +79,14 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.recipe == "nano":
         return _train_nano(args)
-    job = _job(args)
-    for note in job.notes:
-        _say(note)
-    if args.dry_run:
-        return _dry_run(job, args.out)
-    return _train(job, args)
+    with contextlib.ExitStack() as stack:
+        job = _job(args, stack)
+        is_first = job.processes.rank == 0
+        for note in job.notes if is_first else ():
+            _say(note)
+        if args.dry_run:
+            return _dry_run(job, args.out)
+        return _train(job, args)
 
 
 def _require_torch() -> None:
@@ -92,7 +100,8 @@ def _require_torch() -> None:
     transformers.utils.logging.disable_progress_bar()  # the line of progress is ours
 
 
-def _job(args: argparse.Namespace) -> Job:
+def _job(args: argparse.Namespace, stack: contextlib.ExitStack) -> Job:
+    """The run that was asked for; where torchrun started several processes, this one's part in it until `stack` ends."""
     from openarctic.cli.data_prepare import read_tokenizer
     from openarctic.config import override
     from openarctic.errors import UserError
@@ -102,22 +111,56 @@ def _job(args: argparse.Namespace) -> Job:
 
         if args.base is None:
             raise UserError("--base is missing", "name the model to tune: a checkpoint folder or a GGUF file")
+        if "WORLD_SIZE" in os.environ:
+            raise UserError("sft trains in one process", "start it without torchrun")
         return sft_job(override(SftRecipe(), args.set), args.data, args.base, args.out)
     if args.recipe == "tiny":
         from openarctic.train.tiny import tiny_job, tiny_recipe
 
-        return tiny_job(override(tiny_recipe(), args.set), read_tokenizer(args.tokenizer or "arctic-nano"), args.out)
+        recipe = override(tiny_recipe(), args.set)
+        processes = _join(recipe.parallel, args, stack)
+        return _spread(tiny_job(recipe, read_tokenizer(args.tokenizer or "arctic-nano"), args.out, processes))
     from openarctic.train.pretrain import PretrainRecipe, pretrain_job
 
     if args.tokenizer is None:
         raise UserError("--tokenizer is missing", "name the model whose tokenizer made the data")
-    return pretrain_job(override(PretrainRecipe(), args.set), args.data, read_tokenizer(args.tokenizer), args.out)
+    recipe = override(PretrainRecipe(), args.set)
+    processes = _join(recipe.parallel, args, stack)
+    return _spread(pretrain_job(recipe, args.data, read_tokenizer(args.tokenizer), args.out, processes))
+
+
+def _join(config: ParallelConfig, args: argparse.Namespace, stack: contextlib.ExitStack) -> Processes:
+    from openarctic.errors import UserError
+    from openarctic.train.parallel import ParallelConfig, join
+    from openarctic.train.processes import ALONE
+
+    if "WORLD_SIZE" in os.environ:
+        if args.dry_run:
+            raise UserError("a dry run takes one process", "start it without torchrun")
+        return stack.enter_context(join(config))
+    if (config.expert, config.shard) != (ParallelConfig().expert, ParallelConfig().shard):
+        raise UserError(
+            f"parallel.expert={config.expert}, parallel.shard={config.shard} in one process", "start it with torchrun"
+        )
+    return ALONE
+
+
+def _spread(job: Job) -> Job:
+    """The job with its model shared by the processes, where there are several."""
+    from openarctic.train.parallel import ParallelModel, Processes
+
+    if not isinstance(job.processes, Processes):
+        return job
+    return replace(job, spread=ParallelModel(job.model, job.processes))
 
 
 def _train(job: Job, args: argparse.Namespace) -> int:
     from openarctic.train.dry_run import check_room, compare
 
     check_room(job, args.out)
+    if job.processes.rank > 0:
+        job.run(args.out, resume=args.resume)
+        return 0
     meter = Meter()
     paths = job.run(args.out, resume=args.resume, on_step=meter, say=_say)
     if meter.last and (told := compare(args.out, meter.last)):

@@ -23,7 +23,7 @@ class Job:
     model: ArcticForCausalLM
     objective: Objective
     source: Source
-    finish: Callable[[Progress], tuple[Path, ...]]
+    finish: Callable[[ArcticForCausalLM, Progress], tuple[Path, ...]]
     validation: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what whoever starts it should know
     processes: Processes = ALONE
@@ -52,4 +52,5 @@ class Job:
             processes=self.processes,
             spread=self.spread,
         )
-        return self.finish(progress) if self.processes.rank == 0 else ()
+        whole = self.spread.whole_model() if self.spread else self.model
+        return () if whole is None else self.finish(whole, progress)

@@ -31,6 +31,7 @@ from openarctic.train.config import TrainConfig
 from openarctic.train.export import export_model
 from openarctic.train.job import Job
 from openarctic.train.objectives import LanguageModelling
+from openarctic.train.parallel.config import ParallelConfig
 from openarctic.train.processes import ALONE, Processes
 from openarctic.train.trainer import Progress
 
@@ -70,6 +71,7 @@ class PretrainRecipe:
     validation_sequences: int = 64  # at most, of each domain
     export_type: str = "F16"
     routing: RoutingConfig = field(default_factory=RoutingConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig, metadata={"may_change": True})
     train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3, validate_every=200, spike_sigmas=10.0))
 
 
@@ -100,14 +102,15 @@ def pretrain_job(
         model=model,
         objective=LanguageModelling(),
         source=source,
-        finish=partial(_finish, recipe, model, tokenizer, out),
+        finish=partial(_finish, recipe, tokenizer, out),
         validation=_held_out(recipe, shards),
         notes=tuple(source.changes),
+        processes=processes,
     )
 
 
 def _finish(
-    recipe: PretrainRecipe, model: ArcticForCausalLM, tokenizer: Tokenizer, out: Path, progress: Progress
+    recipe: PretrainRecipe, tokenizer: Tokenizer, out: Path, model: ArcticForCausalLM, progress: Progress
 ) -> tuple[Path, ...]:
     return export_model(model, tokenizer, out, recipe.name, recipe.export_type)
 

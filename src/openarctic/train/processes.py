@@ -40,6 +40,9 @@ class SpreadModel(Protocol):
     def clip_gradients(self, max_norm: float) -> Tensor:
         """Scale the gradient of the whole model to that norm at most; the norm before, a scalar."""
 
+    def whole_model(self) -> nn.Module | None:
+        """The model as one process has it, on the first process; None on the others."""
+
 
 class Alone:
     """One process."""
@@ -75,3 +78,7 @@ class UndividedModel:
     def clip_gradients(self, max_norm: float) -> Tensor:
         """As torch does it."""
         return torch.nn.utils.clip_grad_norm_(self.module.parameters(), max_norm)
+
+    def whole_model(self) -> nn.Module:
+        """The model."""
+        return self.module

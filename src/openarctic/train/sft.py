@@ -95,13 +95,13 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
         model=model,
         objective=SupervisedTuning(),
         source=EpochSource(epochs),
-        finish=partial(_finish, recipe, model, tokenizer, out),
+        finish=partial(_finish, recipe, tokenizer, out),
         validation={"held out": Epochs(recipe, examples[:held_out])(0)} if held_out else {},
         notes=(f"{too_long} examples of more than {recipe.max_tokens} tokens are left out",) if too_long else (),
     )
 
 
-def _finish(recipe: SftRecipe, model: ArcticForCausalLM, tokenizer: Tokenizer, out: Path, progress: Progress) -> tuple[Path, ...]:
+def _finish(recipe: SftRecipe, tokenizer: Tokenizer, out: Path, model: ArcticForCausalLM, progress: Progress) -> tuple[Path, ...]:
     return export_model(model, tokenizer, out, recipe.name, recipe.export_type)
 
 

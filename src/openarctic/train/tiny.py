@@ -12,6 +12,7 @@ from openarctic.tokenizer import Tokenizer
 from openarctic.train.config import TrainConfig
 from openarctic.train.job import Job
 from openarctic.train.pretrain import SMALL_HYBRID, PretrainRecipe, pretrain_job
+from openarctic.train.processes import ALONE, Processes
 
 VOCABULARY = 2048
 
@@ -33,11 +34,11 @@ def tiny_recipe() -> PretrainRecipe:
     )
 
 
-def tiny_job(recipe: PretrainRecipe, tokenizer: Tokenizer, out: Path) -> Job:
+def tiny_job(recipe: PretrainRecipe, tokenizer: Tokenizer, out: Path, processes: Processes = ALONE) -> Job:
     """The run on the package's own source files; `tokenizer` is cut to its first tokens."""
     small = tokenizer.truncate(VOCABULARY)
     folder = out / "data"
-    if not folder.exists():
+    if processes.rank == 0 and not folder.exists():
         out.mkdir(parents=True, exist_ok=True)
         sources = sorted(Path(openarctic.__file__).parent.rglob("*.py"))
         texts = out / "text"
@@ -47,4 +48,5 @@ def tiny_job(recipe: PretrainRecipe, tokenizer: Tokenizer, out: Path) -> Job:
             (texts / name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
         options = PrepareOptions(domain="python", read=ReadOptions(split="file"), validation_share=0.1)
         prepare([texts], small, folder, options, note=lambda line: None)
-    return pretrain_job(recipe, [folder], small, out)
+    processes.gather(None)  # until the data are there
+    return pretrain_job(recipe, [folder], small, out, processes)

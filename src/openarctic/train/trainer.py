@@ -203,7 +203,8 @@ class _Run:
     def _restore(self, saved: Checkpoint, is_rollback: bool = False) -> None:
         """Put everything back to where a checkpoint was written."""
         own = {f"model.{n}": p for n, p in self.trained.items()} | {f"model.{n}": b for n, b in self._buffers()}
-        extra = [name for name in saved.names if name.startswith("model.") and name not in own]
+        known = set().union(*self.processes.gather(set(own)))  # experts may be spread over processes
+        extra = [name for name in saved.names if name.startswith("model.") and name not in known]
         if extra:
             raise UserError(f"{saved.folder} has {len(extra)} tensors that this run does not train, such as {extra[0]}")
         for name, tensor in own.items():

@@ -119,6 +119,18 @@ class ParallelModel:
             return own if p.is_first else None
         return self._collect(own)
 
+    def whole_model(self) -> ArcticForCausalLM | None:
+        """The model as one process has it, on the first process and its CPU; None on the others. Every process must call it."""
+        state = self.full_state()
+        if state is None:
+            return None
+        with torch.device("meta"):
+            model = ArcticForCausalLM(self.model.config)
+        model.set_routing(self.model.routing)
+        model.load_state_dict(state, assign=True)
+        model.tie_weights()
+        return model
+
     def _collect(self, own: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """The experts of the processes that hold the first copy, sent to the first process."""
         p = self.processes
