@@ -1,7 +1,7 @@
 """`MixtureSource`: batches of a curriculum, each a function of its number alone.
 
 Number of batch -> stage and positions of its sequences -> domain and index in the domain (`Schedule`) -> place in the domain's
-stream (a keyed permutation among the sequences that begin in the same epoch) -> pieces of documents (`DomainStream`). Therefore
+stream (a keyed permutation among its neighbours of the same epoch) -> pieces of documents (`DomainStream`). Therefore
 one integer resumes a run, and N processes that each take every Nth sequence of a batch read together what one would read.
 """
 
@@ -187,12 +187,14 @@ class MixtureSource:
         """The sequence that is number `rank` of a domain in a stage."""
         stream, length = self._streams[domain], plan.stage.sequence_length
         start = int(plan.starts_K[domain])
-        # Sequences that begin in the same epoch change places, so that no token is read again before its epoch has ended.
+        # Sequences change places only if they begin in the same epoch, so that no token is read again before its epoch has ended.
         epoch = (start + rank * length) // stream.num_tokens
         first = max(0, -(-(epoch * stream.num_tokens - start) // length))
         stop = min(int(plan.sequences_K[domain]), -(-((epoch + 1) * stream.num_tokens - start) // length))
-        key = derive_key(self.seed, "sequences", plan.index, self.domains[domain], epoch)
-        place = first + permute_one(rank - first, stop - first, key)
+        span = max(1, stream.span // length)
+        first += (rank - first) // span * span
+        key = derive_key(self.seed, "sequences", plan.index, self.domains[domain], epoch, first)
+        place = first + permute_one(rank - first, min(span, stop - first), key)
         return lay_out(stream.read(start + place * length, length), length)
 
     def _epochs(self, plan: _StagePlan, domain: int) -> float:

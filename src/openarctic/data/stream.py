@@ -1,8 +1,8 @@
 """One domain as an endless stream of tokens: its documents in an order of their own in every epoch, epoch after epoch.
 
 What stands where is a function of the place alone, so nothing has to be remembered to go on from anywhere. Documents are shuffled
-in blocks of BLOCK neighbours and the blocks among each other; memory holds the running sums of blocks and of a few blocks'
-documents, whatever the size of the domain. `MixtureSource` shuffles the sequences, too, so that a batch meets many blocks.
+in blocks of BLOCK neighbours and the blocks among each other; `MixtureSource` shuffles the sequences of SPAN blocks as well, so that
+a batch meets many of them. Memory holds the running sums of blocks and of some blocks' documents, whatever the domain's size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from openarctic.data.shards import TokenShards
 from openarctic.errors import UserError
 
 BLOCK = 1 << 14  # documents; a domain of fewer is shuffled as a whole
-_CACHED_BLOCKS = 32
+SPAN = 16  # blocks
+_CACHED_BLOCKS = 2 * SPAN  # of 256 KiB
 
 
 class _Order(NamedTuple):
@@ -60,6 +61,11 @@ class DomainStream:
             )
         self._blocks = lru_cache(maxsize=2)(self._order_blocks)
         self._documents = lru_cache(maxsize=_CACHED_BLOCKS)(self._order_documents)
+
+    @property
+    def span(self) -> int:
+        """About how many tokens SPAN blocks have: sequences that are not further apart may change places at little cost."""
+        return SPAN * self.num_tokens // len(self._tokens_of_blocks)
 
     def read(self, start: int, length: int) -> list[NDArray[Any]]:
         """Token ids of the pieces that make up `length` tokens from token `start` of the stream on."""
