@@ -5,8 +5,8 @@ when it shares a run of N = 13 words with an evaluation text. Here a word is a r
 than N words cannot be checked; it is counted as too short (GPT-3 went down to 8 words for sets of short texts: use `words=8`).
 Runs that are frequent in the training data are not forgiven, as GPT-3's were.
 
-Memory holds the evaluation texts' runs, 64 bytes each, and one document. Words are numbered by the evaluations' vocabulary, so a
-run with a word that is not in it costs nothing; the rest is compared by a 64-bit hash, and then word by word.
+Memory holds the evaluation texts' runs, 64 bytes each, and one document. Words are numbered by the evaluations' vocabulary; a
+document's runs are looked up by 24 bits of a hash, which nearly all of them fail, then by all 64, and then word by word.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from openarctic.data.documents import Document
@@ -26,6 +28,8 @@ from openarctic.errors import UserError
 WORDS = 13
 _WORD = re.compile(r"[^\W_]+")
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+_LIKELY_BITS = 24
+_LIKELY_SHIFT = np.uint64(64 - _LIKELY_BITS)
 
 
 class Item(NamedTuple):
@@ -84,24 +88,24 @@ class ContaminationCheck:
         return Finding(document.source, document.index, overlaps)
 
     def _look_up(self, text: str) -> Counter[int]:
-        find = self._numbers.get
-        numbers = np.array([find(word, 0) for word in normalised_words(text)], np.int32)
-        places = _runs_of_known(numbers, self.words)
+        words = normalised_words(text)
+        numbers = np.fromiter(map(self._numbers.get, words, repeat(0)), np.int32, len(words))
         found: Counter[int] = Counter()
-        if not len(places):
+        if len(numbers) < self.words:
             return found
-        hashes = _hash(numbers, places, self.words)
-        low = np.searchsorted(self._table.hashes, hashes, "left")
-        high = np.searchsorted(self._table.hashes, hashes, "right")
-        for hit in np.flatnonzero(low < high):
-            run = numbers[places[hit] : places[hit] + self.words]
-            for row in range(int(low[hit]), int(high[hit])):
-                if np.array_equal(self._table.runs[row], run):
+        hashes = _hash(numbers, self.words)
+        places = np.flatnonzero(self._table.is_likely[hashes >> _LIKELY_SHIFT])
+        rows = np.minimum(np.searchsorted(self._table.hashes, hashes[places]), len(self._table.hashes) - 1)
+        is_there = self._table.hashes[rows] == hashes[places]
+        for place, row in zip(places[is_there].tolist(), rows[is_there].tolist(), strict=True):
+            while row < len(self._table.hashes) and self._table.hashes[row] == hashes[place]:
+                if np.array_equal(self._table.runs[row], numbers[place : place + self.words]):
                     found[int(self._table.owners[row])] += 1
+                row += 1
         return found
 
     def _build(self, evaluations: Mapping[str, Iterable[Document]]) -> _Table:
-        all_runs, all_owners = [], []
+        all_runs, all_hashes, all_owners = [], [], []
         for name, documents in evaluations.items():
             coverage = self.evaluations[name]
             for document in documents:
@@ -111,38 +115,37 @@ class ContaminationCheck:
                     coverage.too_short += 1
                     continue
                 numbers = np.array([self._numbers.setdefault(word, len(self._numbers) + 1) for word in words], np.int32)
-                all_runs.append(np.lib.stride_tricks.sliding_window_view(numbers, self.words))
+                all_runs.append(sliding_window_view(numbers, self.words))
+                all_hashes.append(_hash(numbers, self.words))
                 all_owners.append(np.full(len(all_runs[-1]), len(self._items), np.int32))
                 self._items.append(Item(name, document.index))
         if not all_runs:
             told = ", ".join(evaluations) or "none were given"
             raise UserError(f"no evaluation text has {self.words} words: {told}", "look for shorter runs")
-        runs, owners = np.concatenate(all_runs), np.concatenate(all_owners)
-        hashes = _hash(runs.ravel(), np.arange(0, runs.size, self.words), self.words)
+        runs, hashes, owners = np.concatenate(all_runs), np.concatenate(all_hashes), np.concatenate(all_owners)
         order = np.argsort(hashes, kind="stable")
-        return _Table(hashes[order], runs[order], owners[order])
+        is_likely = np.zeros(1 << _LIKELY_BITS, np.bool_)
+        is_likely[hashes >> _LIKELY_SHIFT] = True
+        return _Table(hashes[order], runs[order], owners[order], is_likely)
 
 
 class _Table(NamedTuple):
-    """Runs [G, N] in the order of their hashes [G], and the item that each is from [G]."""
+    """Runs [G, N] in the order of their hashes [G], the item that each is from [G], and which high bits a hash of theirs has."""
 
     hashes: NDArray[np.uint64]
     runs: NDArray[np.int32]
     owners: NDArray[np.int32]
+    is_likely: NDArray[np.bool_]
 
 
-def _runs_of_known(numbers: NDArray[np.int32], words: int) -> NDArray[np.int64]:
-    """Where runs of `words` words begin that are all in the vocabulary."""
-    unknown_before = np.concatenate([[0], np.cumsum(numbers == 0)])
-    return np.flatnonzero(unknown_before[words:] == unknown_before[:-words])
-
-
-def _hash(numbers: NDArray[np.int32], places: NDArray[np.int64], words: int) -> NDArray[np.uint64]:
-    """A polynomial of each run's numbers, modulo 2^64."""
-    values = np.zeros(len(places), np.uint64)
+def _hash(numbers: NDArray[np.int32], words: int) -> NDArray[np.uint64]:
+    """A polynomial of each run of `words` numbers, modulo 2^64."""
     wide = numbers.astype(np.uint64)
+    count = len(wide) - words + 1
+    values = np.zeros(count, np.uint64)
     for offset in range(words):
-        values = values * _BASE + wide[places + offset]
+        values *= _BASE
+        values += wide[offset : offset + count]
     return values
 
 

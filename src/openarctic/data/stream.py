@@ -1,8 +1,8 @@
 """One domain as an endless stream of tokens: its documents in an order of their own in every epoch, epoch after epoch.
 
 What stands where is a function of the place alone, so nothing has to be remembered to go on from anywhere. Documents are shuffled
-in blocks of BLOCK neighbours and the blocks among each other; `MixtureSource` shuffles the sequences of SPAN blocks as well, so that
-a batch meets many of them. Memory holds the running sums of blocks and of some blocks' documents, whatever the domain's size.
+in blocks of BLOCK neighbours and the blocks among each other; `MixtureSource` shuffles the sequences of SPAN blocks as well, so
+that a batch meets many of them. Memory holds running sums of blocks and of some blocks' documents, whatever the domain's size.
 """
 
 from __future__ import annotations
