@@ -34,6 +34,15 @@ def test_a_run_of_thirteen_words_is_found_whatever_its_case_and_punctuation() ->
     assert (coverage.texts, coverage.too_short, coverage.found) == (3, 1, {3})
 
 
+def test_a_short_text_is_found_as_a_whole_document_only() -> None:
+    check = ContaminationCheck({"dev": documents(["How many heads are older than 56 ?", EVALUATION[0]])})
+    found = check.check(Document("how many heads are older than 56", "web", 1))
+    assert found is not None and found.overlaps == {Item("dev", 1): 1}
+    assert check.check(Document("Say how many heads are older than 56", "web", 2)) is None
+    assert ContaminationCheck({"dev": documents(["short"])}).check(Document("Short!", "web", 1)) is not None
+    assert (check.evaluations["dev"].too_short, check.evaluations["dev"].found) == (1, {1})
+
+
 def test_overlaps_are_those_of_the_plain_form() -> None:
     rng = random.Random(5)
     words = [f"w{i}" for i in range(30)]
@@ -46,6 +55,7 @@ def test_overlaps_are_those_of_the_plain_form() -> None:
         check = ContaminationCheck({"a": documents(evaluation)}, run)
         for number in range(60):
             document = f"{text(rng.randrange(40))} unseen {rng.choice(evaluation)} {text(rng.randrange(40))}"
+            document = evaluation[number % 40].upper() if number % 3 == 0 else document
             expected = {Item("a", index + 1): count for index, count in reference_overlaps(evaluation, document, run).items()}
             found = check.check(Document(document, "web", number))
             assert (found.overlaps if found else {}) == expected
@@ -62,7 +72,7 @@ def test_words_are_letters_and_digits_in_lower_case() -> None:
 
 
 def test_a_check_that_finds_nothing_ever_is_refused() -> None:
-    with pytest.raises(UserError, match="no evaluation text has 13 words: dev"):
-        ContaminationCheck({"dev": documents(["short"])})
+    with pytest.raises(UserError, match="no evaluation text has a word: dev"):
+        ContaminationCheck({"dev": documents(["...", ""])})
     with pytest.raises(UserError, match="runs of 1 words"):
         ContaminationCheck({"dev": documents(EVALUATION)}, 1)

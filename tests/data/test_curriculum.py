@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +40,15 @@ def test_a_curriculum_survives_its_file(tmp_path: Path) -> None:
     for broken in ({}, {"stages": [{"name": "x"}]}, {**curriculum.to_dict(), "steps": 3}, {"stages": 3}):
         with pytest.raises(UserError, match="this is no curriculum"):
             curriculum_from_dict(broken)
+
+
+def test_the_guide_shows_a_curriculum_and_arctics_mixtures() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    shown = curriculum_from_dict(json.loads(re.findall(r"```json\n(.*?)```", guide, re.S)[0]))
+    assert shown.domains == ("web", "instruct", "sql") and shown.max_epochs == 4
+    for stage in arctic_curriculum().stages:
+        row = " | ".join(f"{percent:g}" for percent in stage.mixture.proportions.values())
+        assert f"| {stage.name} | {row} |" in guide
 
 
 def test_repeating_past_the_cap_is_an_error_with_both_numbers() -> None:

@@ -20,7 +20,8 @@ SUMMARY = "find training documents that contain evaluation texts"
 DESCRIPTION = """\
 Looks in training documents for runs of 13 words (--words) of evaluation texts, as GPT-3 did: lower case, without punctuation.
 Every document that shares one is a line of standard output: its file and line, and what it shares with which evaluation text.
-The summary on standard error has, for each evaluation, its texts, those too short to be found, and those that were found.
+The summary on standard error has, for each evaluation, its texts, those that were found, and those of fewer words, which are
+found as whole documents only.
 `openarctic data prepare --drop-contaminated` leaves such documents out.
 
 examples:
@@ -94,5 +95,6 @@ def _tell(check: ContaminationCheck, contaminated: int, documents: int, text_byt
     print(f"{contaminated:,} of {documents:,} documents are contaminated ({rate:.1f} MB/s)", file=sys.stderr)
     for name, own in check.evaluations.items():
         print(
-            f"{name}: {len(own.found):,} of {own.texts:,} texts found, {own.too_short:,} too short to be found", file=sys.stderr
+            f"{name}: {len(own.found):,} of {own.texts:,} texts found, {own.too_short:,} too short to be found inside a text",
+            file=sys.stderr,
         )

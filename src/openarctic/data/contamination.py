@@ -1,9 +1,9 @@
 """Training documents that contain evaluation texts, found by shared runs of 13 words.
 
 The rule is that of GPT-3 (Brown et al. 2020, appendix C): lower case, words without punctuation, and a document is contaminated
-when it shares a run of N = 13 words with an evaluation text. Here a word is a run of letters and digits, and a text of fewer
-than N words cannot be checked; it is counted as too short (GPT-3 went down to 8 words for sets of short texts: use `words=8`).
-Runs that are frequent in the training data are not forgiven, as GPT-3's were.
+when it shares a run of N = 13 words with an evaluation text. Here a word is a run of letters and digits. A text of fewer than N
+words is found where it is a whole document, and not inside of one; how many there are is told (GPT-3 went down to 8 words for
+sets of short texts: use `words=8`). Runs that are frequent in the training data are not forgiven, as GPT-3's were.
 
 Memory holds the evaluation texts' runs, 64 bytes each, and one document. Words are numbered by the evaluations' vocabulary; a
 document's runs are looked up by 24 bits of a hash, which nearly all of them fail, then by all 64, and then word by word.
@@ -53,7 +53,7 @@ class Coverage:
     """How an evaluation fares. Texts are counted once, however often they are found."""
 
     texts: int = 0
-    too_short: int = 0
+    too_short: int = 0  # to be found inside of a document
     found: set[int] = field(default_factory=set)
 
 
@@ -65,7 +65,7 @@ def normalised_words(text: str) -> list[str]:
 class ContaminationCheck:
     """Looks for the texts of evaluations (name -> texts). `evaluations` tells how each fares.
 
-    Raises UserError for runs of fewer than two words, or when no text is long enough to be found.
+    Raises UserError for runs of fewer than two words, or when no text has a word.
     """
 
     def __init__(self, evaluations: Mapping[str, Iterable[Document]], words: int = WORDS) -> None:
@@ -75,6 +75,7 @@ class ContaminationCheck:
         self.evaluations = {name: Coverage() for name in evaluations}
         self._numbers: dict[str, int] = {}  # of words, from 1
         self._items: list[Item] = []
+        self._short: dict[tuple[str, ...], list[int]] = {}  # texts of fewer words than a run, and which items they are
         self._table = self._build(evaluations)
 
     def check(self, document: Document) -> Finding | None:
@@ -89,10 +90,10 @@ class ContaminationCheck:
 
     def _look_up(self, text: str) -> Counter[int]:
         words = normalised_words(text)
+        if len(words) < self.words:
+            return Counter(self._short.get(tuple(words), ()))
         numbers = np.fromiter(map(self._numbers.get, words, repeat(0)), np.int32, len(words))
         found: Counter[int] = Counter()
-        if len(numbers) < self.words:
-            return found
         hashes = _hash(numbers, self.words)
         places = np.flatnonzero(self._table.is_likely[hashes >> _LIKELY_SHIFT])
         rows = np.minimum(np.searchsorted(self._table.hashes, hashes[places]), len(self._table.hashes) - 1)
@@ -105,23 +106,27 @@ class ContaminationCheck:
         return found
 
     def _build(self, evaluations: Mapping[str, Iterable[Document]]) -> _Table:
-        all_runs, all_hashes, all_owners = [], [], []
+        all_runs, all_hashes = [np.zeros((0, self.words), np.int32)], [np.zeros(0, np.uint64)]
+        all_owners = [np.zeros(0, np.int32)]
         for name, documents in evaluations.items():
             coverage = self.evaluations[name]
             for document in documents:
                 coverage.texts += 1
                 words = normalised_words(document.text)
+                self._items.append(Item(name, document.index))
                 if len(words) < self.words:
                     coverage.too_short += 1
+                    if words:
+                        self._short.setdefault(tuple(words), []).append(len(self._items) - 1)
                     continue
                 numbers = np.array([self._numbers.setdefault(word, len(self._numbers) + 1) for word in words], np.int32)
                 all_runs.append(sliding_window_view(numbers, self.words))
                 all_hashes.append(_hash(numbers, self.words))
-                all_owners.append(np.full(len(all_runs[-1]), len(self._items), np.int32))
-                self._items.append(Item(name, document.index))
-        if not all_runs:
-            told = ", ".join(evaluations) or "none were given"
-            raise UserError(f"no evaluation text has {self.words} words: {told}", "look for shorter runs")
+                all_owners.append(np.full(len(all_runs[-1]), len(self._items) - 1, np.int32))
+        if not self._numbers and not self._short:
+            raise UserError(
+                f"no evaluation text has a word: {', '.join(evaluations) or 'none were given'}", "check files and fields"
+            )
         runs, hashes, owners = np.concatenate(all_runs), np.concatenate(all_hashes), np.concatenate(all_owners)
         order = np.argsort(hashes, kind="stable")
         is_likely = np.zeros(1 << _LIKELY_BITS, np.bool_)
@@ -150,12 +155,14 @@ def _hash(numbers: NDArray[np.int32], words: int) -> NDArray[np.uint64]:
 
 
 def reference_overlaps(texts: Sequence[str], document: str, words: int = WORDS) -> Counter[int]:
-    """The plain form of the check: for each text, how often one of its runs stands in the document."""
+    """The plain form of the check: how often runs of each text stand in the document, or whether a short text is the document."""
     own = normalised_words(document)
     in_document = Counter(tuple(own[i : i + words]) for i in range(len(own) - words + 1))
     found: Counter[int] = Counter()
     for number, text in enumerate(texts):
         known = normalised_words(text)
+        if known and len(known) < words:
+            found[number] = int(own == known)
         for i in range(len(known) - words + 1):
             found[number] += in_document[tuple(known[i : i + words])]
     return +found
