@@ -94,16 +94,16 @@ def run_experts(x_NH: Tensor, counts: Sequence[int], experts: nn.ModuleList | Se
         return _Products.apply(x_NH.to(dtype), None, None, counts, *matrices)
 
 
-def bare_matrices(experts: nn.ModuleList | Sequence[nn.Module]) -> list[nn.Parameter] | None:
+def bare_matrices(experts: nn.ModuleList | Sequence[nn.Module]) -> list[Tensor] | None:
     """w1, w2 and w3 of each expert, or None when an expert is more than three plain matrices: then it must be called."""
-    found: list[nn.Parameter] = []
+    found: list[Tensor] = []
     for expert in experts:
         if not (type(expert) is MLP and _is_untouched(expert)):
             return None
         for linear in (expert.w1, expert.w2, expert.w3):
             if not (type(linear) is nn.Linear and linear.bias is None and _is_untouched(linear)):
                 return None
-            if type(linear.weight) is not nn.Parameter or linear.weight.is_meta:
+            if type(linear.weight) not in (nn.Parameter, Tensor) or linear.weight.is_meta:  # a Tensor: functional_call
                 return None
             found.append(linear.weight)
     return found
