@@ -44,9 +44,9 @@ def test_keys_numbers_and_values_come_from_the_gold_sql(tmp_path: Path) -> None:
     )
     amount = linked["bird:shop"].schema.table("orders").column("amount")  # type: ignore[union-attr]
     assert amount is not None and amount.is_numeric
-    assert [(p.prompt, p.target) for p in pairs] == [
-        ("\nQ: What did Ann spend? [Ann = customer.name]\nSQL:", " SELECT SUM(amount) FROM customer, orders WHERE name = 'Ann'"),
-        ("\nQ: Orders from Oslo? [Oslo = customer.city]\nSQL:", " SELECT orderid FROM customer, orders WHERE city = 'Oslo'"),
+    assert [(p.prompt, p.sql) for p in pairs] == [
+        ("\nQ: What did Ann spend? [Ann = customer.name]\nSQL:", "SELECT SUM(amount) FROM customer, orders WHERE name = 'Ann'"),
+        ("\nQ: Orders from Oslo? [Oslo = customer.city]\nSQL:", "SELECT orderid FROM customer, orders WHERE city = 'Oslo'"),
     ]
 
 

@@ -61,9 +61,9 @@ def shop() -> LLMatcher:
     return matcher(SHOP)
 
 
-def matcher(schema: Schema) -> LLMatcher:
-    """A matcher at the start of the schema's grammar."""
-    made = LLMatcher(TOKENIZER, LLMatcher.grammar_from_lark(schema_grammar(schema)), limits=limits())
+def matcher(schema: Schema, grammar: str | None = None) -> LLMatcher:
+    """A matcher at the start of the schema's grammar (of direct SQL, unless another is given)."""
+    made = LLMatcher(TOKENIZER, LLMatcher.grammar_from_lark(grammar or schema_grammar(schema)), limits=limits())
     assert not made.is_error(), made.get_error()
     return made
 

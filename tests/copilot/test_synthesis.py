@@ -73,4 +73,4 @@ def test_names_that_need_quotes_are_left_alone(linked: LinkedSchema, tmp_path_fa
     script = 'CREATE TABLE odd ("from" TEXT, b TEXT); CREATE TABLE plain (a TEXT, b TEXT);'
     path = write_both(tmp_path_factory.mktemp("odd"), script)["sqlite"]
     odd: Schema = read_schema(open_database(path))
-    assert all(" odd" not in p.target for p in synthesise({"odd": LinkedSchema(odd)}, 30, seed=0))
+    assert all(" odd" not in p.sql for p in synthesise({"odd": LinkedSchema(odd)}, 30, seed=0))

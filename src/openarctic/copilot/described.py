@@ -19,7 +19,6 @@ from sqlglot.errors import SqlglotError
 
 from openarctic.copilot.examples import LinkedSchema, Pair
 from openarctic.copilot.joins import shorten
-from openarctic.copilot.prompt import target_text
 from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 from openarctic.errors import MissingError
 
@@ -73,7 +72,7 @@ def _pairs(name: str, linked: LinkedSchema, parsed: list[tuple[dict[str, Any], e
             short = shorten(record["query"].strip().rstrip(";"), linked.schema)
         except SqlglotError:
             continue
-        yield Pair(name, linked.prompt(record["question"]), target_text(short))
+        yield Pair(name, linked.prompt(record["question"]), short)
 
 
 def _schema(tables: Mapping[str, Mapping[str, str]], trees: list[exp.Expr]) -> Schema:

@@ -19,7 +19,7 @@ from sqlglot.errors import SqlglotError
 from openarctic.copilot.databases import open_database, read_schema
 from openarctic.copilot.joins import shorten
 from openarctic.copilot.link import ValueIndex
-from openarctic.copilot.prompt import question_text, schema_text, target_text
+from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.schema import Schema
 from openarctic.errors import MissingError
 
@@ -30,7 +30,7 @@ class Pair:
 
     database: str
     prompt: str
-    target: str
+    sql: str
 
 
 class Databases:
@@ -70,20 +70,25 @@ class LinkedSchema:
         return schema_text(self.schema, shuffle)
 
 
-def read_pairs(path: Path, databases: Databases, skip: Iterable[str] = ()) -> Iterator[Pair]:
-    """Pairs of a JSONL file whose database is there and whose SQL has a short form; `skip` names databases."""
-    skipped = frozenset(skip)
+def read_pairs(
+    path: Path, databases: Databases, *, skip: Iterable[str] = (), only: Iterable[str] | None = None
+) -> Iterator[Pair]:
+    """Pairs of a JSONL file whose database is there and whose SQL has a short form; `skip` and `only` name databases."""
+    skipped, wanted = frozenset(skip), None if only is None else frozenset(only)
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
-            linked = None if record["db_id"] in skipped else databases.get(record["db_id"])
+            name = record["db_id"]
+            is_wanted = name not in skipped and (wanted is None or name in wanted)
+            linked = databases.get(name) if is_wanted else None
             if linked is None:
                 continue
             try:
                 short = shorten(single_quoted(record["query"]), linked.schema)
             except SqlglotError:
                 continue
-            yield Pair(record["db_id"], linked.prompt(record.get("question") or record["SpiderSynQuestion"]), target_text(short))
+            question = record.get("question") or record["SpiderSynQuestion"]
+            yield Pair(name, linked.prompt(question), short)
 
 
 def single_quoted(sql: str) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice, permutations
 
 from openarctic.copilot.joins import find_bridge, find_join, identifier
+from openarctic.copilot.plan import TargetForm
 from openarctic.copilot.schema import Schema
 
 MAX_SCOPES = 160
@@ -42,7 +43,7 @@ TYPE: " AS " ("INTEGER" | "REAL" | "TEXT") ")"
 # The rules of one scope: `@` is its name. COLUMN_@ and from_@ follow; STAR_@ is what may stand for all columns of a table.
 _SCOPED = r"""
 query_@: core_@ (" ORDER BY " key_@ (", " key_@)*)? limit?
-core_@: "SELECT " "DISTINCT "? item_@ (", " item_@)* " FROM " from_@ (" WHERE " condition_@)? group_@?
+core_@: {core}
 item_@: "*" | STAR_@ | expression_@ (" AS " ALIAS)?
 group_@: " GROUP BY " computed_@ (", " computed_@)* (" HAVING " condition_@)?
 key_@: computed_@ (" DESC" | " ASC")?
@@ -58,9 +59,15 @@ call_@: AGGREGATE ("*" | "DISTINCT "? expression_@) ")" | SCALAR expression_@ ")
      | "SUBSTRING(" expression_@ (", " /[0-9]{1,3}/)~1..2 ")" | "CAST(" expression_@ TYPE
 """
 
+_CORES: dict[TargetForm, str] = {
+    "sql": '"SELECT " "DISTINCT "? item_@ (", " item_@)* " FROM " from_@ (" WHERE " condition_@)? group_@?',
+    "plan": '"FROM " from_@ (" WHERE " condition_@)? group_@? " SELECT " "DISTINCT "? item_@ (", " item_@)*',
+}
 
-def schema_grammar(schema: Schema) -> str:
-    """The grammar of every query over `schema`, as text for `Engine.generate(grammar=...)`."""
+
+def schema_grammar(schema: Schema, form: TargetForm = "sql") -> str:
+    """The grammar of every query over `schema`, written in that form, as text for `Engine.generate(grammar=...)`."""
+    scoped = _SCOPED.replace("{core}", _CORES[form])
     scopes = _Scopes(schema)
     listed = list(islice(scopes.groups(), MAX_SCOPES))
     aliased, derived = range(len(listed), len(listed) + 2)  # scopes without a list of columns
@@ -73,7 +80,7 @@ def schema_grammar(schema: Schema) -> str:
             f"TABLE: {tables}",
             f"query: {' | '.join(f'query_{n}' for n in names)} | core (set_operator core)+ limit?",
             f"core: {' | '.join(f'core_{n}' for n in names)}",
-            *(_SCOPED.replace("@", n) for n in names),
+            *(scoped.replace("@", n) for n in names),
             *(scopes.rules(n, group) for n, group in enumerate(listed)),
             f'from_{aliased}: aliased (", " aliased | JOIN aliased (" ON " condition_{aliased})?)*',
             f'STAR_{aliased}: ALIAS ".*"\nCOLUMN_{aliased}: ALIAS "." {columns}',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from openarctic.copilot.described import read_described
 from openarctic.copilot.examples import Databases, LinkedSchema, Pair, read_pairs
+from openarctic.copilot.prompt import target_text
 from openarctic.copilot.synthesis import synthesise
 from openarctic.errors import MissingError
 from openarctic.formats import GGUFFile, from_gguf, read_gguf, to_gguf, write_gguf
@@ -63,19 +64,34 @@ def make_nano(
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     matrices = [n for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and ".gate." not in n]
     rounding = dict.fromkeys(matrices, recipe.trained_type)
-    progress = tune(model, pairs.epoch, recipe.tune, out, resume, on_step, rounding=rounding, recipe=recipe, say=log)
+    held_out = pairs.validation()
+    progress = tune(
+        model,
+        pairs.epoch,
+        recipe.tune,
+        out,
+        resume,
+        on_step,
+        rounding=rounding,
+        validation={"held-out databases": held_out} if held_out else None,
+        recipe=recipe,
+        say=log,
+    )
     log(f"trained {progress.step} steps, {progress.examples} examples, {progress.seconds / 3600:.2f} hours")
     return export(recipe, model, source, tokenizer, out / "arctic-nano.gguf", progress)
 
 
 def hybrid_base(recipe: NanoRecipe, source: GGUFFile) -> ArcticForCausalLM:
-    """The base with its vocabulary cut, upcycled unless it has experts; only what the recipe trains requires a gradient."""
+    """The base with its vocabulary cut, upcycled unless it has experts or shall have none; or random weights in that shape.
+
+    Only what the recipe trains requires a gradient.
+    """
     shape, arrays = from_gguf(source)
     shape = replace(shape, vocab_size=recipe.vocab_size)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         arrays[name] = arrays[name][: recipe.vocab_size]
     state = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
-    if shape.num_local_experts:
+    if shape.num_local_experts or not recipe.num_local_experts:
         model = ArcticForCausalLM(ArcticConfig.from_shape(shape))
         model.load_state_dict(state)
     else:
@@ -88,6 +104,8 @@ def hybrid_base(recipe: NanoRecipe, source: GGUFFile) -> ArcticForCausalLM:
             moe_layer_frequency=recipe.moe_layer_frequency,
             seed=recipe.tune.seed,
         )
+    if recipe.from_scratch:
+        model = ArcticForCausalLM(model.config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(recipe.is_trained(name))
     return model
@@ -101,17 +119,19 @@ class NanoPairs:
         self.databases = Databases(data / "spider" / "database")
         held_out = recipe.validation_databases
         spider, self.others, paraphrased = (
-            list(read_pairs(data / "spider" / name, self.databases, held_out))
+            list(read_pairs(data / "spider" / name, self.databases, skip=held_out))
             for name in ("train_spider.jsonl", "train_others.jsonl", "spider_syn_train.jsonl")
         )
-        names = sorted({p.database for p in spider + self.others})
+        self.held_out = list(read_pairs(data / "spider" / "train_spider.jsonl", self.databases, only=held_out))
+        names = sorted({p.database for p in spider + self.others + self.held_out})
         linked: dict[str, LinkedSchema] = {n: s for n in names if (s := self.databases.get(n))}
         self.bird: list[Pair] = []
         if recipe.bird_per_epoch:
             described, self.bird = read_described(data / "bird_train", frozenset(recipe.bird_skipped))
             linked |= described
         self.linked = {n: s for n, s in linked.items() if len(self.prefix_of(s)) <= recipe.max_prefix_tokens}
-        self.synthetic = list(synthesise(self.linked, recipe.synthetic_pairs, recipe.tune.seed))
+        trained = {n: s for n, s in self.linked.items() if n not in held_out}
+        self.synthetic = list(synthesise(trained, recipe.synthetic_pairs, recipe.tune.seed))
         self.phrasings = _phrasings(spider, paraphrased)
         sizes = f"{len(spider)} Spider, {len(paraphrased)} Spider-Syn, {len(self.others)} other, {len(self.bird)} BIRD"
         log(f"{sizes}, {len(self.synthetic)} synthetic pairs")
@@ -127,15 +147,23 @@ class NanoPairs:
             (self.synthetic, recipe.synthetic_per_epoch),
         ):
             pairs += rng.sample(source, min(count, len(source)))
-        pairs = [pair for pair in pairs if pair.database in self.linked]
+        packs = self._packs(pairs, rng)
+        self.log(f"epoch {number}: {sum(len(p.segments) for p in packs)} examples in {len(packs)} packs")
+        return packs
+
+    def validation(self) -> list[Pack]:
+        """Some packs over the validation databases, the same ones every time."""
+        return self._packs(self.held_out, random.Random(0))[: self.recipe.validation_packs]
+
+    def _packs(self, pairs: Sequence[Pair], rng: random.Random) -> list[Pack]:
+        recipe = self.recipe
         segments: dict[str, list[Segment]] = {}
         for pair in pairs:
             segment = self.segment(pair)
-            if len(segment) < recipe.max_pair_tokens:
+            if pair.database in self.linked and len(segment) < recipe.max_pair_tokens:
                 segments.setdefault(pair.database, []).append(segment)
-        packs = make_packs(segments, self.prefix, rng, max_tokens=recipe.max_pack_tokens)
-        self.log(f"epoch {number}: {sum(len(p.segments) for p in packs)} examples in {len(packs)} packs")
-        return packs
+        sizes = {"max_tokens": recipe.max_pack_tokens, "max_segments": recipe.max_pack_segments}
+        return make_packs(segments, self.prefix, rng, **sizes)
 
     def prefix(self, database: str, rng: random.Random | None) -> list[int]:
         """Begin token and schema of a database."""
@@ -149,19 +177,20 @@ class NanoPairs:
     def segment(self, pair: Pair) -> Segment:
         """Question, SQL and end token."""
         assert self.tokenizer.eos_id is not None
-        return Segment(self.tokenizer.encode(pair.prompt), [*self.tokenizer.encode(pair.target), self.tokenizer.eos_id])
+        target = target_text(pair.sql, self.recipe.target_form)
+        return Segment(self.tokenizer.encode(pair.prompt), [*self.tokenizer.encode(target), self.tokenizer.eos_id])
 
 
 def _phrasings(spider: list[Pair], paraphrased: list[Pair]) -> dict[tuple[str, str], list[Pair]]:
     """All questions of each distinct query: originals first, in random order, then the paraphrases."""
     ways: dict[tuple[str, str], list[Pair]] = {}
     for pair in spider:
-        ways.setdefault((pair.database, pair.target), []).append(pair)
+        ways.setdefault((pair.database, pair.sql), []).append(pair)
     for key, own in ways.items():
         random.Random(str(key)).shuffle(own)
     for pair in paraphrased:
-        if (pair.database, pair.target) in ways:
-            ways[pair.database, pair.target].append(pair)
+        if (pair.database, pair.sql) in ways:
+            ways[pair.database, pair.sql].append(pair)
     return ways
 
 
@@ -184,6 +213,7 @@ def export(
             "general.name": "arctic-nano",
             "general.license": "apache-2.0",
             "general.basename": "arctic-nano",
+            "openarctic.target_form": recipe.target_form,
             "openarctic.training_steps": progress.step + int(source.metadata.get("openarctic.training_steps", 0)),
             **_tokenizer_metadata(tokenizer),
         },

@@ -15,6 +15,7 @@ import random
 from collections.abc import Sequence
 
 from openarctic.copilot.link import ValueLink
+from openarctic.copilot.plan import TargetForm, to_plan
 from openarctic.copilot.schema import Column, Schema, Table
 
 MAX_SHOWN_VALUES = 4
@@ -60,6 +61,6 @@ def question_text(question: str, links: Sequence[ValueLink] = ()) -> str:
     return f"\nQ: {' '.join(question.split())}{hints}\nSQL:"
 
 
-def target_text(short_sql: str) -> str:
+def target_text(short_sql: str, form: TargetForm = "sql") -> str:
     """What the model should answer (the end-of-text token follows)."""
-    return f" {short_sql}"
+    return f" {to_plan(short_sql) if form == 'plan' else short_sql}"

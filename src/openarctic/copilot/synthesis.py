@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 from openarctic.copilot.examples import LinkedSchema, Pair
 from openarctic.copilot.joins import RESERVED
-from openarctic.copilot.prompt import target_text
 from openarctic.copilot.schema import Column, Table
 
 PLAIN = re.compile(r"[A-Za-z_]\w*")
@@ -664,5 +663,5 @@ def synthesise(databases: dict[str, LinkedSchema], count: int, seed: int) -> Ite
         result = rng.choice(PATTERNS)(Draw(linked, table, rng))
         if result:
             question, sql = result
-            yield Pair(name, linked.prompt(question), target_text(sql))
+            yield Pair(name, linked.prompt(question), sql)
             made += 1

@@ -66,6 +66,7 @@ class Engine:
         if tokenizer is None and has_vocabulary(file.metadata):
             tokenizer = Tokenizer.from_gguf_metadata(file.metadata)
         self.tokenizer = tokenizer
+        self.target_form = str(file.metadata.get("openarctic.target_form", "sql"))  # of what it writes for a question
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
         whole("cache_bytes", cache_bytes, 1)
         whole("max_sequences", max_sequences, 1, STEP_TOKENS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from openarctic.train.tune import TuneConfig
 
@@ -16,7 +17,12 @@ class NanoRecipe:
     bits after tuning undoes it), norms and routers in full.
 
     Layers from `first_trained_*` on are trained; the number of layers means none. Epochs count from `first_epoch`, which
-    decides what phrasing of a query comes next.
+    decides what phrasing of a query comes next. Every `validation_databases` question is kept out of training; packs of them
+    are the validation batches.
+
+    Three settings are for comparisons: `from_scratch` keeps the base's shape, tokenizer and experts but not its weights, and
+    trains everything; `num_local_experts` 0 leaves a dense base dense; `target_form` is direct SQL or the plan of
+    `copilot.plan`.
     """
 
     vocab_size: int = 16384
@@ -29,6 +35,8 @@ class NanoRecipe:
     first_trained_experts: int = 12
     first_trained_norm: int = 12
     trained_type: str = "Q5_1"
+    from_scratch: bool = False
+    target_form: Literal["sql", "plan"] = "sql"
     first_epoch: int = 0
     validation_databases: tuple[str, ...] = (
         "store_1",
@@ -45,12 +53,14 @@ class NanoRecipe:
     max_pair_tokens: int = 300
     max_prefix_tokens: int = 500
     max_pack_tokens: int = 900
+    max_pack_segments: int = 20
+    validation_packs: int = 6
     max_file_bytes: int = 45_000_000
-    tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=1200, lr=5e-4, expert_lr=1e-3))
+    tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=1200, lr=5e-4, expert_lr=1e-3, validate_every=200))
 
     def is_trained(self, name: str) -> bool:
         """Whether the parameter of that Hugging Face name learns."""
-        if name == "model.norm.weight":
+        if self.from_scratch or name == "model.norm.weight":
             return True
         return name.startswith("model.layers.") and int(name.split(".")[2]) >= self._first_trained(name)
 

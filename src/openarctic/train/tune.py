@@ -70,6 +70,7 @@ def tune(
     on_step: OnStep | None = None,
     *,
     rounding: Mapping[str, str] | None = None,
+    validation: Mapping[str, Sequence[Pack]] | None = None,
     recipe: Any = None,
     say: Say | None = None,
 ) -> Progress:
@@ -78,7 +79,18 @@ def tune(
     `rounding` has GGUF types by the names of the parameters that are to be trained through them (`train.rounding`).
     """
     source = EpochSource(epochs)
-    return train(model, PackTuning(rounding or {}), source, config, out, recipe=recipe, resume=resume, on_step=on_step, say=say)
+    return train(
+        model,
+        PackTuning(rounding or {}),
+        source,
+        config,
+        out,
+        recipe=recipe,
+        resume=resume,
+        validation=validation,
+        on_step=on_step,
+        say=say,
+    )
 
 
 def make_packs(
