@@ -166,6 +166,7 @@ inline void direct_panels(const Matrix& w, int p, const Row* x, float* const* ou
 #pragma GCC unroll 4
     for (int i = 0; i < Panels; i++) {
       const uint8_t* from = panel + i * w.panel_bytes;
+      if constexpr (!is_float(F)) fetch(from + s * block_bytes(F) + Panels * w.panel_bytes, block_bytes(F));
       if constexpr (is_float(F)) direct_float<F, T>(from, s, x, acc[i]);
       else if constexpr (reads_of(F) == Reads::Int16) direct_int16<F, T>(from + s * block_bytes(F), s, x, acc[i]);
       else direct_int8<F, T>(from + s * block_bytes(F), s, x, acc[i]);

@@ -201,6 +201,8 @@ inline void direct_panels(const Matrix& w, int p, const Row* x, float* const* ou
 #pragma GCC unroll 2
     for (int i = 0; i < Pairs; i++) {
       const uint8_t *p0 = panel + 2 * i * w.panel_bytes + g * block_bytes(F), *p1 = p0 + w.panel_bytes;
+      fetch(p0 + 2 * Pairs * w.panel_bytes, block_bytes(F));
+      fetch(p1 + 2 * Pairs * w.panel_bytes, block_bytes(F));
       if constexpr (reads_of(F) == Reads::Int16) direct_int16<F, T>(p0, p1, g, x, acc[i]);
       else direct_int8<F, T>(p0, p1, g, x, acc[i]);
     }
@@ -229,6 +231,17 @@ void few(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int c
   }
 }
 
+// Up to twice as many in two halves: the second finds a pair of panels in the cache.
+template <Form F>
+void in_halves(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
+  if (count <= kTokens) return few<F>(w, p0, p1, x, out, count);
+  const int first = (count + 1) / 2;
+  for (int p = p0; p < p1; p += 2) {
+    few<F>(w, p, std::min(p + 2, p1), x, out, first);
+    few<F>(w, p, std::min(p + 2, p1), x + first, out + first, count - first);
+  }
+}
+
 GroupStep step_of(Form form) {
   switch (form) {
     case Form::F32: return group_floats<Form::F32>;
@@ -243,11 +256,11 @@ GroupStep step_of(Form form) {
 }
 
 void matmul(const Matrix& w, int p0, int p1, const Row* x, float* const* out, int count) {
-  if (count > 1 && count <= kTokens) switch (w.form) {
-      case Form::Q8: return few<Form::Q8>(w, p0, p1, x, out, count);
-      case Form::Q4: return few<Form::Q4>(w, p0, p1, x, out, count);
-      case Form::Q5: return few<Form::Q5>(w, p0, p1, x, out, count);
-      case Form::Q6: return few<Form::Q6>(w, p0, p1, x, out, count);
+  if (count > 1 && count <= 2 * kTokens) switch (w.form) {
+      case Form::Q8: return in_halves<Form::Q8>(w, p0, p1, x, out, count);
+      case Form::Q4: return in_halves<Form::Q4>(w, p0, p1, x, out, count);
+      case Form::Q5: return in_halves<Form::Q5>(w, p0, p1, x, out, count);
+      case Form::Q6: return in_halves<Form::Q6>(w, p0, p1, x, out, count);
       default: break;
     }
   if (count > 4) return tiled(w, p0, p1, x, out, count, step_of(w.form));
