@@ -32,6 +32,7 @@ ORDER = [
     "tokenizer",
     "generator",
     "config",
+    "machine",
     "errors",
 ]
 HEAVY = ("torch", "openarctic.engine", "openarctic.native", "numpy", "duckdb", "sqlglot", "llguidance", "tokenizers")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,26 @@ def test_a_bug_between_steps(folder: Path, monkeypatch: pytest.MonkeyPatch, name
         with pytest.raises(AssertionError, match="a bug"):
             engine.submit(IDS, **LONG).result()
     assert len(engine.generate(IDS, sampling=Sampling(ignore_eos=True), max_tokens=3)[0].ids) == 3
+
+
+def test_a_bug_while_a_failure_is_cleared_away(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every caller is told, and the thread ends as always: nobody waits for ever."""
+    engine = word_engine(folder)
+
+    def broken(*_: Any) -> Any:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(Scheduler, "schedule", broken)
+    monkeypatch.setattr(Scheduler, "abort", broken)
+    streams = [engine.submit(IDS, **LONG) for _ in range(3)]
+    for stream in streams:
+        with pytest.raises(AssertionError, match="a bug"):
+            stream.result()
+    for _ in range(100):
+        if engine._loop._thread is None:
+            break
+        time.sleep(0.05)
+    assert engine._loop._thread is None and not engine._loop._jobs and not engine._loop._lines
 
 
 def test_a_request_that_fails_is_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,8 @@ def test_threads_are_checked(tmp_path: Path) -> None:
 
 HEAD = """
 import resource, sys
-from openarctic.engine import loader, machine
+from openarctic import machine
+from openarctic.engine import loader
 from openarctic.engine.loader import load_model
 from openarctic.errors import CapacityError, OpenArcticError
 from openarctic.formats import config_from_gguf, read_gguf

@@ -136,7 +136,7 @@ def test_no_prompt_page_is_shared_between_tenants() -> None:
 def test_a_real_model_drafts_what_it_would_write_itself(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", tiny_config(), "F32")
     engine = Engine.load(path, threads=1)
-    drafter = ModelDrafter(load_draft_model(path, read_gguf(path), num_pages=16, threads=1), floor=0.0)
+    drafter = ModelDrafter(load_draft_model(read_gguf(path), read_gguf(path), num_pages=16, threads=1), floor=0.0)
     drafter.start(0, "", IDS)
     drafter.start(1, "", IDS * 3)
     (first,) = engine.generate(IDS, max_tokens=20)
@@ -163,11 +163,11 @@ def test_another_vocabulary_is_told(tmp_path: Path) -> None:
     target = read_gguf(named(tmp_path / "target.gguf", tokens))
     check_same_vocabulary(read_gguf(named(tmp_path / "same.gguf", tokens)), target)
     with pytest.raises(UserError, match="token 9 is 'x' in the draft model and 't9' in the model"):
-        load_draft_model(named(tmp_path / "x.gguf", [*tokens[:9], "x", *tokens[10:]]), target, num_pages=4)
+        load_draft_model(read_gguf(named(tmp_path / "x.gguf", [*tokens[:9], "x", *tokens[10:]])), target, num_pages=4)
     with pytest.raises(UserError, match="the draft model has 72 tokens, the model 64"):
-        load_draft_model(named(tmp_path / "y.gguf", [f"t{i}" for i in range(72)], 72), target, num_pages=4)
+        load_draft_model(read_gguf(named(tmp_path / "y.gguf", [f"t{i}" for i in range(72)], 72)), target, num_pages=4)
     with pytest.raises(UserError, match="64 tokens without names, the model 64"):
-        load_draft_model(named(tmp_path / "z.gguf", None), target, num_pages=4)
+        load_draft_model(read_gguf(named(tmp_path / "z.gguf", None)), target, num_pages=4)
     plain = read_gguf(tmp_path / "z.gguf")
     check_same_vocabulary(plain, plain)
     assert isinstance(NativeDraftModel(plain, num_pages=2, threads=1).context, int)

@@ -114,8 +114,6 @@ def test_failures_and_absent_runtimes_are_told(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_model_that_does_not_fit_is_told_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from openarctic.model import memory
-
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1)
-    with pytest.raises(CapacityError, match=r"0\.0 GB are available"):
+    monkeypatch.setattr("openarctic.machine.available_bytes", lambda *_: 1)
+    with pytest.raises(CapacityError, match=r"0\.00 GB are available"):
         compare(write_model(tmp_path / "m.gguf", tiny_config(), "F32"), runtimes=["openarctic"])

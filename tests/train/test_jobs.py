@@ -18,7 +18,7 @@ from openarctic.engine import Engine  # noqa: E402
 from openarctic.errors import CapacityError, MissingError, UserError  # noqa: E402
 from openarctic.formats.bundled import model_path  # noqa: E402
 from openarctic.formats.gguf import read_gguf  # noqa: E402
-from openarctic.model import load_model, memory  # noqa: E402
+from openarctic.model import load_model  # noqa: E402
 from openarctic.tokenizer import Tokenizer  # noqa: E402
 from openarctic.train.config import TrainConfig  # noqa: E402
 from openarctic.train.dry_run import bytes_needed, check_room, estimate  # noqa: E402
@@ -108,9 +108,7 @@ def test_too_little_memory_or_disk_is_said_before_the_run(
     tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemAvailable: 100 kB\n")
-    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    monkeypatch.setattr("openarctic.machine.available_bytes", lambda *_: 100_000)
     with pytest.raises(CapacityError, match="gradients and moments"):
         check_room(job, tmp_path / "run")
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from openarctic.engine.machine import default_threads
+from openarctic.machine import default_threads
 
 STAT = Path("/proc/stat")
 PACKAGES = ("openarctic", "numpy")

@@ -97,8 +97,8 @@ def _options(args: argparse.Namespace) -> tuple[list[str], Any]:
     from openarctic.bench.plan import ALL, FIRST_ONLY, WORKLOADS, Options
     from openarctic.bench.protocol import Protocol
     from openarctic.config import cache_folder
-    from openarctic.engine.machine import checked_threads
     from openarctic.errors import UserError
+    from openarctic.machine import checked_threads
 
     for name in ("repetitions", "runs"):
         if getattr(args, name) < 1:

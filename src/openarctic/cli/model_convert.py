@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -139,6 +138,7 @@ def _calibration(args: argparse.Namespace) -> tuple[Path, Callable[[Path], None]
 
 def _options(args: argparse.Namespace) -> ConvertOptions:
     from openarctic.formats.convert import ConvertOptions
+    from openarctic.machine import default_threads
 
     return ConvertOptions(
         type=args.type,
@@ -151,7 +151,7 @@ def _options(args: argparse.Namespace) -> ConvertOptions:
         is_verified=args.verify,
         restart=args.restart,
         force=args.force,
-        threads=args.threads or os.cpu_count() or 1,
+        threads=args.threads or default_threads(),
     )
 
 

@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
     from openarctic.cli.render import render
-    from openarctic.engine.machine import default_threads
     from openarctic.errors import MissingError, UserError
     from openarctic.formats.bundled import model_path
+    from openarctic.machine import default_threads
 
     for name, value, least in (("--max-tokens", args.max_tokens, 1), ("--threads", args.threads, 1)):
         if value is not None and value < least:

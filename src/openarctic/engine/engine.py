@@ -318,9 +318,9 @@ def _speculator(
     if draft_model is not None:
         from openarctic.engine.model_drafter import ModelDrafter, load_draft_model
 
-        config = config_from_gguf(read_gguf(draft_model))
-        pages = _count_pages(config, cache_bytes, "f16", "the draft model's quarter of cache_bytes")
-        model = load_draft_model(draft_model, target, num_pages=pages, threads=threads, kernels=kernels)
+        file = read_gguf(draft_model)
+        pages = _count_pages(config_from_gguf(file), cache_bytes, "f16", "the draft model's quarter of cache_bytes")
+        model = load_draft_model(file, target, num_pages=pages, threads=threads, kernels=kernels)
         return Speculator(ModelDrafter(model), is_costly=True)
     if name is None:
         return None

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from openarctic.engine.machine import available_bytes, check_memory, checked_threads
 from openarctic.engine.panels import Packed, PanelCache, Place, is_wanted, packed_of
 from openarctic.errors import CapacityError, CorruptError, UserError
 from openarctic.formats import GGUFFile, HybridConfig
 from openarctic.formats.names import rotates_halves
 from openarctic.formats.quants import TYPES
+from openarctic.machine import available_bytes, check_memory, checked_threads
 from openarctic.native._native import Model
 
 # Bytes of the file's weights that have been packed, of all.

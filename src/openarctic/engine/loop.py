@@ -19,6 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -145,7 +146,8 @@ class Loop:
                         self._advance()
             except BaseException as error:  # noqa: BLE001 - every caller that waits must be told
                 for job in list(self._jobs.values()):
-                    self._fail(job, error)
+                    with suppress(BaseException):  # what a failure leaves may fail again; the caller has been told
+                        self._fail(job, error)
 
     def _start(self, stream: Stream) -> None:
         try:
@@ -351,8 +353,8 @@ class Loop:
         try:
             drafts = speculator.propose(room, sum(line.sequence.left for line in lines))
         except Exception as error:  # noqa: BLE001 - it is only for speed
-            warnings.warn(f"speculation is off from now on: {error!r}", RuntimeWarning, stacklevel=2)
-            self.speculator, drafts = None, {}
+            self._stop_speculating(error)
+            drafts = {}
         for id, tokens in drafts.items():
             line = self._lines[id]
             follower = line.candidate.follower
@@ -380,20 +382,30 @@ class Loop:
             self._finish(line.job)
 
     def _forget(self, line: _Line) -> None:
-        if self.speculator:
-            self.speculator.finish(line.sequence.id)
         self._lines.pop(line.sequence.id, None)
+        if self.speculator:
+            try:
+                self.speculator.finish(line.sequence.id)
+            except Exception as error:  # noqa: BLE001 - it is only for speed
+                self._stop_speculating(error)
+
+    def _stop_speculating(self, error: Exception) -> None:
+        warnings.warn(f"speculation is off from now on: {error!r}", RuntimeWarning, stacklevel=3)
+        self.speculator = None
 
     def _finish(self, job: _Job) -> None:
         self._jobs.pop(job.stream, None)
         job.stream.end(list(_completions(job)))
 
     def _fail(self, job: _Job, error: BaseException) -> None:
+        """The request ends with that error, even where its sequences cannot be given up."""
         self._jobs.pop(job.stream, None)
-        for line in self._lines_of(job):
-            self.scheduler.abort(line.sequence.id, "error")
-            self._forget(line)
-        job.stream.end([], error)
+        try:
+            for line in self._lines_of(job):
+                self._forget(line)
+                self.scheduler.abort(line.sequence.id, "error")
+        finally:
+            job.stream.end([], error)
 
 
 def _completions(job: _Job) -> Iterable[Completion]:

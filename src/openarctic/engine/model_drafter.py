@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +19,7 @@ from openarctic.engine.pages import PagePool, common_prefix
 from openarctic.engine.runner import Runner
 from openarctic.engine.suffix import FLOOR, Draft
 from openarctic.errors import UserError
-from openarctic.formats import GGUFFile, config_from_gguf, read_gguf
+from openarctic.formats import GGUFFile, config_from_gguf
 from openarctic.formats.names import check_tensors
 
 CHUNK = 512  # committed tokens that a call computes at most
@@ -198,10 +197,9 @@ class NativeDraftModel:
 
 
 def load_draft_model(
-    path: str | Path, target: GGUFFile, *, num_pages: int, threads: int | None = None, kernels: str = ""
+    file: GGUFFile, target: GGUFFile, *, num_pages: int, threads: int | None = None, kernels: str = ""
 ) -> NativeDraftModel:
-    """A smaller GGUF file that drafts for `target`. Raises MissingError, CorruptError, or UserError where vocabularies differ."""
-    file = read_gguf(path)
+    """A smaller GGUF file that drafts for `target`. Raises CorruptError, or UserError where vocabularies differ."""
     check_same_vocabulary(file, target)
     return NativeDraftModel(file, num_pages=num_pages, threads=threads, kernels=kernels)
 

@@ -26,10 +26,10 @@ from openarctic.formats.names import TensorSpec, state_dict_shapes, tensor_table
 from openarctic.formats.quants import F32Array
 from openarctic.formats.sources import open_source
 from openarctic.formats.state import read_tensor
+from openarctic.machine import check_memory
 from openarctic.model.attention import rotary
 from openarctic.model.config import ArcticConfig
 from openarctic.model.hybrid import ArcticDecoderLayer, ArcticRMSNorm
-from openarctic.model.memory import check_memory
 
 Read = Callable[[str], F32Array]
 Progress = Callable[[int, int], None]

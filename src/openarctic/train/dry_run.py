@@ -18,7 +18,7 @@ import torch
 
 from openarctic.config import read_object, write_text
 from openarctic.errors import CapacityError
-from openarctic.model.memory import check_memory
+from openarctic.machine import check_memory
 from openarctic.planner.training import TrainingBytes, training_bytes
 from openarctic.train.checkpoint import checkpoints_folder, saved_steps
 from openarctic.train.job import Job

@@ -23,10 +23,10 @@ from openarctic.formats.resume import Note
 from openarctic.formats.sources import Source
 from openarctic.formats.state import read_tensor
 from openarctic.formats.upcycled import Fit, UpcycleConfig, choose_neurons, clustered, hybrid_config
+from openarctic.machine import check_memory
 from openarctic.model.attention import SelfAttention, rotary
 from openarctic.model.config import ArcticConfig
 from openarctic.model.hybrid import MLP, ArcticRMSNorm
-from openarctic.model.memory import check_memory
 from openarctic.train.warm_router import fit_router
 
 ACTIVATION_TOKENS = 2048  # which make a neuron's features

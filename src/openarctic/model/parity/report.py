@@ -17,7 +17,7 @@ from openarctic.engine.reference import PlainModel
 from openarctic.errors import CapacityError, CorruptError, MissingError, OpenArcticError, UserError
 from openarctic.formats.names import state_dict_shapes, stock_obstacles
 from openarctic.formats.state import read_state
-from openarctic.model.memory import check_memory
+from openarctic.machine import check_memory
 from openarctic.model.parity.forms import Model, make_forms, prompt_ids
 from openarctic.model.parity.runtimes import RUNTIMES, Answer, Forms, Logits, Task, measure, read_answer
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from openarctic.engine.machine import (
+from openarctic.errors import CapacityError, UserError
+from openarctic.machine import (
     MAX_THREADS,
     available_bytes,
     check_memory,
@@ -16,7 +17,6 @@ from openarctic.engine.machine import (
     cpu_quota,
     default_threads,
 )
-from openarctic.errors import CapacityError, UserError
 
 GB = 10**9
 
