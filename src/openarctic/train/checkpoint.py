@@ -24,13 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openarctic.errors import CapacityError, CorruptError, MissingError, OpenArcticError, UserError
+from openarctic.train.boxes import Box, box_of, local_part
 from openarctic.train.processes import ALONE, Processes
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 SET_ASIDE = "set-aside"  # checkpoints of steps that a rollback or `--resume STEP` undid
-
-Box = tuple[tuple[int, ...], tuple[int, ...]]  # offset and size in every dimension
 
 
 def checkpoints_folder(out: Path) -> Path:
@@ -167,11 +166,10 @@ class Checkpoint:
         """Of a whole tensor."""
         return tuple(self.manifest["tensors"][name]["shape"])
 
-    def own(self, rank: int) -> dict[str, Any]:
-        """What the process of that rank said of itself; of the first, when there were fewer."""
-        parts = self.manifest["processes"]
-        mine: dict[str, Any] = parts[rank if rank < len(parts) else 0]
-        return mine
+    @property
+    def own(self) -> list[dict[str, Any]]:
+        """What each of the processes that wrote it said of itself, in order of rank."""
+        return list(self.manifest["processes"])
 
     def read(self, name: str) -> Tensor:
         """A whole tensor."""
@@ -203,22 +201,6 @@ class Checkpoint:
             with safe_open(self.folder / piece["file"], "pt") as file:
                 values = file.get_slice(name)[source] if source else file.get_tensor(name)
             local[target].copy_(values)
-
-
-def box_of(tensor: Tensor) -> Box:
-    """Offset and size of what this process holds of a tensor: all of a plain one, a shard of a DTensor."""
-    if not hasattr(tensor, "to_local"):
-        return (0,) * tensor.ndim, tuple(tensor.shape)
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    size, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return tuple(offset), tuple(size)
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
-    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return local
 
 
 def _overlap(a: Box, b: Box) -> Box | None:

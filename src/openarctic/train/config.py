@@ -15,9 +15,12 @@ from typing import Any, Literal
 from openarctic.errors import UserError
 
 
+MAY_CHANGE = {"may_change": True}  # metadata of such a field
+
+
 def may_change(default: Any) -> Any:
     """A config field that a resumed run may set anew."""
-    return field(default=default, metadata={"may_change": True})
+    return field(default=default, metadata=MAY_CHANGE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from openarctic.config import read_object, write_text
 from openarctic.errors import CapacityError
 from openarctic.machine import check_memory
 from openarctic.planner.training import TrainingBytes, training_bytes
+from openarctic.train.boxes import local_part
 from openarctic.train.checkpoint import checkpoints_folder, saved_steps
 from openarctic.train.job import Job
 from openarctic.train.objectives import device_of
@@ -56,8 +57,8 @@ class Estimate:
 
 
 def bytes_needed(job: Job) -> TrainingBytes:
-    """What the job's training holds at least."""
-    parameters = dict(job.model.named_parameters())
+    """What the job's training holds at least, in this process."""
+    parameters = {name: local_part(p) for name, p in job.model.named_parameters()}
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
     hidden = sum(p.numel() for name, p in trained.items() if is_hidden_matrix(name, p))
     total = sum(p.numel() for p in parameters.values())
@@ -79,7 +80,7 @@ def check_room(job: Job, out: Path) -> None:
             needed.gradients + needed.moments, "training (gradients and moments)", "train fewer parameters, or a smaller model"
         )
     out.mkdir(parents=True, exist_ok=True)
-    disk, free = disk_needed(job, needed.checkpoint), shutil.disk_usage(out).free
+    disk, free = disk_needed(job, needed.checkpoint * job.processes.count), shutil.disk_usage(out).free
     if disk > free:
         told = f"the checkpoints take {disk / 1e9:.1f} GB, {free / 1e9:.1f} GB are free at {out}"
         raise CapacityError(told, "make room, or set train.keep_last=1")

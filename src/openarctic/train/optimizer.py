@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from openarctic.train.boxes import local_part, own_part, whole
 from openarctic.train.config import TrainConfig
 
 # Coefficients of the quintic whose iteration drives singular values towards 1 (Jordan et al. 2024).
@@ -111,7 +112,9 @@ class Muon(Optimizer):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - momentum)
-            directions.append(parameter.grad.lerp(state["momentum"], momentum))
+            # A matrix in shards is gathered: its singular vectors run through all of them.
+            directions.append(whole(parameter.grad.lerp(state["momentum"], momentum)))
         size = 0.2 * math.sqrt(max(parameters[0].shape[-2:]))
         for parameter, update in zip(parameters, orthogonalised(torch.stack(directions)), strict=True):
-            parameter.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr * size)
+            held = local_part(parameter)
+            held.mul_(1 - lr * group["weight_decay"]).add_(own_part(update, parameter), alpha=-lr * size)

@@ -27,7 +27,7 @@ from openarctic.formats import HybridConfig
 from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
-from openarctic.train.config import TrainConfig
+from openarctic.train.config import MAY_CHANGE, TrainConfig
 from openarctic.train.export import export_model
 from openarctic.train.job import Job
 from openarctic.train.objectives import LanguageModelling
@@ -71,7 +71,7 @@ class PretrainRecipe:
     validation_sequences: int = 64  # at most, of each domain
     export_type: str = "F16"
     routing: RoutingConfig = field(default_factory=RoutingConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig, metadata={"may_change": True})
+    parallel: ParallelConfig = field(default_factory=ParallelConfig, metadata=MAY_CHANGE)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3, validate_every=200, spike_sigmas=10.0))
 
 

@@ -25,6 +25,7 @@ from openarctic.errors import UserError
 from openarctic.model import ArcticForCausalLM
 from openarctic.train import checkpoint as checkpoints
 from openarctic.train.balance import ExpertBalance
+from openarctic.train.boxes import local_part
 from openarctic.train.checkpoint import Checkpoint
 from openarctic.train.config import TrainConfig, check_unchanged, fixed_fields, resolved
 from openarctic.train.guard import Drawn, Guard
@@ -223,7 +224,10 @@ class _Run:
         self.source.load_state_dict(manifest["source"])
         self.guard.load_state_dict(manifest["guard"], keep_verdicts=is_rollback)
         self.balance.idle_LE = manifest["idle_experts"]
-        set_random_state(saved.own(self.processes.rank)["random"])
+        if len(saved.own) == self.processes.count:
+            set_random_state(saved.own[self.processes.rank]["random"])
+        else:  # by another number of processes: chances that none of them had
+            seed_everything(self.config.seed + self.processes.rank + 1_000_003 * (saved.step + 1))
         self.drawn.clear()
 
     def _roll_back(self, why: str) -> None:
@@ -368,7 +372,7 @@ class _Run:
 
     def _is_sound(self) -> bool:
         """Whether all weights are finite, in all processes."""
-        bad = sum(not bool(torch.isfinite(checkpoints.local_part(p).detach().sum())) for p in self.trained.values())
+        bad = sum(not bool(torch.isfinite(local_part(p).detach().sum())) for p in self.trained.values())
         return self.processes.sum(torch.tensor([bad], dtype=torch.float64, device=self.device)).item() == 0
 
     def _record(self, sums: dict[str, float], norm: float, rate: float) -> dict[str, Any]:
