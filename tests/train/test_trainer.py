@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from openarctic.data import Batch  # noqa: E402
-from openarctic.errors import UserError  # noqa: E402
+from openarctic.errors import MissingError, UserError  # noqa: E402
 from openarctic.train.checkpoint import latest_checkpoint, saved_steps  # noqa: E402
 from openarctic.train.objectives import LanguageModelling, Loss  # noqa: E402
 from openarctic.train.runlog import read_events, read_log  # noqa: E402
@@ -168,6 +169,28 @@ def test_validation_by_domain_changes_nothing(tmp_path: Path) -> None:
     assert equal(plain, watched)
     found = [record["validation"] for record in read_log(tmp_path / "watched") if "validation" in record]
     assert len(found) == 2 and set(found[0]) == {"even", "odd"} and found[1]["odd"] < found[0]["odd"]
+
+
+def test_recomputation_gives_the_same_bits(tmp_path: Path) -> None:
+    plain, _ = run(tmp_path / "plain", config(steps=3), routing=RESTLESS)
+    again, _ = run(tmp_path / "again", config(steps=3, recompute=True), routing=RESTLESS)
+    assert equal(plain, again)
+
+
+def test_tensorboard_shows_the_log_or_is_told_to_be_missing(tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(MissingError, match="TensorBoard is not installed"):
+            run(tmp_path, config(tensorboard=True))
+        return
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, config(steps=4, tensorboard=True))
+    run(tmp_path, config(steps=6, tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, round(event.value, 4)) for event in events.Scalars("loss")]
+    assert shown == [(record["step"], round(record["loss"], 4)) for record in read_log(tmp_path)]
+    assert "busiest_expert/layer 1" in events.Tags()["scalars"]
 
 
 class Failing(LanguageModelling):

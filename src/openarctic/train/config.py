@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from openarctic.errors import UserError
 
-
 MAY_CHANGE = {"may_change": True}  # metadata of such a field
 
 
@@ -52,7 +51,7 @@ class TrainConfig:
     final_rate: float = 0.0
     aux_loss_coef: float = 0.01
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: products under autocast; weights and moments stay as they are
-    recompute: bool = False  # selective recomputation of activations
+    recompute: bool = may_change(False)  # selective recomputation: less memory, the same bits
     seed: int = 0
 
     max_rollbacks: int = may_change(5)
@@ -64,7 +63,7 @@ class TrainConfig:
     keep_last: int = may_change(2)
     keep_every: int | None = may_change(None)  # checkpoints of these steps are never removed
     validate_every: int | None = may_change(None)
-    tensorboard: bool = may_change(False)
+    tensorboard: bool = may_change(False)  # event files beside the log, for those who watch many runs
 
     def __post_init__(self) -> None:
         positive = ("accumulate", "lr", "clip_norm", "checkpoint_minutes", "keep_last", "spike_window")

@@ -94,7 +94,7 @@ def pretrain_job(
     config = replace(recipe.train, steps=min(steps, recipe.train.steps or steps))
     recipe = replace(recipe, model=shape, train=config)
     torch.manual_seed(config.seed)
-    model = ArcticForCausalLM(ArcticConfig.from_shape(shape))
+    model = ArcticForCausalLM(ArcticConfig.from_shape(shape)).to("cuda" if torch.cuda.is_available() else "cpu")
     model.set_routing(recipe.routing)
     return Job(
         recipe=recipe,

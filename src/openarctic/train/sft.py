@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from openarctic.data import IGNORED, Batch
 from openarctic.errors import MissingError, UserError
@@ -85,7 +86,7 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
     steps = max(1, round(recipe.epochs * len(epochs(0)) / recipe.train.accumulate))
     config = replace(recipe.train, steps=recipe.train.steps or steps)
     recipe = replace(recipe, train=config)
-    model = load_model(base).float()
+    model = load_model(base).float().to("cuda" if torch.cuda.is_available() else "cpu")
     model.set_routing(recipe.routing)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(fnmatch(name, pattern) for pattern in recipe.frozen))

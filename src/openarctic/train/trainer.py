@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from torch import Tensor
 from openarctic.config import write_text
 from openarctic.errors import UserError
 from openarctic.model import ArcticForCausalLM
+from openarctic.model.recompute import recompute_selectively
 from openarctic.train import checkpoint as checkpoints
 from openarctic.train.balance import ExpertBalance
 from openarctic.train.boxes import local_part
@@ -35,6 +37,7 @@ from openarctic.train.processes import ALONE, Processes, SpreadModel, UndividedM
 from openarctic.train.random_state import random_state, seed_everything, set_random_state
 from openarctic.train.runlog import RunLog
 from openarctic.train.schedule import learning_rate
+from openarctic.train.tensorboard import TensorBoard
 from openarctic.train.throughput import gemm_flops, memory_bytes, step_flops
 
 
@@ -97,6 +100,8 @@ def train(
         raise UserError("the training has no end", "set steps or minutes")
     out.mkdir(parents=True, exist_ok=True)
     with _claimed(out, processes), RunLog(out) as log:
+        if config.warmup_steps >= (config.steps or math.inf) and say:
+            say(f"note: the warm-up of {config.warmup_steps} steps is as long as the run of {config.steps}, or longer")
         run = _Run(model, objective, source, config, out, log, recipe or config, say or (lambda line: None), processes)
         run.spread = spread or run.spread
         run.begin(resume)
@@ -126,6 +131,7 @@ class _Run:
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not self.trained:
             raise UserError("no parameter learns", "the recipe freezes the whole model")
+        recompute_selectively(model, config.recompute)
         self.optimizers = build_optimizers(model, config)
         self.progress, self.guard, self.balance = Progress(), Guard(config), ExpertBalance()
         self.drawn: list[Drawn] = []  # since the last checkpoint
@@ -135,6 +141,7 @@ class _Run:
         self.saved_seconds = 0.0
         self.is_stopped = False
         self.last = 0.0
+        self.tensorboard: TensorBoard | None = None
 
     # Beginning, saving, going back
 
@@ -153,6 +160,8 @@ class _Run:
             self.log.take_back(self.progress.step)
             write_text(self.out / "config.json", json.dumps(resolved(self.recipe), indent=2) + "\n")
         self.saved_seconds = self.progress.seconds
+        if self.config.tensorboard and self.processes.rank == 0:
+            self.tensorboard = TensorBoard(self.out, self.progress.step)
         if found:
             self._event("resumed", step=self.progress.step)
         else:
@@ -260,6 +269,8 @@ class _Run:
                 if self.is_stopped:
                     break
             self.save()
+        if self.tensorboard:
+            self.tensorboard.close()
         stop.raise_asked()
         return self.progress
 
@@ -315,6 +326,8 @@ class _Run:
         record = self._record(sums, norm, rate)
         if self.processes.rank == 0:
             self.log.step(record)
+            if self.tensorboard:
+                self.tensorboard.step(record)
         if is_due:
             self.save()
             self.last = time.monotonic()
