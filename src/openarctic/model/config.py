@@ -24,7 +24,7 @@ class ArcticConfig(PreTrainedConfig):
 
     model_type = "arctic"
     has_no_defaults_at_init = True
-    keys_to_ignore_at_inference = ("cache", "past_key_values", "aux_loss", "z_loss", "routes")
+    keys_to_ignore_at_inference = ("cache", "past_key_values", "aux_loss", "z_loss", "routes", "cross_entropy", "correct")
     attribute_map = {"num_experts": "num_local_experts"}  # noqa: RUF012 - the base class declares a plain dict
 
     def __init__(self, **values: Any) -> None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from openarctic.model.bare import is_bare, is_untouched
 from openarctic.model.mlp import MLP
 from openarctic.model.recompute import recomputing
 from openarctic.model.routing import Route
@@ -98,21 +99,13 @@ def bare_matrices(experts: nn.ModuleList | Sequence[nn.Module]) -> list[Tensor] 
     """w1, w2 and w3 of each expert, or None when an expert is more than three plain matrices: then it must be called."""
     found: list[Tensor] = []
     for expert in experts:
-        if not (type(expert) is MLP and _is_untouched(expert)):
+        if not (type(expert) is MLP and is_untouched(expert)):
             return None
-        for linear in (expert.w1, expert.w2, expert.w3):
-            if not (type(linear) is nn.Linear and linear.bias is None and _is_untouched(linear)):
-                return None
-            if type(linear.weight) not in (nn.Parameter, Tensor) or linear.weight.is_meta:  # a Tensor: functional_call
-                return None
-            found.append(linear.weight)
+        linears = (expert.w1, expert.w2, expert.w3)
+        if not all(is_bare(linear) for linear in linears):
+            return None
+        found += (linear.weight for linear in linears)
     return found
-
-
-def _is_untouched(module: nn.Module) -> bool:
-    """No hooks, no replaced forward."""
-    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-    return not any(hooks) and "forward" not in vars(module)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

@@ -29,6 +29,7 @@ from openarctic.errors import UserError
 from openarctic.model.attention import MASK_PARAMETERS, Attention, SelfAttention, causal_mask, rotary
 from openarctic.model.config import ArcticConfig
 from openarctic.model.experts import combine_experts
+from openarctic.model.head_loss import IGNORED, head_loss
 from openarctic.model.mlp import MLP
 from openarctic.model.norm import ArcticRMSNorm
 from openarctic.model.pretrained import ArcticPreTrainedModel
@@ -179,10 +180,12 @@ class ArcticModelOutput(MoeModelOutputWithPast):
 
 @dataclass
 class ArcticCausalLMOutput(MoeCausalLMOutputWithPast):
-    """The same of a language model."""
+    """The same of a language model. Without logits, `correct` says how many labels that count were the likeliest."""
 
     z_loss: Tensor | None = None
     routes: tuple[RouteStats, ...] | None = None
+    cross_entropy: Tensor | None = None
+    correct: Tensor | None = None
 
 
 class ArcticModel(ArcticPreTrainedModel):
@@ -330,6 +333,7 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        with_logits: bool = True,
         num_items_in_batch: int | Tensor | None = None,
         return_dict: bool | None = None,
         **options: Any,
@@ -338,8 +342,10 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
 
         With labels, loss = cross-entropy of the next token + router_aux_loss_coef * aux_loss (spec 2.4), and in training +
         z_loss_coef * z_loss. `logits_to_keep` computes logits of the last so many positions (0: of all), or of the positions
-        in a tensor.
+        in a tensor. Without logits, the loss is computed piece by piece, and `logits` are None: the cheaper way to train.
         """
+        if labels is None and not with_logits:
+            raise UserError("without logits and without labels there is nothing to compute", "give labels, or want logits")
         base = self.model(
             input_ids,
             attention_mask,
@@ -352,13 +358,17 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
         )
         hidden_BSH = base.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
-        logits = self.lm_head(hidden_BSH if isinstance(kept, int) else hidden_BSH[:, kept]).float()
-        loss = None
+        logits, loss, cross_entropy, correct = None, None, None, None
+        if with_logits:
+            logits = self.lm_head(hidden_BSH if isinstance(kept, int) else hidden_BSH[:, kept]).float()
         if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
-            )
-            loss = loss + self.config.router_aux_loss_coef * base.aux_loss.to(loss.device)
+            if logits is None:
+                cross_entropy, correct = self._cross_entropy(hidden_BSH, labels, num_items_in_batch)
+            else:
+                cross_entropy = self.loss_function(
+                    logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
+                )
+            loss = cross_entropy + self.config.router_aux_loss_coef * base.aux_loss.to(cross_entropy.device)
             if self.training and self.routing.z_loss_coef:
                 loss = loss + self.routing.z_loss_coef * base.z_loss.to(loss.device)
         output = ArcticCausalLMOutput(
@@ -366,6 +376,8 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
             aux_loss=base.aux_loss,
             z_loss=base.z_loss,
             routes=base.routes,
+            cross_entropy=cross_entropy,
+            correct=correct,
             logits=logits,
             hidden_states=base.hidden_states,
             attentions=base.attentions,
@@ -374,6 +386,13 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
         )
         wants_object = self.config.return_dict if return_dict is None else return_dict
         return output if wants_object else output.to_tuple()
+
+    def _cross_entropy(self, hidden_BSH: Tensor, labels: Tensor, num_items: int | Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean over labels that count, each the next token of its position, or their sum over `num_items`; and how many of them
+        were the likeliest."""
+        following = labels[:, 1:].flatten()
+        total, correct = head_loss(self.lm_head, hidden_BSH[:, :-1].flatten(0, 1), following)
+        return total / ((following != IGNORED).sum() if num_items is None else num_items), correct
 
     def set_routing(self, routing: RoutingConfig) -> None:
         """Every router behaves so in training from the next forward on."""
