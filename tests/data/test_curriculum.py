@@ -87,3 +87,5 @@ def test_nonsense_is_refused() -> None:
         single_stage({"web": 1}, 100, 16, on_excess="ignore")
     with pytest.raises(UserError, match="0 tokens in sequences of 16"):
         single_stage({"web": 1}, 0, 16)
+    with pytest.raises(UserError, match=r"tokens 1000.0, sequence_length 16"):
+        single_stage({"web": 1}, 1e3, 16)  # type: ignore[arg-type]

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openarctic.data.batch import IGNORED
 from openarctic.data.packing import lay_out, pieces_between
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.integers(2, 16))
 def test_pieces_cover_all_tokens_once(lengths: list[int], sequence_length: int) -> None:
     ends = np.cumsum(lengths)

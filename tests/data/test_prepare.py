@@ -3,6 +3,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +102,32 @@ def test_a_stopped_preparation_goes_on_and_gives_the_same(
     again = make(source, tokenizer, tmp_path / "out", note=notes.append)
     assert again == whole
     assert [note for note in notes if "going on with" in note]
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_goes_on_and_gives_the_same(source: Path, tmp_path: Path) -> None:
+    """kill -9 as soon as two sets of shards are safe; then the same command again."""
+    source.write_text(source.read_text() * 10)
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from openarctic.cli import main; sys.exit(main())",
+        "data",
+        "prepare",
+        str(source),
+    ]
+    command += ["--tokenizer", "arctic-nano", "--shard-tokens", "1500", "--validation-share", "0.2", "--domain", "web"]
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    journal = tmp_path / "out.partial" / JOURNAL
+    while killed.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
+        time.sleep(0.005)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL and not (tmp_path / "out").exists()
+    again = subprocess.run([*command, "--out", str(tmp_path / "out")], check=True, capture_output=True, text=True)
+    assert "going on with" in again.stderr
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 

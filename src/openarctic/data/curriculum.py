@@ -24,6 +24,10 @@ class Stage:
     mixture: Mixture
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tokens, int) or not isinstance(self.sequence_length, int):
+            raise UserError(
+                f"stage {self.name}: tokens {self.tokens!r}, sequence_length {self.sequence_length!r}", "give whole numbers"
+            )
         if self.tokens <= 0 or self.sequence_length < 2:
             raise UserError(
                 f"stage {self.name} has {self.tokens} tokens in sequences of {self.sequence_length}",
