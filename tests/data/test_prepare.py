@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -24,6 +25,7 @@ from openarctic.data.prepare import JOURNAL, PrepareOptions, prepare
 from openarctic.data.readers import ReadOptions, read_documents
 from openarctic.data.shards import MANIFEST, TRAIN, VALIDATION, Manifest, tokenizer_fingerprint
 from openarctic.errors import CorruptError, UserError
+from openarctic.formats.resume import open_locked
 from openarctic.tokenizer import Tokenizer
 
 WORDS = "select name from singer where age over the concert stadium of a year count ü 2014".split()
@@ -151,6 +153,15 @@ def test_what_is_in_the_way_is_not_touched(source: Path, tokenizer: Tokenizer, t
     with pytest.raises(UserError, match="no preparation made it"):
         make(source, tokenizer, tmp_path / "other")
     assert (tmp_path / "other.partial" / "mine.txt").read_text() == "keep"
+
+
+def test_two_processes_do_not_write_one_folder(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    held = open_locked(tmp_path / "out.partial" / JOURNAL)
+    with pytest.raises(UserError, match="another process is writing"):
+        make(source, tokenizer, tmp_path / "out")
+    os.close(held)
+    make(source, tokenizer, tmp_path / "out")
 
 
 def test_contaminated_documents_are_left_out(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:

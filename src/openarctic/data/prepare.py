@@ -6,7 +6,6 @@ disk. A document belongs to the validation split by the hash of its text, so cop
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -36,6 +35,7 @@ from openarctic.data.shards import (
     write_shard,
 )
 from openarctic.errors import UserError
+from openarctic.formats.resume import open_locked
 from openarctic.tokenizer import Tokenizer
 
 JOURNAL = "journal.jsonl"
@@ -172,7 +172,7 @@ class _Work:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.state = _State()
-        self._journal = self._lock()
+        self._journal = open_locked(folder / JOURNAL)
         head = {"fingerprint": fingerprint}
         lines = self._lines()
         if lines[:1] == [head]:
@@ -187,15 +187,6 @@ class _Work:
                 path.unlink()
         os.ftruncate(self._journal, 0)
         self._append(head)
-
-    def _lock(self) -> int:
-        journal = os.open(self.folder / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(journal)
-            raise UserError(f"another process is writing {self.folder}", "wait for it") from error
-        return journal
 
     def _lines(self) -> list[dict[str, Any]]:
         """The journal's complete lines; one that was being written when the power went does not count."""

@@ -31,6 +31,17 @@ def real_destination(destination: Path) -> Path:
     return destination.resolve() if destination.is_symlink() and destination.is_dir() else destination
 
 
+def open_locked(journal: Path) -> int:
+    """A descriptor that appends to a folder's journal. Raises UserError while another process has one."""
+    opened = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(opened)
+        raise UserError(f"another process is writing {journal.parent}", "wait for it") from error
+    return opened
+
+
 class PartialOutput:
     """The files of a plan on their way. `done` of `pieces` are safe; open one for a destination at a time.
 
@@ -62,13 +73,7 @@ class PartialOutput:
         if self.folder.exists():
             self._check_ours()
         self.folder.mkdir(parents=True, exist_ok=True)
-        journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(journal)
-            raise UserError(f"another process is writing {self.folder}", "wait for it") from error
-        return journal
+        return open_locked(path)
 
     def _check_ours(self) -> None:
         is_ours = self.folder.is_dir() and ((self.folder / JOURNAL).is_file() or not any(self.folder.iterdir()))
