@@ -109,7 +109,7 @@ def test_too_little_memory_or_disk_is_said_before_the_run(
 ) -> None:
     job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
     monkeypatch.setattr("openarctic.machine.available_bytes", lambda *_: 100_000)
-    with pytest.raises(CapacityError, match="gradients and moments"):
+    with pytest.raises(CapacityError, match="gradients, moments and activations"):
         check_room(job, tmp_path / "run")
     monkeypatch.undo()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": bytes_needed(job).checkpoint})())

@@ -1,21 +1,31 @@
-"""The tuning loop: it learns, it saves, it goes on where it stopped."""
+"""Supervised tuning on epochs of packs: it learns, it saves, it goes on where it stopped."""
 
 from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from openarctic.errors import UserError  # noqa: E402
+from openarctic.model import ArcticForCausalLM  # noqa: E402
+from openarctic.train.objectives import PackTuning  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
-from openarctic.train.tune import Epochs, TuneConfig, tune  # noqa: E402
+from openarctic.train.trainer import train  # noqa: E402
+from openarctic.train.tune import EpochSource, TuneConfig  # noqa: E402
 
 from .test_packing import tiny_model, tiny_pack  # noqa: E402
+
+Epochs = Callable[[int], Sequence[Pack]]
+
+
+def tune(model: ArcticForCausalLM, epochs: Epochs, config: TuneConfig, out: Path, **options: Any) -> None:
+    train(model, PackTuning(), EpochSource(epochs), config, out, **options)
 
 
 def run(steps: int, out: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
@@ -72,3 +82,22 @@ def test_every_step_is_reported(tmp_path: Path) -> None:
         on_step=lambda p, record: seen.append((p.step, record["share"])),
     )
     assert seen == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+
+
+def test_an_epoch_is_made_when_it_is_wanted_and_found_again() -> None:
+    made: list[int] = []
+
+    def epochs(number: int) -> list[str]:
+        made.append(number)
+        return [f"{number}.{i}" for i in range(3)]
+
+    source = EpochSource(epochs)
+    assert made == [] and [source.next_batch() for _ in range(4)] == ["0.0", "0.1", "0.2", "1.0"]
+    state = source.state_dict()
+    again = EpochSource(epochs)
+    again.load_state_dict(state)
+    assert [again.next_batch(), again.next_batch(), again.next_batch()] == ["1.1", "1.2", "2.0"]
+    source.load_state_dict({"epoch": 0, "position": 2})  # a rollback
+    assert source.next_batch() == "0.2" and made == [0, 1, 1, 2, 0]
+    with pytest.raises(StopIteration):
+        EpochSource(lambda number: []).next_batch()

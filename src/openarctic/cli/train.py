@@ -77,8 +77,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.recipe == "nano":
-        return _train_nano(args)
     with contextlib.ExitStack() as stack:
         job = _job(args, stack)
         is_first = job.processes.rank == 0
@@ -102,24 +100,50 @@ def _require_torch() -> None:
 
 def _job(args: argparse.Namespace, stack: contextlib.ExitStack) -> Job:
     """The run that was asked for; where torchrun started several processes, this one's part in it until `stack` ends."""
+    from openarctic.errors import UserError
+
+    if args.recipe in ("sft", "nano"):
+        if "WORLD_SIZE" in os.environ:
+            raise UserError(f"{args.recipe} trains in one process", "start it without torchrun")
+        return _sft(args) if args.recipe == "sft" else _nano(args)
+    return _tiny(args, stack) if args.recipe == "tiny" else _pretrain(args, stack)
+
+
+def _nano(args: argparse.Namespace) -> Job:
+    from openarctic.config import override
+    from openarctic.copilot.nano import find_base, nano_job
+    from openarctic.errors import UserError
+    from openarctic.train.recipes import NanoRecipe
+
+    if len(args.data) != 1:
+        raise UserError(f"nano takes one --data, not {len(args.data)}", "name the folder of pairs and databases")
+    return nano_job(override(NanoRecipe(), args.set), args.data[0], args.base or find_base(), args.out, _say)
+
+
+def _sft(args: argparse.Namespace) -> Job:
+    from openarctic.config import override
+    from openarctic.errors import UserError
+    from openarctic.train.sft import SftRecipe, sft_job
+
+    if args.base is None:
+        raise UserError("--base is missing", "name the model to tune: a checkpoint folder or a GGUF file")
+    return sft_job(override(SftRecipe(), args.set), args.data, args.base, args.out)
+
+
+def _tiny(args: argparse.Namespace, stack: contextlib.ExitStack) -> Job:
+    from openarctic.cli.data_prepare import read_tokenizer
+    from openarctic.config import override
+    from openarctic.train.tiny import tiny_job, tiny_recipe
+
+    recipe = override(tiny_recipe(), args.set)
+    processes = _join(recipe.parallel, args, stack)
+    return _spread(tiny_job(recipe, read_tokenizer(args.tokenizer or "arctic-nano"), args.out, processes))
+
+
+def _pretrain(args: argparse.Namespace, stack: contextlib.ExitStack) -> Job:
     from openarctic.cli.data_prepare import read_tokenizer
     from openarctic.config import override
     from openarctic.errors import UserError
-
-    if args.recipe == "sft":
-        from openarctic.train.sft import SftRecipe, sft_job
-
-        if args.base is None:
-            raise UserError("--base is missing", "name the model to tune: a checkpoint folder or a GGUF file")
-        if "WORLD_SIZE" in os.environ:
-            raise UserError("sft trains in one process", "start it without torchrun")
-        return sft_job(override(SftRecipe(), args.set), args.data, args.base, args.out)
-    if args.recipe == "tiny":
-        from openarctic.train.tiny import tiny_job, tiny_recipe
-
-        recipe = override(tiny_recipe(), args.set)
-        processes = _join(recipe.parallel, args, stack)
-        return _spread(tiny_job(recipe, read_tokenizer(args.tokenizer or "arctic-nano"), args.out, processes))
     from openarctic.train.pretrain import PretrainRecipe, pretrain_job
 
     if args.tokenizer is None:
@@ -156,6 +180,7 @@ def _spread(job: Job) -> Job:
 
 def _train(job: Job, args: argparse.Namespace) -> int:
     from openarctic.train.dry_run import check_room, compare
+    from openarctic.train.throughput import memory_bytes
 
     check_room(job, args.out)
     if job.processes.rank > 0:
@@ -163,24 +188,9 @@ def _train(job: Job, args: argparse.Namespace) -> int:
         return 0
     meter = Meter()
     paths = job.run(args.out, resume=args.resume, on_step=meter, say=_say)
-    if meter.last and (told := compare(args.out, meter.last)):
+    if meter.last and (told := compare(args.out, meter.last, memory_bytes(job.model.device))):
         _say(told)
     for path in paths:
-        print(path)
-    return 0
-
-
-def _train_nano(args: argparse.Namespace) -> int:
-    from openarctic.config import override
-    from openarctic.copilot.nano import find_base, make_nano
-    from openarctic.errors import UserError
-    from openarctic.train.recipes import NanoRecipe
-
-    if len(args.data) != 1:
-        raise UserError(f"nano takes one --data, not {len(args.data)}", "name the folder of pairs and databases")
-    base = args.base or find_base()
-    recipe = override(NanoRecipe(), args.set)
-    for path in make_nano(recipe, args.data[0], base, args.out, resume=args.resume, log=_say, on_step=Meter()):
         print(path)
     return 0
 
@@ -206,6 +216,7 @@ def _told(found: Estimate) -> list[tuple[str, str]]:
         ("  of it weights", f"{found.weight_bytes / 1e9:.3f} GB"),
         ("  of it gradients", f"{found.gradient_bytes / 1e9:.3f} GB"),
         ("  of it moments", f"{found.moment_bytes / 1e9:.3f} GB"),
+        ("  of it activations", "not planned" if found.activation_bytes is None else f"{found.activation_bytes / 1e9:.3f} GB"),
         ("a checkpoint", f"{found.checkpoint_bytes / 1e9:.3f} GB, all at once {found.disk_bytes / 1e9:.3f} GB"),
     ]
 

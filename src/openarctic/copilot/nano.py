@@ -21,9 +21,12 @@ from openarctic.formats.names import tensor_table
 from openarctic.formats.quants import byte_size
 from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.tokenizer import Tokenizer
+from openarctic.train.job import Job
+from openarctic.train.objectives import PackTuning
 from openarctic.train.packing import Pack, Segment
 from openarctic.train.recipes import NanoRecipe
-from openarctic.train.tune import OnStep, Progress, make_packs, tune
+from openarctic.train.trainer import OnStep, Progress
+from openarctic.train.tune import EpochSource, make_packs
 from openarctic.train.upcycle import upcycle
 
 Log = Callable[[str], None]
@@ -52,9 +55,17 @@ def make_nano(
 ) -> tuple[Path, ...]:
     """Train (or go on training) under `out` and write the model file there; returns its splits.
 
+    The inputs are those of `nano_job`; `resume` is that of `train.trainer.train`.
+    """
+    return nano_job(recipe, data, base, out, log).run(out, resume=resume, on_step=on_step, say=log)
+
+
+def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) -> Job:
+    """The run that makes arctic-nano.
+
     `data` is a folder with `spider/` (`train_spider.jsonl`, `train_others.jsonl`, `spider_syn_train.jsonl`, `database/`) and,
-    unless the recipe takes no pairs of it, `bird_train/`. `base` is a dense GGUF model, or an arctic-nano to go on from;
-    `resume` is that of `train.trainer.train`. A GPU is used where torch finds one.
+    unless the recipe takes no pairs of it, `bird_train/`. `base` is a dense GGUF model, or an arctic-nano to go on from. A GPU is
+    used where torch finds one.
     """
     torch.manual_seed(recipe.tune.seed)
     source = read_gguf(base)
@@ -63,22 +74,21 @@ def make_nano(
     pairs = NanoPairs(recipe, data, tokenizer, log)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     matrices = [n for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and ".gate." not in n]
-    rounding = dict.fromkeys(matrices, recipe.trained_type)
     held_out = pairs.validation()
-    progress = tune(
-        model,
-        pairs.epoch,
-        recipe.tune,
-        out,
-        resume,
-        on_step,
-        rounding=rounding,
-        validation={"held-out databases": held_out} if held_out else None,
+
+    def finish(trained: ArcticForCausalLM, progress: Progress) -> tuple[Path, ...]:
+        log(f"trained {progress.step} steps, {progress.examples} examples, {progress.seconds / 3600:.2f} hours")
+        return export(recipe, trained, source, tokenizer, out / "arctic-nano.gguf", progress)
+
+    return Job(
         recipe=recipe,
-        say=log,
+        config=recipe.tune,
+        model=model,
+        objective=PackTuning(dict.fromkeys(matrices, recipe.trained_type)),
+        source=EpochSource(pairs.epoch),
+        finish=finish,
+        validation={"held-out databases": held_out} if held_out else {},
     )
-    log(f"trained {progress.step} steps, {progress.examples} examples, {progress.seconds / 3600:.2f} hours")
-    return export(recipe, model, source, tokenizer, out / "arctic-nano.gguf", progress)
 
 
 def hybrid_base(recipe: NanoRecipe, source: GGUFFile) -> ArcticForCausalLM:

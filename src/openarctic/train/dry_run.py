@@ -19,6 +19,7 @@ import torch
 from openarctic.config import read_object, write_text
 from openarctic.errors import CapacityError
 from openarctic.machine import check_memory
+from openarctic.planner.activations import saved_bytes
 from openarctic.planner.training import TrainingBytes, training_bytes
 from openarctic.train.boxes import local_part
 from openarctic.train.checkpoint import checkpoints_folder, saved_steps
@@ -29,7 +30,7 @@ from openarctic.train.throughput import gemm_flops, memory_bytes, step_flops
 from openarctic.train.trainer import Progress, train
 
 ESTIMATE = "estimate.json"
-MIN_STEPS, MAX_STEPS, TRIAL_SECONDS = 4, 24, 10.0
+MIN_STEPS, MAX_STEPS, TRIAL_SECONDS = 3, 24, 10.0
 FORWARD_SHARE = 1 / 3  # of a step's time: the backward pass has two products for each of the forward's
 
 
@@ -46,6 +47,7 @@ class Estimate:
     weight_bytes: int
     gradient_bytes: int
     moment_bytes: int
+    activation_bytes: int | None  # of the largest batch, by arithmetic; None where its size is not known
     memory_bytes: int
     checkpoint_bytes: int
     disk_bytes: int  # of all checkpoints at once
@@ -65,6 +67,13 @@ def bytes_needed(job: Job) -> TrainingBytes:
     return training_bytes(total, sum(p.numel() for p in trained.values()), hidden, job.config.optimizer)
 
 
+def activation_bytes(job: Job) -> int | None:
+    """What the forward pass of the largest batch keeps, in fp32."""
+    if job.largest_batch is None:
+        return None
+    return saved_bytes(job.model.config.shape, *job.largest_batch, recompute=job.config.recompute)
+
+
 def disk_needed(job: Job, checkpoint_bytes: int) -> int:
     """Bytes of all checkpoints that the run keeps at once: the last ones, the one being written, and every Nth."""
     config = job.config
@@ -76,9 +85,9 @@ def check_room(job: Job, out: Path) -> None:
     """Raise CapacityError, with both numbers, before a run that lacks memory or disk for what it holds at least."""
     needed = bytes_needed(job)
     if device_of(job.model).type == "cpu":  # the weights are there already
-        check_memory(
-            needed.gradients + needed.moments, "training (gradients and moments)", "train fewer parameters, or a smaller model"
-        )
+        hint = "smaller batches with train.accumulate, train.recompute=true, fewer trained parameters, or a smaller model"
+        held = needed.gradients + needed.moments + (activation_bytes(job) or 0)
+        check_memory(held, "training (gradients, moments and activations)", hint)
     out.mkdir(parents=True, exist_ok=True)
     disk, free = disk_needed(job, needed.checkpoint * job.processes.count), shutil.disk_usage(out).free
     if disk > free:
@@ -109,6 +118,7 @@ def estimate(job: Job, out: Path) -> Estimate:
         weight_bytes=needed.weights,
         gradient_bytes=needed.gradients,
         moment_bytes=needed.moments,
+        activation_bytes=activation_bytes(job),
         memory_bytes=memory_bytes(device_of(job.model)),
         checkpoint_bytes=trial.checkpoint_bytes,
         disk_bytes=disk_needed(job, trial.checkpoint_bytes),
@@ -195,10 +205,11 @@ def _seconds(job: Job, trial: _Trial) -> float:
     return training + saves * trial.checkpoint_seconds + validations * held_out * trial.seconds / trial.tokens * FORWARD_SHARE
 
 
-def compare(out: Path, progress: Progress) -> str | None:
-    """What was estimated for so many steps beside what they took; None without an estimate."""
+def compare(out: Path, progress: Progress, held_bytes: int) -> str | None:
+    """What was estimated for so many steps beside what they took, and the memory that was held; None without an estimate."""
     if not (out / ESTIMATE).is_file() or not progress.step:
         return None
     told = read_object(out / ESTIMATE)
     wanted, took = told["seconds_per_step"] * progress.step, progress.seconds
-    return f"estimated {wanted:.1f} s for {progress.step} steps, they took {took:.1f} s ({took / wanted - 1:+.0%})"
+    held = f"; {told['memory_bytes'] / 1e9:.2f} GB of memory, it took {held_bytes / 1e9:.2f} GB"
+    return f"estimated {wanted:.1f} s for {progress.step} steps, they took {took:.1f} s ({took / wanted - 1:+.0%}){held}"

@@ -25,6 +25,7 @@ class Job:
     source: Source
     finish: Callable[[ArcticForCausalLM, Progress], tuple[Path, ...]]
     validation: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    largest_batch: tuple[int, int] | None = None  # sequences and tokens of each, where the recipe knows
     notes: tuple[str, ...] = ()  # what whoever starts it should know
     processes: Processes = ALONE
     spread: SpreadModel | None = None

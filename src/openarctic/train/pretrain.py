@@ -93,6 +93,7 @@ def pretrain_job(
     shape = replace(recipe.model, vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id)
     config = replace(recipe.train, steps=min(steps, recipe.train.steps or steps))
     recipe = replace(recipe, model=shape, train=config)
+    longest = max(stage.sequence_length for stage in source.curriculum.stages)
     torch.manual_seed(config.seed)
     model = ArcticForCausalLM(ArcticConfig.from_shape(shape)).to("cuda" if torch.cuda.is_available() else "cpu")
     model.set_routing(recipe.routing)
@@ -104,6 +105,7 @@ def pretrain_job(
         source=source,
         finish=partial(_finish, recipe, tokenizer, out),
         validation=_held_out(recipe, shards),
+        largest_batch=(recipe.batch_tokens // processes.count // longest, longest),
         notes=tuple(source.changes),
         processes=processes,
     )

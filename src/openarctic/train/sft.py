@@ -98,6 +98,7 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
         source=EpochSource(epochs),
         finish=partial(_finish, recipe, tokenizer, out),
         validation={"held out": Epochs(recipe, examples[:held_out])(0)} if held_out else {},
+        largest_batch=(1, max(recipe.batch_tokens, recipe.max_pack_tokens if epochs.groups else 0)),
         notes=(f"{too_long} examples of more than {recipe.max_tokens} tokens are left out",) if too_long else (),
     )
 

@@ -1,19 +1,15 @@
-"""Supervised tuning on packs: the trainer's loop with epochs of packs as its source."""
+"""Supervised tuning: its defaults, epochs of batches as a source, and packs made of segments that share a prefix."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from openarctic.model import ArcticForCausalLM
 from openarctic.train.config import TrainConfig
-from openarctic.train.objectives import PackTuning
 from openarctic.train.packing import Pack, Segment
-from openarctic.train.trainer import OnStep, Progress, Say, train
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +22,6 @@ class TuneConfig(TrainConfig):
     warmup_steps: int = 20
     decay_share: float = 0.6
     final_rate: float = 0.02
-
-
-Epochs = Callable[[int], Sequence[Pack]]
 
 
 class EpochSource:
@@ -59,38 +52,6 @@ class EpochSource:
         if state["epoch"] != self._epoch:
             self._batches = None
         self._epoch, self._position = state["epoch"], state["position"]
-
-
-def tune(
-    model: ArcticForCausalLM,
-    epochs: Epochs,
-    config: TrainConfig,
-    out: Path,
-    resume: str | int = "auto",
-    on_step: OnStep | None = None,
-    *,
-    rounding: Mapping[str, str] | None = None,
-    validation: Mapping[str, Sequence[Pack]] | None = None,
-    recipe: Any = None,
-    say: Say | None = None,
-) -> Progress:
-    """Train on `epochs(0)`, `epochs(1)`, ... until the schedule ends; everything else is `trainer.train`'s.
-
-    `rounding` has GGUF types by the names of the parameters that are to be trained through them (`train.rounding`).
-    """
-    source = EpochSource(epochs)
-    return train(
-        model,
-        PackTuning(rounding or {}),
-        source,
-        config,
-        out,
-        recipe=recipe,
-        resume=resume,
-        validation=validation,
-        on_step=on_step,
-        say=say,
-    )
 
 
 def make_packs(
