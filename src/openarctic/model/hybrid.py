@@ -153,11 +153,12 @@ class ArcticDecoderLayer(GradientCheckpointingLayer):
     ) -> tuple[Tensor, Tensor | None, RouterOutput | None]:
         """The layer's output, its attention weights and what its router said."""
         with saving(self.recompute and not self.gradient_checkpointing):
-            return self._forward(x_BSH, rope, **options)
+            return self.compute(x_BSH, rope, **options)
 
-    def _forward(
+    def compute(
         self, x_BSH: Tensor, rope: tuple[Tensor, Tensor], **options: Any
     ) -> tuple[Tensor, Tensor | None, RouterOutput | None]:
+        """What `forward` gives, in the plain order; expert parallelism puts the overlapped order here."""
         attended_BSH, weights = self.self_attn(self.input_layernorm(x_BSH), rope, **options)
         h_BSH = x_BSH + attended_BSH
         if not self.is_parallel:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from openarctic.model.recompute import recompute_selectively
 from openarctic.train.parallel import ParallelConfig
 from tests.tiny import tiny_config
 from tests.train.parallel.worlds import Run, free_port, join_world, spawn, train_alone, train_together
@@ -25,6 +26,7 @@ WORLDS = {
     "expert 2": (2, ParallelConfig(expert=2)),
     "expert 2, no overlap": (2, ParallelConfig(expert=2, overlap=False)),
     "expert 2, one chunk": (2, ParallelConfig(expert=2, expert_chunks=1)),
+    "expert 2, layers computed twice": (2, ParallelConfig(expert=2)),
     "expert 2, recomputed": (2, ParallelConfig(expert=2)),
     "shards 2": (2, ParallelConfig(shard=True)),
     "one": (1, ParallelConfig()),
@@ -36,13 +38,15 @@ def checkpoint_layers(model: Any) -> None:
     model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
+CHANGES = {"expert 2, layers computed twice": checkpoint_layers, "expert 2, recomputed": recompute_selectively}
+
+
 def train_in_worlds(rank: int, ports: list[int], folder: Path) -> None:
     """Every world of the table, one after the other; the processes that a world does not need go on."""
     for (name, (size, parallel)), port in zip(WORLDS.items(), ports, strict=True):
         if rank < size:
             with join_world(rank, size, port, parallel) as processes:
-                change = checkpoint_layers if "recomputed" in name else None
-                torch.save(asdict(train_together(CONFIG, processes, change)), folder / f"{name}.{rank}.pt")
+                torch.save(asdict(train_together(CONFIG, processes, CHANGES.get(name))), folder / f"{name}.{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def test_the_first_process_gathers_the_whole_model(name: str, runs: dict[str, li
         torch.testing.assert_close(value, truth.weights[tensor], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["expert 2, no overlap", "expert 2, one chunk", "expert 2, recomputed"])
+@pytest.mark.parametrize("name", ["expert 2, no overlap", "expert 2, one chunk", *CHANGES])
 def test_the_schedule_does_not_change_a_bit(name: str, runs: dict[str, list[Run]]) -> None:
     for run, plain in zip(runs["expert 2"], runs[name], strict=True):
         assert run.losses == plain.losses

@@ -4,7 +4,7 @@
 
 The dispatch is under attention, the combine under the residual MLP (and the next chunk's products). In the backward pass the
 gradient of the combine travels under the residual MLP and that of the dispatch under attention (`exchange.py` says why). The sums
-are those of `ArcticDecoderLayer.forward`, in the same order. A layer that is not parallel has nothing to put beside its experts.
+are those of `ArcticDecoderLayer.compute`, in the same order. A layer that is not parallel has nothing to put beside its experts.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def overlap_layers(model: ArcticForCausalLM) -> None:
     """Give the model's parallel layers the overlapped schedule, in place; their experts must have been spread."""
     for layer in model.model.layers:
         if layer.is_parallel:
-            layer.forward = MethodType(_overlapped, layer)
+            layer.compute = MethodType(_overlapped, layer)
 
 
 def _overlapped(
     layer: ArcticDecoderLayer, x_BSH: Tensor, rope: tuple[Tensor, Tensor], **options: Any
 ) -> tuple[Tensor, Tensor | None, RouterOutput]:
-    """`ArcticDecoderLayer.forward` of a parallel layer, in the order in which its work can run side by side."""
+    """`ArcticDecoderLayer.compute` of a parallel layer, in the order in which its work can run side by side."""
     moe = layer.block_sparse_moe
     dispatch = moe.dispatch
     assert isinstance(dispatch, ExpertParallel)
