@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import rendezvous
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from openarctic.errors import CapacityError, UserError
@@ -109,11 +110,23 @@ def join(config: ParallelConfig) -> Iterator[Processes]:
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with peers_answer(config.timeout_s):
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(seconds=config.timeout_s))
+        _meet("nccl" if device_type == "cuda" else "gloo", timedelta(seconds=config.timeout_s))
         try:
             yield Processes(config, device_type)
         finally:
             dist.destroy_process_group()
+
+
+def _meet(backend: str, timeout: timedelta) -> None:
+    """`init_process_group`, but not among what an earlier attempt left behind.
+
+    torchrun keeps its store over restarts, with the addresses of processes that are gone, and now and then one is tried. On one
+    node all processes know the number of the attempt; for several see `examples/train_slurm.sh`.
+    """
+    store, rank, count = next(rendezvous("env://", timeout=timeout))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        store = dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
 
 
 @contextlib.contextmanager
