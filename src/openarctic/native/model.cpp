@@ -342,6 +342,7 @@ void Model::attend_span(Batch& b, int index, int tile, int head, int span, float
   for (int start = span * kSpan; start < end; start += kPage) {
     const uint8_t* k = keys(b.tokens.page(run.first, start), index, head);
     const uint8_t* v = k + cache_bytes(shape.cache, dim);
+    if (start + kPage < end) fetch(keys(b.tokens.page(run.first, start + kPage), index, head), 2 * cache_bytes(shape.cache, dim));
     if (start + kPage <= first + 1) {  // every token sees the whole page
       kernels.attend(shape.cache, k, v, kPage, dim, q, state, run.count * group);
       continue;

@@ -12,11 +12,6 @@ namespace {
 
 constexpr int kTile = 128;  // tokens of a block whose activations stay in L2
 
-// Asks for weights that will be read soon: hardware does not look beyond a page of memory, and starts late in each.
-inline void fetch(const uint8_t* weights, size_t bytes) {
-  for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(weights + at);
-}
-
 struct Tile {
   std::vector<uint8_t> values;    // [group][token][32] of float, int16 or int8
   std::vector<float> scale, sum;  // [group][token]
