@@ -6,8 +6,10 @@ DeepSpeed is for `pytest -m ecosystem tests/train/test_elsewhere.py` in an envir
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 import transformers  # noqa: E402
 
+from openarctic.cli import main  # noqa: E402
+from openarctic.formats import HybridConfig  # noqa: E402
 from openarctic.model import ArcticForCausalLM, load_model  # noqa: E402
 from openarctic.train.upcycle import freeze_dense, is_new, upcycle  # noqa: E402
 from tests.model.test_families import SIZES  # noqa: E402
@@ -43,6 +47,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     dense = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**{**SIZES, "vocab_size": 448}))
     hybrid = upcycle_dense(dense)
+    hybrid.config.router_aux_loss_coef = 0.05
     hybrid.save_pretrained(tmp_path / "hybrid")
     tokenizer.save_pretrained(tmp_path / "hybrid")
     (tmp_path / "text.txt").write_text(README, encoding="utf-8")
@@ -58,12 +63,8 @@ def upcycle_dense(dense: Any) -> ArcticForCausalLM:
         for theirs, ours in names.items():
             name = name.replace(theirs, ours)
         state[name] = tensor
-    from openarctic.formats import HybridConfig
-
     config = HybridConfig.from_dict(dense.config.to_dict())
-    return upcycle(
-        config, state, num_local_experts=4, num_experts_per_tok=2, intermediate_size=32, moe_layer_frequency=2, seed=0
-    )
+    return upcycle(config, state, num_local_experts=4, num_experts_per_tok=2, intermediate_size=32, moe_layer_frequency=2, seed=0)
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -89,6 +90,18 @@ def test_the_trainer_trains_saves_and_goes_on_where_it_was(place: Path, monkeypa
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     moved = [name for name in whole if ".experts." in name and name.endswith("w2.weight") and whole[name].any()]
     assert len(moved) == 4  # which upcycling left at zero
+
+
+def test_losses_of_accumulated_batches_sum_to_their_mean(place: Path) -> None:
+    """As the Trainer sums them: it divides by nothing where the model takes `num_items_in_batch`."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(place / "hybrid")
+    batches = [torch.arange(32)[None] * factor % 448 for factor in (3, 5)]
+    outputs = [model(ids, labels=ids) for ids in batches]
+    assert all(output.aux_loss > 0.5 for output in outputs)
+    total = sum(model(ids, labels=ids, num_items_in_batch=64).loss.item() for ids in batches)
+    coef = model.config.router_aux_loss_coef
+    cross_entropy = sum((output.loss - coef * output.aux_loss) * 31 for output in outputs) / 64  # 31 of 32 labels have a past
+    assert total == pytest.approx((cross_entropy + coef * sum(output.aux_loss for output in outputs) / 2).item(), abs=1e-5)
 
 
 def test_lora_on_attention_and_experts_merges_to_what_the_adapter_computes(place: Path) -> None:
@@ -134,20 +147,44 @@ def test_frozen_is_all_but_what_upcycling_added(place: Path) -> None:
 
 @pytest.mark.ecosystem
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_zero_in_two_processes_is_training_in_one(stage: int, place: Path) -> None:
+def test_zero_in_two_processes_is_plain_training(stage: int, place: Path) -> None:
+    """DeepSpeed compiles its shared-memory collectives when it first starts without a GPU, which takes minutes."""
     pytest.importorskip("deepspeed")
     script = example("zero", place)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    losses = {}
-    for processes in (2, 1):
-        import os
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script.name]
+    environment = {**os.environ, "ZERO_STAGE": str(stage)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, cwd=place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    losses = [[entry["loss"] for entry in told if entry["step"] == step] for step in range(4)]
+    wanted, model = plain_training(place)
+    assert [sum(each) / 2 for each in losses] == pytest.approx(wanted, abs=1e-4) and all(len(each) == 2 for each in losses)
+    if stage == 3:
+        return  # whose checkpoints hold parts of every tensor
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(place / "hybrid" / name, place / "checkpoints" / "last")
+    assert main(["model", "convert", str(place / "checkpoints" / "last"), str(place / "trained")]) == 0
+    trained = load_model(place / "trained").state_dict()
+    assert all((trained[name] - tensor).abs().max() < 1e-4 for name, tensor in model.state_dict().items())
 
-        environment = {**os.environ, "ZERO_STAGE": str(stage)}
-        done = subprocess.run(
-            [*command, "--nproc-per-node", str(processes), script.name],
-            env=environment, capture_output=True, text=True, timeout=900, cwd=place,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        losses[processes] = told
-    print(losses)
+
+def plain_training(place: Path) -> tuple[list[float], ArcticForCausalLM]:
+    """What the ZeRO example does in two processes, in one and without DeepSpeed: losses and the trained model."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(place / "hybrid").train()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "hybrid")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    ids = tokenizer((place / "text.txt").read_text(encoding="utf-8")).input_ids
+    rows = torch.tensor([ids[i : i + 64] for i in range(0, len(ids) - 63, 64)])
+    losses = []
+    for step in range(4):
+        total = 0.0
+        for part in range(4):  # two processes with two accumulated batches each
+            batch = rows[torch.arange(step * 8 + part * 2, step * 8 + part * 2 + 2) % len(rows)]
+            loss = model(batch, labels=batch).loss / 4
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    return losses, model

@@ -342,8 +342,10 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
         """Logits [B, S, V] in fp32; input_ids and labels [B, S], labels of -100 do not count.
 
         With labels, loss = cross-entropy of the next token + router_aux_loss_coef * aux_loss (spec 2.4), and in training +
-        z_loss_coef * z_loss. `logits_to_keep` computes logits of the last so many positions (0: of all), or of the positions
-        in a tensor. Without logits, the loss is computed piece by piece, and `logits` are None: the cheaper way to train.
+        z_loss_coef * z_loss. `num_items_in_batch` labels are those of all batches whose losses the caller sums: the routers'
+        losses then count by this batch's part of them. `logits_to_keep` computes logits of the last so many positions (0: of
+        all), or of the positions in a tensor. Without logits, the loss is computed piece by piece, and `logits` are None: the
+        cheaper way to train.
         """
         if labels is None and not with_logits:
             raise UserError("without logits and without labels there is nothing to compute", "give labels, or want logits")
@@ -369,9 +371,12 @@ class ArcticForCausalLM(ArcticPreTrainedModel, GenerationMixin):
                 cross_entropy = self.loss_function(
                     logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
                 )
-            loss = cross_entropy + self.config.router_aux_loss_coef * base.aux_loss.to(cross_entropy.device)
+            routers = self.config.router_aux_loss_coef * base.aux_loss.to(cross_entropy.device)
             if self.training and self.routing.z_loss_coef:
-                loss = loss + self.routing.z_loss_coef * base.z_loss.to(loss.device)
+                routers = routers + self.routing.z_loss_coef * base.z_loss.to(routers.device)
+            if num_items_in_batch is not None:  # of several accumulated batches: this one's part
+                routers = routers * (labels != -100).sum().to(routers.device) / num_items_in_batch
+            loss = cross_entropy + routers
         output = ArcticCausalLMOutput(
             loss=loss,
             aux_loss=base.aux_loss,
