@@ -25,6 +25,8 @@ def test_votes_go_to_the_result_most_candidates_agree_on() -> None:
     answer = ask("How many orders?", model=model, options=AskOptions(candidates=3))
     assert answer.status == "ok" and answer.sql is not None
     assert "orders: order_id, customer_id > customers" in model.prompts[0]
+    # The greedy candidate was overruled; what it alone would have answered is kept.
+    assert answer.rows == [(1200,)] and answer.tally.first is not None and answer.tally.first.columns == ["name"]
 
 
 def test_the_answer_states_the_value() -> None:
@@ -56,6 +58,7 @@ def test_a_second_round_is_tried_when_nothing_runs() -> None:
     answer = ask("How many regions?", model=ScriptedGenerator(replies))
     assert answer.rows == [(4,)]
     assert (answer.tally.generated, answer.tally.failed) == (2, 1)
+    assert answer.tally.first is None  # a candidate of the second round is not the greedy one
 
 
 def test_a_linked_text_is_looked_for_where_it_stands() -> None:

@@ -22,6 +22,10 @@ from openarctic.train.recipes import NanoRecipe  # noqa: E402
 from openarctic.train.tune import TuneConfig  # noqa: E402
 
 RECIPE = NanoRecipe(
+    first_trained_attention=20,
+    first_trained_mlp=26,
+    first_trained_experts=26,
+    first_trained_norm=20,
     synthetic_pairs=30,
     synthetic_per_epoch=10,
     bird_per_epoch=4,
@@ -67,9 +71,9 @@ def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
     assert max(p.stat().st_size for p in paths) <= RECIPE.max_file_bytes
 
     # What stayed frozen has the base's very bytes; what was trained has moved, and ships in the type it was trained through.
-    for frozen in ("blk.3.attn_q.weight", "blk.11.ffn_down.weight"):
+    for frozen in ("blk.3.attn_q.weight", "blk.25.ffn_down.weight"):
         assert np.array_equal(file.tensors[frozen].data, base.tensors[frozen].data)
-    for trained in ("blk.20.attn_q.weight", "blk.12.ffn_down.weight"):
+    for trained in ("blk.20.attn_q.weight", "blk.26.ffn_down.weight"):
         assert file.tensors[trained].type == RECIPE.trained_type
         assert np.abs(file.dequantize(trained) - base.dequantize(trained)).max() > 1e-4
 
