@@ -58,14 +58,14 @@ class Living(TorchDispatchMode):
         return sum(size for place, size in held.items() if place not in not_counted)
 
 
-def measured(config: dict[str, Any], recompute: bool, batch: int, length: int) -> int:
+def measured(config: dict[str, Any], recompute: bool, batch: int, length: int, with_logits: bool = True) -> int:
     """Bytes that a forward pass leaves for the backward pass: all that lives after it, but parameters and ids."""
     torch.manual_seed(0)
     model = ArcticForCausalLM(ArcticConfig(**config)).train()
     recompute_selectively(model, recompute)
     ids = torch.randint(0, config["vocab_size"], (batch, length))
     with Living() as living:
-        loss = model(ids, labels=ids, use_cache=False).loss
+        loss = model(ids, labels=ids, use_cache=False, with_logits=with_logits).loss
     held = living.bytes_without([*model.parameters(), ids, loss])
     loss.backward()
     return held
@@ -85,6 +85,15 @@ def test_memory_of_every_layout_is_as_planned(layout: str) -> None:
         held = measured(LAYOUTS[layout], recompute, 2, 32)
         shape = ArcticConfig(**LAYOUTS[layout]).shape
         assert saved_bytes(shape, 2, 32, recompute=recompute) == pytest.approx(held, rel=0.1), recompute
+
+
+def test_memory_without_logits_is_as_planned() -> None:
+    config = tiny_config(vocab_size=512)
+    held = [measured(config, True, 2, 32, with_logits) for with_logits in (True, False)]
+    shape = ArcticConfig(**config).shape
+    planned = [saved_bytes(shape, 2, 32, recompute=True, with_logits=with_logits) for with_logits in (True, False)]
+    held[0] += 2 * 32 * 512 * 4  # the gradient of the logits, which the backward pass begins with
+    assert planned == pytest.approx(held, rel=0.1)
 
 
 def gradients(config: dict[str, Any], recompute: bool, dtype: Any = None, **routing: Any) -> dict[str, Any]:

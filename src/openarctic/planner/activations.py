@@ -13,10 +13,11 @@ from openarctic.formats.config import HybridConfig
 def saved_bytes(
     config: HybridConfig, batch: int, length: int, *, recompute: bool, value_bytes: int = 4, with_logits: bool = True
 ) -> int:
-    """Bytes held after the forward pass of `batch` sequences of `length` tokens, dropless.
+    """Bytes held when the backward pass of `batch` sequences of `length` tokens begins, dropless.
 
-    `value_bytes` is the size of an activation. `with_logits` adds the head: logits and their log-softmax in float32, which
-    are most of it for a large vocabulary; a loss that is computed in pieces has no such thing.
+    `value_bytes` is the size of an activation. The head keeps the logits' log-softmax in float32, and the backward pass begins
+    with a gradient as large: most of it for a large vocabulary. A loss without logits has neither, but already the gradients
+    of hidden states and head.
     """
     hidden, tokens = config.hidden_size, batch * length
     a_token = hidden  # what the embedding gave
@@ -25,7 +26,10 @@ def saved_bytes(
         a_token += _feed_forward(config, layer, recompute)
     a_token += 2 * hidden + 1  # the final norm and its scale, never computed again
     tables = 2 * length * config.head_dim * value_bytes
-    head = 2 * 4 * tokens * config.vocab_size if with_logits else 0
+    if with_logits:
+        head = 2 * 4 * tokens * config.vocab_size
+    else:
+        head = hidden * (tokens * value_bytes + 4 * config.vocab_size)
     return tokens * a_token * value_bytes + tables + head
 
 
@@ -37,8 +41,7 @@ def _attention(config: HybridConfig, recompute: bool) -> int:
 
 def _feed_forward(config: HybridConfig, layer: int, recompute: bool) -> int:
     hidden = config.hidden_size
-    is_moe = config.num_local_experts > 0 and (layer + 1) % config.moe_layer_frequency == 0
-    if not is_moe:
+    if not config.is_moe_layer(layer):
         return _norm(config, recompute) + _mlp(config.dense_width, recompute) + hidden
     kept = _norm(config, recompute) + _experts(config, recompute) + hidden
     if config.parallel_attn_mlp_res:
