@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from openarctic.errors import UserError  # noqa: E402
+from openarctic.formats import HybridConfig  # noqa: E402
 from openarctic.model import ArcticConfig, ArcticForCausalLM  # noqa: E402
 from openarctic.model.attention import _Rotate, rotary, rotate  # noqa: E402
 from openarctic.model.mlp import _GatedSilu  # noqa: E402
@@ -180,3 +181,10 @@ def test_functions_are_autograds_own(dtype: Any) -> None:
         tolerance = {"rtol": 1e-5, "atol": 2e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.03}
         torch.testing.assert_close(outcomes[0], outcomes[1], **tolerance)
     assert torch.equal(_Rotate.apply(x, cos, sin), rotate(x, cos, sin))
+
+
+def test_memory_counts_the_layers_that_were_chosen_for_experts() -> None:
+    each = [HybridConfig.from_dict(tiny_config(moe_layers=[layer], dense_intermediate_size=96)) for layer in range(3)]
+    first, *others = [saved_bytes(shape, 2, 32, recompute=False) for shape in each]
+    assert others == [first, first]
+    assert first != saved_bytes(HybridConfig.from_dict(tiny_config(dense_intermediate_size=96)), 2, 32, recompute=False)
