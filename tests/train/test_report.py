@@ -118,3 +118,11 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [row[:3] for row in listed["rows"]] == [["first", 12, 1200], ["second", 3, 300]]
     assert main(["runs", "list", str(tmp_path / "none")]) == 2
     assert main(["train", "report"]) == 2
+
+
+def test_values_that_are_not_finite_are_left_out_of_curves(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    worse = [record(13, validation={"web": float("inf")}, entropy=[float("nan"), 0.9]), record(14, validation={"web": 3.0})]
+    lines = (run / "log.jsonl").read_text().splitlines()[:-1] + [json.dumps(r) for r in worse]
+    (run / "log.jsonl").write_text("".join(line + "\n" for line in lines))
+    assert "validation web" in page(run) and "nan" not in page(run)

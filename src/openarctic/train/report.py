@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,8 @@ def _thinned(points: Points) -> Points:
 
 def _chart(title: str, told: str, lines: Sequence[Line]) -> str:
     """A figure with axes, at most five labels each way."""
-    drawn = [Line(line.name, _thinned(line.points), line.is_faint) for line in lines if line.points]
+    finite = [replace(line, points=[(x, y) for x, y in line.points if math.isfinite(y)]) for line in lines]
+    drawn = [replace(line, points=_thinned(line.points)) for line in finite if line.points]
     if not drawn:
         return ""
     steps = [x for line in drawn for x, _ in line.points]
