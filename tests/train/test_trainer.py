@@ -16,8 +16,11 @@ torch = pytest.importorskip("torch")
 
 from openarctic.data import Batch  # noqa: E402
 from openarctic.errors import MissingError, UserError  # noqa: E402
+from openarctic.model.routing import RoutingConfig  # noqa: E402
 from openarctic.train.checkpoint import latest_checkpoint, saved_steps  # noqa: E402
+from openarctic.train.config import fixed_fields  # noqa: E402
 from openarctic.train.objectives import LanguageModelling, Loss  # noqa: E402
+from openarctic.train.pretrain import PretrainRecipe  # noqa: E402
 from openarctic.train.runlog import read_events, read_log  # noqa: E402
 from openarctic.train.trainer import train  # noqa: E402
 
@@ -266,3 +269,14 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     found = latest_checkpoint(tmp_path)
     assert found is not None and found.step == 2
     assert all(torch.isfinite(found.read(name)).all() for name in found.names)
+
+
+def test_the_rate_of_loss_free_balancing_may_change(tmp_path: Path) -> None:
+    assert "routing.bias_update_rate" not in fixed_fields(PretrainRecipe())
+    balanced, _ = run(tmp_path, config(steps=4), routing=RoutingConfig(bias_update_rate=0.01))
+    assert any(name.endswith("choice_bias") for name in balanced.state_dict())
+    without, progress = run(tmp_path, config(steps=6))
+    assert progress.step == 6 and not any(name.endswith("choice_bias") for name in without.state_dict())
+    again, progress = run(tmp_path, config(steps=8), routing=RoutingConfig(bias_update_rate=0.01))
+    biases = [value for name, value in again.state_dict().items() if name.endswith("choice_bias")]
+    assert progress.step == 8 and all(0 < bias.abs().max() <= 0.021 for bias in biases)

@@ -12,7 +12,7 @@ choice by choice: all first choices in the order of tokens, then all second ones
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -50,7 +50,7 @@ class RoutingConfig:
     jitter: float = 0.0
     aux_loss: AuxLoss = "all_choices"
     z_loss_coef: float = 0.0
-    bias_update_rate: float = 0.0
+    bias_update_rate: float = field(default=0.0, metadata={"may_change": True})  # see `train.config`
 
     def __post_init__(self) -> None:
         if self.capacity_factor is not None and not 0 < self.capacity_factor < float("inf"):

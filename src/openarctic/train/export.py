@@ -23,7 +23,7 @@ def export_model(model: ArcticForCausalLM, tokenizer: Tokenizer, out: Path, name
     if biases := [name for name in state if name.endswith("choice_bias")]:
         raise UserError(
             f"{len(biases)} routers choose by a bias, which neither GGUF nor Arctic's checkpoints have a place for",
-            "the checkpoints of the run are whole; train the last part with train.bias_update_rate=0 and a balancing loss",
+            "the checkpoints of the run are whole; resume it with routing.bias_update_rate=0, and more steps to learn without",
         )
     described = {"general.name": name, "general.basename": name}
     metadata, tensors = to_gguf(model.config.shape, state, lambda *_: type_, {**described, **tokenizer.to_gguf_metadata()})

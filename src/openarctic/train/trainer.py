@@ -214,11 +214,13 @@ class _Run:
         """Put everything back to where a checkpoint was written."""
         own = {f"model.{n}": p for n, p in self.trained.items()} | {f"model.{n}": b for n, b in self._buffers()}
         known = set().union(*self.processes.gather(set(own)))  # experts may be spread over processes
-        extra = [name for name in saved.names if name.startswith("model.") and name not in known]
+        # Biases of loss-free balancing come and go with its rate, which may change.
+        extra = [n for n in saved.names if n.startswith("model.") and n not in known and not n.endswith(".choice_bias")]
         if extra:
             raise UserError(f"{saved.folder} has {len(extra)} tensors that this run does not train, such as {extra[0]}")
         for name, tensor in own.items():
-            saved.read_into(name, tensor)
+            if name in saved.names or not name.endswith(".choice_bias"):
+                saved.read_into(name, tensor)
         for name, parameter, state in self._moments():
             state.clear()
             prefix = f"optimizer.{name}."
