@@ -273,7 +273,7 @@ class _Run:
             self.save()
         if self.tensorboard:
             self.tensorboard.close()
-        stop.raise_asked()
+        stop.raise_asked(by_others=self.is_stopped)
         return self.progress
 
     def _share(self) -> float:
@@ -463,10 +463,12 @@ class _Stop:
         self.signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def raise_asked(self) -> None:
-        """What a program ends with that was asked to stop."""
+    def raise_asked(self, by_others: bool) -> None:
+        """What a program ends with that was asked to stop, or is one of several of which another was."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
+        if by_others and self.signal is None:
+            raise SystemExit(128 + signal.SIGTERM)
         if self.signal is not None:
             raise SystemExit(128 + self.signal)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from openarctic.data import Batch
 from openarctic.train.checkpoint import latest_checkpoint
@@ -103,3 +107,37 @@ def same(run: Path, truth: Path) -> None:
         assert a["aux_loss"] == pytest.approx(b["aux_loss"], rel=1e-3)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
         assert a["expert_load"] == b["expert_load"]
+
+
+class Stopped(Share):
+    """Asks the second process to stop while it reads its second batch."""
+
+    def next_batch(self) -> Batch:
+        if dist.get_rank() == 1 and self.number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().next_batch()
+
+
+def stop_one(rank: int, port: int, folder: Path) -> None:
+    """What each process ends with goes into a file."""
+    with join_world(rank, 2, port, ParallelConfig()) as processes:
+        model = tiny_hybrid()
+        try:
+            train(
+                model,
+                LanguageModelling(),
+                Stopped(processes),
+                replace(SETTINGS, accumulate=1),
+                folder / "run",
+                processes=processes,
+                spread=ParallelModel(model, processes),
+            )
+        except SystemExit as stopped:
+            (folder / f"ended-{rank}").write_text(str(stopped.code))
+
+
+def test_who_asks_one_process_to_stop_stops_all(tmp_path: Path) -> None:
+    spawn(stop_one, 2, free_port(), tmp_path)
+    assert [(tmp_path / f"ended-{rank}").read_text() for rank in range(2)] == ["143", "143"]
+    found = latest_checkpoint(tmp_path / "run")
+    assert found is not None and found.step == 2
