@@ -117,6 +117,27 @@ def test_too_little_memory_or_disk_is_said_before_the_run(
         check_room(job, tmp_path / "run")
 
 
+def test_a_run_that_goes_on_needs_no_room_for_the_checkpoints_it_has(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain_job(RECIPE, shards, tokenizer, tmp_path).run(tmp_path)
+    job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
+    free = 2 * bytes_needed(job).checkpoint  # of three that may lie there at once; one and a first one without moments do
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free})())
+    check_room(job, tmp_path)
+    with pytest.raises(CapacityError, match="the checkpoints take"):
+        check_room(job, tmp_path / "elsewhere")
+
+
+def test_spread_experts_are_counted_once_on_disk(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
+    alone = bytes_needed(job)
+    assert bytes_needed(job, of_all=True) == alone
+    for layer in job.model.model.layers:  # as a process holds them that shares experts with another
+        layer.block_sparse_moe.experts = torch.nn.ModuleDict({str(e): layer.block_sparse_moe.experts[e] for e in (2, 3)})
+    assert bytes_needed(job, of_all=True) == alone and bytes_needed(job).total < alone.total
+
+
 def test_muon_keeps_one_moment_for_hidden_matrices(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
     recipe = replace(RECIPE, train=replace(RECIPE.train, optimizer="muon", steps=1))
     job = pretrain_job(recipe, shards, tokenizer, tmp_path)

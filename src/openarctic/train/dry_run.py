@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openarctic.config import read_object, write_text
-from openarctic.errors import CapacityError
+from openarctic.errors import CapacityError, UserError
 from openarctic.machine import check_memory
 from openarctic.planner.activations import saved_bytes
 from openarctic.planner.training import TrainingBytes, training_bytes
@@ -26,7 +27,7 @@ from openarctic.train.checkpoint import checkpoints_folder, saved_steps
 from openarctic.train.job import Job
 from openarctic.train.objectives import device_of
 from openarctic.train.optimizer import is_hidden_matrix
-from openarctic.train.throughput import gemm_flops, memory_bytes, step_flops
+from openarctic.train.throughput import gemm_flops, held_experts, memory_bytes, step_flops
 from openarctic.train.trainer import Progress, train
 
 ESTIMATE = "estimate.json"
@@ -58,13 +59,18 @@ class Estimate:
     seconds: float  # of the whole run: steps, validation, checkpoints
 
 
-def bytes_needed(job: Job) -> TrainingBytes:
-    """What the job's training holds at least, in this process."""
-    parameters = {name: local_part(p) for name, p in job.model.named_parameters()}
+def bytes_needed(job: Job, of_all: bool = False) -> TrainingBytes:
+    """What the job's training holds at least: this process, or with `of_all` all together, counting every tensor once."""
+    copies = job.model.config.num_local_experts // max(1, held_experts(job.model))  # of what this process has of the experts
+
+    def size(name: str, parameter: Tensor) -> int:
+        return parameter.numel() * (copies if ".experts." in name else 1) if of_all else local_part(parameter).numel()
+
+    parameters = dict(job.model.named_parameters())
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
-    hidden = sum(p.numel() for name, p in trained.items() if is_hidden_matrix(name, p))
-    total = sum(p.numel() for p in parameters.values())
-    return training_bytes(total, sum(p.numel() for p in trained.values()), hidden, job.config.optimizer)
+    hidden = sum(size(name, p) for name, p in trained.items() if is_hidden_matrix(name, p))
+    total = sum(size(name, p) for name, p in parameters.items())
+    return training_bytes(total, sum(size(name, p) for name, p in trained.items()), hidden, job.config.optimizer)
 
 
 def activation_bytes(job: Job) -> int | None:
@@ -89,9 +95,11 @@ def check_room(job: Job, out: Path) -> None:
         held = needed.gradients + needed.moments + (activation_bytes(job) or 0)
         check_memory(held, "training (gradients, moments and activations)", hint)
     out.mkdir(parents=True, exist_ok=True)
-    disk, free = disk_needed(job, needed.checkpoint * job.processes.count), shutil.disk_usage(out).free
-    if disk > free:
-        told = f"the checkpoints take {disk / 1e9:.1f} GB, {free / 1e9:.1f} GB are free at {out}"
+    # A run that goes on has some of its checkpoints already; they make way for later ones.
+    there = sum(path.stat().st_size for path in checkpoints_folder(out).glob("step-*/*"))
+    disk, free = disk_needed(job, bytes_needed(job, of_all=True).checkpoint), shutil.disk_usage(out).free
+    if disk > free + there:
+        told = f"the checkpoints take {disk / 1e9:.1f} GB, {(free + there) / 1e9:.1f} GB are free for them at {out}"
         raise CapacityError(told, "make room, or set train.keep_last=1")
 
 
@@ -175,6 +183,8 @@ def _try(job: Job, out: Path) -> _Trial:
     config = replace(job.config, steps=steps, minutes=None, checkpoint_steps=None, checkpoint_minutes=1e9, validate_every=None)
     with tempfile.TemporaryDirectory(prefix="dry-run-", dir=out) as folder:
         train(job.model, job.objective, watched, config, Path(folder), on_step=watched.note)
+        if not watched.seen:
+            raise UserError("there is no batch to try", "give more data, or hold less of it out")
         checkpoint_seconds = time.monotonic() - watched.seen[-1][0]
         newest = checkpoints_folder(Path(folder)) / f"step-{saved_steps(Path(folder))[-1]}"
         checkpoint_bytes = sum(path.stat().st_size for path in newest.iterdir())

@@ -37,7 +37,7 @@ def step_flops(model: ArcticForCausalLM) -> StepFlops:
     """
     config = model.config
     lowest = _lowest_trained_layer(model)
-    held = len({match[1] for name, _ in model.named_parameters() if (match := _EXPERT.search(name))})  # by this process
+    held = held_experts(model)
     share = config.num_experts_per_tok / held if held else 0.0
     token = 0.0
     for name, parameter in model.named_parameters():
@@ -50,6 +50,11 @@ def step_flops(model: ArcticForCausalLM) -> StepFlops:
     backward_layers = max(0, config.num_hidden_layers - lowest)
     seen = 4 * config.num_attention_heads * config.head_dim * (config.num_hidden_layers + 2 * backward_layers)
     return StepFlops(token, target, seen)
+
+
+def held_experts(model: ArcticForCausalLM) -> int:
+    """How many of a layer's experts this process holds; all of them where they are not spread."""
+    return len({match[1] for name, _ in model.named_parameters() if (match := _EXPERT.search(name))})
 
 
 def _lowest_trained_layer(model: ArcticForCausalLM) -> int:
