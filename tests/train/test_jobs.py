@@ -184,6 +184,25 @@ def test_tuning_learns_the_answers_and_packs_what_is_shared(tmp_path: Path, base
     assert torch.equal(job.model.model.embed_tokens.weight, embedding)
 
 
+def test_tuning_goes_on_with_the_same_examples_only(tmp_path: Path, base: Path) -> None:
+    data = write_lines(tmp_path / "pairs.jsonl", PAIRS + OTHERS)
+    recipe = SftRecipe(batch_tokens=64, min_shared_tokens=8, train=replace(SftRecipe().train, steps=1))
+    sft_job(recipe, [data], base, tmp_path / "run").run(tmp_path / "run")
+    longer = replace(recipe, train=replace(recipe.train, steps=2))
+    write_lines(data, PAIRS + OTHERS[:-1])
+    with pytest.raises(UserError, match="data of this run have changed"):
+        sft_job(longer, [data], base, tmp_path / "run").run(tmp_path / "run")
+    write_lines(data, PAIRS + OTHERS)
+    assert sft_job(longer, [data], base, tmp_path / "run").run(tmp_path / "run")
+    assert len(read_log(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("changes", [{"validation_share": 1.0}, {"validation_share": -0.1}, {"epochs": 0.0}])
+def test_a_recipe_that_leaves_nothing_to_learn_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(changes))):
+        SftRecipe(**changes)
+
+
 def test_packs_and_sequences_hold_every_example_once(tokenizer: Tokenizer, tmp_path: Path) -> None:
     examples = list(read_examples(write_lines(tmp_path / "a.jsonl", OTHERS + PAIRS), tokenizer))
     groups, single = share_beginnings(examples, 8)

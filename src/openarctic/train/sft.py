@@ -7,6 +7,7 @@ are laid one after the other into sequences, where none sees another.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,10 @@ class SftRecipe:
     def __post_init__(self) -> None:
         if self.min_shared_tokens < 1:
             raise UserError(f"min_shared_tokens is {self.min_shared_tokens}", "a pack has a prefix of at least one token")
+        if not 0 <= self.validation_share < 1:
+            raise UserError(f"validation_share is {self.validation_share}", "give a part of 1, as 0.05")
+        if not self.epochs > 0:
+            raise UserError(f"epochs is {self.epochs}", "it must be greater than 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
         config=config,
         model=model,
         objective=SupervisedTuning(),
-        source=EpochSource(epochs),
+        source=EpochSource(epochs, _fingerprint(examples)),
         finish=partial(_finish, recipe, tokenizer, out),
         validation={"held out": Epochs(recipe, examples[:held_out])(0)} if held_out else {},
         largest_batch=(1, max(recipe.batch_tokens, recipe.max_pack_tokens if epochs.groups else 0)),
@@ -105,6 +110,12 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
 
 def _finish(recipe: SftRecipe, tokenizer: Tokenizer, out: Path, model: ArcticForCausalLM, progress: Progress) -> tuple[Path, ...]:
     return export_model(model, tokenizer, out, recipe.name, recipe.export_type)
+
+
+def _fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 of all examples in their order."""
+    told = json.dumps([(example.prompt, example.target) for example in examples])
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from openarctic.errors import UserError
 from openarctic.train.config import TrainConfig
 from openarctic.train.packing import Pack, Segment
 
@@ -25,10 +26,13 @@ class TuneConfig(TrainConfig):
 
 
 class EpochSource:
-    """The batches of `epochs(0)`, `epochs(1)`, ... without end; an epoch is made when its first batch is wanted."""
+    """The batches of `epochs(0)`, `epochs(1)`, ... without end; an epoch is made when its first batch is wanted.
 
-    def __init__(self, epochs: Callable[[int], Sequence[Any]]) -> None:
-        self._epochs = epochs
+    `data` is a fingerprint of what epochs are made of, if known: a run goes on with the same data only.
+    """
+
+    def __init__(self, epochs: Callable[[int], Sequence[Any]], data: str | None = None) -> None:
+        self._epochs, self._data = epochs, data
         self._batches: Sequence[Any] | None = None
         self._epoch, self._position = 0, 0
 
@@ -45,10 +49,15 @@ class EpochSource:
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, and batches of it that were given."""
-        return {"epoch": self._epoch, "position": self._position}
+        return {"epoch": self._epoch, "position": self._position, **({"data": self._data} if self._data else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go there."""
+        """Go there. Raises UserError for a state of other data."""
+        if state.get("data", self._data) != self._data:
+            raise UserError(
+                "the data of this run have changed since its checkpoint",
+                "go on with the same data, or begin a new run from the checkpoint's weights",
+            )
         if state["epoch"] != self._epoch:
             self._batches = None
         self._epoch, self._position = state["epoch"], state["position"]
