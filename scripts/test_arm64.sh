@@ -68,6 +68,8 @@ cmake --install "$folder/modules" --prefix "$folder/package" > "$folder/log"
 
 echo "== tests"
 "$python" -c "from openarctic.native._native import available_kernels as k; print(*k()); assert k() == ['neon', 'plain']"
-OPENARCTIC_CACHE="$folder/cache" "$python" -B -m pytest -p no:cacheprovider --override-ini=pythonpath=. \
-  tests/engine/test_kernels.py tests/engine/test_engine.py tests/engine/test_paging.py tests/engine/test_summary.py tests/engine/test_repack.py \
-  tests/engine/test_suffix.py tests/formats/test_quants.py
+# A process for each file, as many at a time as there are processors; each says which of its tests took longest.
+for file in engine/test_kernels engine/test_repack formats/test_quants engine/test_engine engine/test_paging engine/test_suffix engine/test_summary; do
+  echo "tests/$file.py"
+done | OPENARCTIC_CACHE="$folder/cache" xargs -P "$(nproc)" -n 1 \
+  "$python" -B -m pytest -q -p no:cacheprovider --override-ini=pythonpath=. --durations=5
