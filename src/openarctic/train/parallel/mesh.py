@@ -143,9 +143,13 @@ def peers_answer(timeout_s: float) -> Iterator[None]:
         ) from error
 
 
+# gloo tells of a lost peer by plain RuntimeErrors, most with the name of its source file in them, "Application timeout caused
+# pair closure" and the like without; NCCL and the store have classes of their own.
+_SIGNS = ("gloo", "timed out", "timeout")
+
+
 def _speaks_of_peers(error: Exception) -> bool:
-    """gloo reports a lost peer as a plain RuntimeError that names its source file; NCCL and the store have their own classes."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in _SIGNS)
 
 
 def _first_line(error: Exception) -> str:
