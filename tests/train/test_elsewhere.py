@@ -9,7 +9,6 @@ import json
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 import transformers  # noqa: E402
 
-from openarctic.cli import main  # noqa: E402
 from openarctic.formats import HybridConfig  # noqa: E402
 from openarctic.model import ArcticForCausalLM, load_model  # noqa: E402
 from openarctic.train.upcycle import freeze_dense, is_new, upcycle  # noqa: E402
@@ -155,15 +153,12 @@ def test_zero_in_two_processes_is_plain_training(stage: int, place: Path) -> Non
     environment = {**os.environ, "ZERO_STAGE": str(stage)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, cwd=place)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    told = [json.loads(found) for found in re.findall(r"\{.*?\}", done.stdout)]  # of two processes, lines may run together
     losses = [[entry["loss"] for entry in told if entry["step"] == step] for step in range(4)]
     wanted, model = plain_training(place)
     assert [sum(each) / 2 for each in losses] == pytest.approx(wanted, abs=1e-4) and all(len(each) == 2 for each in losses)
     if stage == 3:
-        return  # whose checkpoints hold parts of every tensor
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(place / "hybrid" / name, place / "checkpoints" / "last")
-    assert main(["model", "convert", str(place / "checkpoints" / "last"), str(place / "trained")]) == 0
+        return  # each process has a part of every tensor
     trained = load_model(place / "trained").state_dict()
     assert all((trained[name] - tensor).abs().max() < 1e-4 for name, tensor in model.state_dict().items())
 
