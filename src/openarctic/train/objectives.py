@@ -86,7 +86,7 @@ class PackTuning:
 
 
 class LanguageModelling:
-    """Next tokens of packed documents : attention stays inside a document, positions restart with it."""
+    """Next tokens of packed documents: attention stays inside a document, positions restart with it."""
 
     def size(self, batch: Batch) -> BatchSize:
         """Of a batch."""
@@ -106,22 +106,18 @@ class LanguageModelling:
             )
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
-        """Forward of a batch; logits only at places before a label that counts."""
+        """Forward of a batch; the loss is computed piece by piece, without all logits at once."""
         device = device_of(model)
-        labels = torch.from_numpy(batch.labels[:, 1:])
-        counts = labels != IGNORED
-        kept = counts.any(0).nonzero().squeeze(1)
         output = model(
             torch.from_numpy(batch.input_ids).to(device),
             position_ids=torch.from_numpy(batch.position_ids).to(device).long(),
+            labels=torch.from_numpy(batch.labels).to(device),
             attention=DocumentAttention(batch.document_ids),
             use_cache=False,
-            logits_to_keep=kept.to(device),
+            with_logits=False,
+            num_items_in_batch=max(1, self.size(batch).targets),
         )
-        wanted = labels[:, kept].to(device)
-        total = F.cross_entropy(output.logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
-        correct = (output.logits.detach().argmax(-1) == wanted).sum()
-        return Loss(total / max(1, int(counts.sum())), output.aux_loss, output.z_loss, correct, output.routes)
+        return Loss(output.cross_entropy, output.aux_loss, output.z_loss, output.correct, output.routes)
 
 
 class SupervisedTuning:

@@ -27,6 +27,7 @@ from openarctic.formats import HybridConfig
 from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
+from openarctic.train.base import load_base
 from openarctic.train.config import MAY_CHANGE, TrainConfig
 from openarctic.train.export import export_model
 from openarctic.train.job import Job
@@ -55,7 +56,8 @@ SMALL_HYBRID = HybridConfig(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainRecipe:
-    """A hybrid from scratch. `curriculum` is `even` (every domain by its tokens), `arctic` (its three stages, for the domains
+    """A hybrid from scratch, or with `base` (checkpoint folder or GGUF file) the further training of one, whose shape is then the
+    model's. `curriculum` is `even` (every domain by its tokens), `arctic` (its three stages, for the domains
     that are given), or a JSON file, which has lengths and budget of its own.
 
     The run ends with its budget of `tokens`, or earlier with `train.steps`. A step takes `batch_tokens` times `train.accumulate`.
@@ -63,6 +65,7 @@ class PretrainRecipe:
 
     name: str = "hybrid"
     model: HybridConfig = SMALL_HYBRID
+    base: str | None = None
     curriculum: str = "even"
     tokens: int = 20_000_000
     sequence_length: int = 512
@@ -90,12 +93,13 @@ def pretrain_job(
         world_size=processes.count,
     )
     steps = math.ceil(source.num_batches / recipe.train.accumulate)
-    shape = replace(recipe.model, vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id)
     config = replace(recipe.train, steps=min(steps, recipe.train.steps or steps))
-    recipe = replace(recipe, model=shape, train=config)
     longest = max(stage.sequence_length for stage in source.curriculum.stages)
     torch.manual_seed(config.seed)
-    model = ArcticForCausalLM(ArcticConfig.from_shape(shape)).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_base(Path(recipe.base)) if recipe.base else _from_scratch(recipe.model, tokenizer)
+    for own in shards.values():
+        own.check_vocab(model.config.vocab_size)
+    recipe = replace(recipe, model=model.config.shape, train=config)
     model.set_routing(recipe.routing)
     return Job(
         recipe=recipe,
@@ -109,6 +113,13 @@ def pretrain_job(
         notes=tuple(source.changes),
         processes=processes,
     )
+
+
+def _from_scratch(shape: HybridConfig, tokenizer: Tokenizer) -> ArcticForCausalLM:
+    """Random weights; the vocabulary is the tokenizer's."""
+    shape = replace(shape, vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id)
+    model = ArcticForCausalLM(ArcticConfig.from_shape(shape))
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _finish(

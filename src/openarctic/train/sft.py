@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from openarctic.data import IGNORED, Batch
 from openarctic.errors import MissingError, UserError
-from openarctic.formats.gguf import read_gguf
-from openarctic.model import ArcticForCausalLM, load_model
+from openarctic.model import ArcticForCausalLM
 from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
+from openarctic.train.base import load_base, read_tokenizer
 from openarctic.train.config import TrainConfig
 from openarctic.train.export import export_model
 from openarctic.train.job import Job
@@ -91,10 +90,11 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
     steps = max(1, round(recipe.epochs * len(epochs(0)) / recipe.train.accumulate))
     config = replace(recipe.train, steps=recipe.train.steps or steps)
     recipe = replace(recipe, train=config)
-    model = load_model(base).float().to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_base(base)
     model.set_routing(recipe.routing)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not any(fnmatch(name, pattern) for pattern in recipe.frozen))
+        if any(fnmatch(name, pattern) for pattern in recipe.frozen):
+            parameter.requires_grad_(False)
     return Job(
         recipe=recipe,
         config=config,
@@ -116,13 +116,6 @@ def _fingerprint(examples: Sequence[Example]) -> str:
     """SHA-256 of all examples in their order."""
     told = json.dumps([(example.prompt, example.target) for example in examples])
     return hashlib.sha256(told.encode()).hexdigest()
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Of a checkpoint folder or a GGUF file. Raises MissingError, UserError or CorruptError."""
-    if not path.exists():
-        raise MissingError(f"there is no model at {path}", "give a checkpoint folder or a GGUF file")
-    return Tokenizer.from_huggingface(path) if path.is_dir() else Tokenizer.from_gguf_metadata(read_gguf(path).metadata)
 
 
 def _fitting(recipe: SftRecipe, examples: list[Example]) -> tuple[list[Example], int]:

@@ -1,0 +1,32 @@
+"""The model that a run begins with, where it does not begin from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from openarctic.errors import MissingError
+from openarctic.formats.gguf import read_gguf
+from openarctic.formats.upcycled import upcycle_record
+from openarctic.model import ArcticForCausalLM, load_model
+from openarctic.tokenizer import Tokenizer
+from openarctic.train.upcycle import freeze_dense
+
+
+def load_base(path: Path) -> ArcticForCausalLM:
+    """A checkpoint folder or GGUF file in fp32, on the GPU where there is one.
+
+    Where an upcycled one says so (`--freeze-dense`), only what is new in it learns. Raises what reading it raises.
+    """
+    model = load_model(path).float().to("cuda" if torch.cuda.is_available() else "cpu")
+    if upcycle_record(path).get("freeze_dense"):
+        freeze_dense(model)
+    return model
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Of a checkpoint folder or a GGUF file. Raises MissingError, UserError or CorruptError."""
+    if not path.exists():
+        raise MissingError(f"there is no model at {path}", "give a checkpoint folder or a GGUF file")
+    return Tokenizer.from_huggingface(path) if path.is_dir() else Tokenizer.from_gguf_metadata(read_gguf(path).metadata)
