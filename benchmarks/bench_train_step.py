@@ -88,7 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--max-foreign", type=float, default=10.0, help="percent of all processors; 100 rejects nothing")
-    parser.add_argument("--recompute", action=argparse.BooleanOptionalAction, default=True, help="selectively, on our side")
+    parser.add_argument("--recompute", action=argparse.BooleanOptionalAction, default=False, help="selectively, on our side")
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--heads", type=int, default=6)
