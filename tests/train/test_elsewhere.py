@@ -22,6 +22,7 @@ import transformers  # noqa: E402
 
 from openarctic.formats import HybridConfig  # noqa: E402
 from openarctic.model import ArcticForCausalLM, load_model  # noqa: E402
+from openarctic.train.sft import SftRecipe, sft_job  # noqa: E402
 from openarctic.train.upcycle import freeze_dense, is_new, upcycle  # noqa: E402
 from tests.model.test_families import SIZES  # noqa: E402
 from tests.tokenizer.folders import README  # noqa: E402
@@ -141,6 +142,17 @@ def test_frozen_is_all_but_what_upcycling_added(place: Path) -> None:
     assert losses[-1] < losses[0]
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == set(learning)
+
+
+def test_our_own_trainer_does_what_upcycling_noted(place: Path) -> None:
+    config = json.loads((place / "hybrid" / "config.json").read_text())
+    (place / "pairs.jsonl").write_text('{"prompt": "Who?", "response": "They."}\n' * 8, encoding="utf-8")
+    for noted in (True, False):
+        (place / "hybrid" / "config.json").write_text(json.dumps({**config, "upcycled": {"freeze_dense": noted}}))
+        job = sft_job(SftRecipe(frozen=("*.gate.*",)), [place / "pairs.jsonl"], place / "hybrid", place)
+        learning = {name for name, parameter in job.model.named_parameters() if parameter.requires_grad}
+        assert not any(".gate." in name for name in learning) and any(".experts." in name for name in learning)
+        assert any(".self_attn." in name for name in learning) != noted
 
 
 @pytest.mark.ecosystem
