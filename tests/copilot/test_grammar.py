@@ -182,3 +182,20 @@ def test_a_constraint_masks_and_ends() -> None:
     constraint.advance(BACKEND.token_to_id("c"))
     assert allowed() == [EOS]
     assert not constraint.is_stuck
+
+
+def test_sums_are_of_numbers() -> None:
+    columns = (
+        Column(name="price", type="REAL"),
+        Column(name="title", type="TEXT", values=("Rope", "Tent")),
+        Column(name="pieces", type="TEXT", values=("12", "7.5")),
+        Column(name="made", type="DATE"),
+    )
+    start = matcher(Schema(dialect="sqlite", tables=(Table(name="items", columns=columns),)))
+    assert [c.name for c in columns if c.is_summable] == ["price", "pieces"]
+    for column in columns:
+        assert accepts(start, f" SELECT AVG({column.name}) FROM items") == column.is_summable
+        assert accepts(start, f" SELECT MAX({column.name}) FROM items")
+    assert accepts(start, " SELECT SUM(price * pieces) / SUM(DISTINCT pieces) FROM items")
+    words = matcher(Schema(dialect="sqlite", tables=(Table(name="items", columns=columns[1:2]),)))
+    assert accepts(words, " SELECT SUM(title) FROM items")  # with nothing else to sum, the grammar stays out of it

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openarctic.copilot.databases import open_database, read_schema
-from openarctic.copilot.joins import expand, mend, shorten
+from openarctic.copilot.joins import expand, find_join, mend, shorten
 from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 
 SETUP = """
@@ -102,3 +102,11 @@ def test_a_plain_name_belongs_to_the_first_table_that_holds_it() -> None:
     bridged = expand("SELECT good_id, shop.name FROM good, shop", shops)
     assert bridged.startswith("SELECT good.good_id, shop.name FROM good JOIN stock ON")
     assert expand("SELECT name AS name FROM good, shop ORDER BY name", shops).endswith("ORDER BY name")
+
+
+def test_ids_of_two_tables_do_not_join_them() -> None:
+    tables = tuple(Table(name=name, columns=(Column(name="id"), Column(name="shop_id"))) for name in ("genres", "media"))
+    schema = Schema(dialect="sqlite", tables=tables)
+    assert find_join(schema, ["genres"], "media") == ("genres", "shop_id", "shop_id")
+    bare = Schema(dialect="sqlite", tables=tuple(Table(name=t.name, columns=t.columns[:1]) for t in tables))
+    assert find_join(bare, ["genres"], "media") is None

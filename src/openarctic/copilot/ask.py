@@ -24,6 +24,7 @@ from openarctic.copilot.link import ValueIndex, ValueLink
 from openarctic.copilot.narrow import narrow
 from openarctic.copilot.plan import TargetForm, from_plan
 from openarctic.copilot.prompt import question_text, schema_text
+from openarctic.copilot.prune import prune
 from openarctic.copilot.sample import database_or_sample
 from openarctic.copilot.schema import Schema
 from openarctic.copilot.vote import Ballot, elect
@@ -158,7 +159,7 @@ class Copilot:
         for retry in (False, True):
             completions = self._candidates(prompt, grammar, options, retry)
             clock.lap("generate")
-            checked = self._checked(completions, links, tally)
+            checked = self._checked(question, completions, links, tally)
             clock.lap("guard")
             if checked and not options.execute:
                 best = max(checked, key=lambda item: item[1])
@@ -198,7 +199,7 @@ class Copilot:
         return self.model.generate(prompt, sampling=sampling, grammar=grammar, max_tokens=MAX_SQL_TOKENS)
 
     def _checked(
-        self, completions: Sequence[Completion], links: Sequence[ValueLink], tally: Tally
+        self, question: str, completions: Sequence[Completion], links: Sequence[ValueLink], tally: Tally
     ) -> list[tuple[Checked, float]]:
         """Distinct statements that pass the guard, with their log probability (of the most probable spelling)."""
         found: dict[str, tuple[Checked, float]] = {}
@@ -211,7 +212,7 @@ class Copilot:
             short = from_plan(completion.text.strip())
             if i == 0 and is_first_round:
                 tally.first_in_scope = self._check(short) is not None
-            checked = self._check(short, links) or self._check(short)
+            checked = self._check(self._mended(short, question, links)) or self._check(short)
             if i == 0 and is_first_round and checked:
                 tally.first_sql = checked.sql
             if checked is None:
@@ -220,11 +221,17 @@ class Copilot:
                 found[checked.sql] = (checked, completion.logprob)
         return list(found.values())
 
-    def _check(self, short_sql: str, links: Sequence[ValueLink] | None = None) -> Checked | None:
-        """The statement as it stands, or mended with `links`; None where the guard refuses it."""
+    def _mended(self, short_sql: str, question: str, links: Sequence[ValueLink]) -> str:
+        """With the tables that it needs and no others, and linked texts compared where they stand."""
         try:
-            mended = short_sql if links is None else mend(short_sql, self.schema, links)
-            return check(expand(mended, self.schema, self.database.dialect), self.database.dialect, self.schema)
+            return prune(mend(short_sql, self.schema, links), self.schema, question)
+        except SqlglotError:
+            return short_sql
+
+    def _check(self, short_sql: str) -> Checked | None:
+        """The whole statement; None where the guard refuses it."""
+        try:
+            return check(expand(short_sql, self.schema, self.database.dialect), self.database.dialect, self.schema)
         except (SqlglotError, RefusedError):
             return None
 

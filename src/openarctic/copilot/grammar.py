@@ -17,7 +17,7 @@ from itertools import combinations, islice, permutations
 
 from openarctic.copilot.joins import find_bridge, find_join, identifier
 from openarctic.copilot.plan import TargetForm
-from openarctic.copilot.schema import Schema
+from openarctic.copilot.schema import Column, Schema, Table
 
 MAX_SCOPES = 160
 MAX_TABLES = 4
@@ -35,12 +35,14 @@ ALIAS: /t[1-9]|[a-d]/
 JOIN: " JOIN " | " LEFT JOIN "
 COMPARE: " = " | " != " | " > " | " < " | " >= " | " <= "
 ARITHMETIC: " + " | " - " | " * " | " / "
-AGGREGATE: ("COUNT" | "SUM" | "AVG" | "MIN" | "MAX") "("
+CHOSEN: ("COUNT" | "MIN" | "MAX") "("
+SUMMED: ("SUM" | "AVG") "("
 SCALAR: ("ABS" | "LENGTH" | "LOWER" | "UPPER" | "ROUND") "("
 TYPE: " AS " ("INTEGER" | "REAL" | "TEXT") ")"
 """
 
-# The rules of one scope: `@` is its name. COLUMN_@ and from_@ follow; STAR_@ is what may stand for all columns of a table.
+# The rules of one scope: `@` is its name. COLUMN_@ and from_@ follow; STAR_@ is what may stand for all columns of a table,
+# NUMBER_@ those that can be summed.
 _SCOPED = r"""
 query_@: core_@ (" ORDER BY " key_@ (", " key_@)*)? limit?
 core_@: {core}
@@ -55,7 +57,9 @@ expression_@: term_@ (ARITHMETIC term_@)*
 computed_@: named_@ (ARITHMETIC term_@)*
 term_@: named_@ | literal
 named_@: COLUMN_@ | call_@ | "(" (query | expression_@) ")"
-call_@: AGGREGATE ("*" | "DISTINCT "? expression_@) ")" | SCALAR expression_@ ")"
+sum_@: addend_@ (ARITHMETIC addend_@)*
+addend_@: NUMBER_@ | call_@ | literal | "(" (query | expression_@) ")"
+call_@: CHOSEN ("*" | "DISTINCT "? expression_@) ")" | SUMMED "DISTINCT "? sum_@ ")" | SCALAR expression_@ ")"
      | "SUBSTRING(" expression_@ (", " /[0-9]{1,3}/)~1..2 ")" | "CAST(" expression_@ TYPE
 """
 
@@ -73,6 +77,8 @@ def schema_grammar(schema: Schema, form: TargetForm = "sql") -> str:
     aliased, derived = range(len(listed), len(listed) + 2)  # scopes without a list of columns
     names = [str(n) for n in range(derived + 1)]
     columns = _choice(_name(c.name) for t in schema.tables for c in t.columns)
+    summable = [_name(c.name) for t in schema.tables for c in t.columns if c.is_summable]
+    numbers = _choice(summable) if summable else columns
     tables = _choice(_name(t.name) for t in schema.tables)
     return "\n".join(
         [
@@ -83,9 +89,10 @@ def schema_grammar(schema: Schema, form: TargetForm = "sql") -> str:
             *(scoped.replace("@", n) for n in names),
             *(scopes.rules(n, group) for n, group in enumerate(listed)),
             f'from_{aliased}: aliased (", " aliased | JOIN aliased (" ON " condition_{aliased})?)*',
-            f'STAR_{aliased}: ALIAS ".*"\nCOLUMN_{aliased}: ALIAS "." {columns}',
+            f'STAR_{aliased}: ALIAS ".*"\nCOLUMN_{aliased}: ALIAS "." {columns}\nNUMBER_{aliased}: ALIAS "." {numbers}',
             f'from_{derived}: "(" query ")" (" AS " ALIAS)?',
             f'STAR_{derived}: ALIAS ".*"\nCOLUMN_{derived}: {columns} | ALIAS ("." {columns})?',
+            f"NUMBER_{derived}: COLUMN_{derived}",
             "",
         ]
     )
@@ -120,13 +127,15 @@ class _Scopes:
         """
         tables = [t for name in group if (t := self.schema.table(name))]
         holders = Counter(name for t in tables for name in t.column_names)
-        plain = [_name(c.name) for t in tables for c in t.columns]
-        qualified = [f"{_name(t.name)}.{_name(c.name)}" for t in tables for c in t.columns if holders[c.name.lower()] > 1]
+        spellings = {(t.name, c.name): _spellings(t, c, holders) for t in tables for c in t.columns}
+        numbers = [s for t in tables for c in t.columns if c.is_summable for s in spellings[t.name, c.name]]
+        columns = [s for all_ways in spellings.values() for s in all_ways]
         return "\n".join(
             [
                 f"from_{number}: {' | '.join(self._from(order, number) for order in self._orders(group))}",
                 f"STAR_{number}: {_choice(_name(name) + '.*' for name in group)}",
-                f"COLUMN_{number}: {_choice(plain + qualified)}",
+                f"COLUMN_{number}: {_choice(columns)}",
+                f"NUMBER_{number}: {_choice(numbers or columns)}",
             ]
         )
 
@@ -142,6 +151,12 @@ class _Scopes:
         if len(tables) == 2 and tables[1] not in self.near[tables[0]] and not find_bridge(self.schema, tables[:1], tables[1]):
             return f'{first} JOIN {others[0]} " ON " condition_{number}'
         return " ".join([first, *(f'(", " {other} | JOIN {other} (" ON " condition_{number})?)' for other in others)])
+
+
+def _spellings(table: Table, column: Column, holders: Counter[str]) -> list[str]:
+    """The plain name and, where other tables in FROM have it too, the one with its table."""
+    name = _name(column.name)
+    return [name, f"{_name(table.name)}.{name}"] if holders[column.name.lower()] > 1 else [name]
 
 
 def _choice(names: Iterable[str]) -> str:

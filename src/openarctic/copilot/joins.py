@@ -60,7 +60,8 @@ def find_join(schema: Schema, present: Sequence[str], new: str) -> Join | None:
         there = schema.table(table)
         if added is None or there is None:
             continue
-        shared = sorted(name for name in added.column_names & there.column_names if name.endswith(("id", "code")))
+        # `id` of two tables says nothing: each is its own table's.
+        shared = sorted(n for n in added.column_names & there.column_names if n.endswith(("id", "code")) and n != "id")
         if shared:
             return Join(table, shared[0], shared[0])
     return None
@@ -81,13 +82,15 @@ def find_bridge(schema: Schema, present: Sequence[str], new: str) -> list[str]:
     return []
 
 
-def _sources(select: exp.Select) -> tuple[list[exp.Expr], list[exp.Join]]:
+def sources_of(select: exp.Select) -> tuple[list[exp.Expr], list[exp.Join]]:
+    """What FROM lists, and the joins that list all but the first of it."""
     clause = select.args.get("from_") or select.args.get("from")
     joins = select.args.get("joins") or []
     return ([clause.this] if clause is not None else []) + [j.this for j in joins], joins
 
 
-def _own_columns(select: exp.Select) -> list[exp.Column]:
+def own_columns(select: exp.Select) -> list[exp.Column]:
+    """The columns that a SELECT names, without those of nested queries."""
     return [c for c in select.find_all(exp.Column) if c.find_ancestor(exp.Select) is select]
 
 
@@ -108,7 +111,7 @@ def shorten(sql: str, schema: Schema, dialect: str = "sqlite") -> str:
     """
     tree = sqlglot.parse_one(sql, read=dialect)
     for select in list(tree.find_all(exp.Select)):
-        sources, joins = _sources(select)
+        sources, joins = sources_of(select)
         if all(isinstance(s, exp.Table) for s in sources):
             _shorten_select(select, sources, joins, schema)
     for join in tree.find_all(exp.Join):
@@ -118,7 +121,7 @@ def shorten(sql: str, schema: Schema, dialect: str = "sqlite") -> str:
 
 def _shorten_select(select: exp.Select, tables: list[exp.Expr], joins: list[exp.Join], schema: Schema) -> None:
     names = [t.name.lower() for t in tables]
-    columns = _own_columns(select)
+    columns = own_columns(select)
     if len(set(names)) < len(names):
         _lower_names(tables, columns)
         return
@@ -194,7 +197,7 @@ def expand(short_sql: str, schema: Schema, dialect: str = "sqlite") -> str:
     """
     tree = sqlglot.parse_one(short_sql, read="sqlite")
     for select in list(tree.find_all(exp.Select)):
-        sources, joins = _sources(select)
+        sources, joins = sources_of(select)
         names = [s.name.lower() for s in sources if isinstance(s, exp.Table)]
         if joins and len(names) == len(sources) == len(set(names)):
             select.set("joins", _with_conditions(names, joins, schema))
@@ -204,9 +207,9 @@ def expand(short_sql: str, schema: Schema, dialect: str = "sqlite") -> str:
 
 def _qualify(select: exp.Select, listed: Sequence[str], schema: Schema) -> None:
     """A plain name that several tables hold belongs to the first listed one: bridge tables do not take it away."""
-    tables = [s.name.lower() for s in _sources(select)[0]]
+    tables = [s.name.lower() for s in sources_of(select)[0]]
     labels = {e.alias.lower() for e in select.expressions if e.alias}
-    for column in _own_columns(select):
+    for column in own_columns(select):
         name = _column_name(column)
         holders = _holders(name, listed, schema)
         if not column.table and holders and name not in labels and len(_holders(name, tables, schema)) > 1:
@@ -249,7 +252,7 @@ def mend(short_sql: str, schema: Schema, links: Sequence[ValueLink] = ()) -> str
     tree = sqlglot.parse_one(short_sql, read="sqlite")
     _mend_values(tree, links, schema)
     for select in list(tree.find_all(exp.Select)):
-        sources, _ = _sources(select)
+        sources, _ = sources_of(select)
         names = [s.name.lower() for s in sources if isinstance(s, exp.Table)]
         if names and len(names) == len(sources) == len(set(names)) and not any(s.alias for s in sources):
             _mend_select(select, names, schema)
@@ -276,7 +279,7 @@ def _is_number(column: exp.Column, schema: Schema) -> bool:
 
 def _mend_select(select: exp.Select, names: list[str], schema: Schema) -> None:
     outer = _outer_tables(select)
-    columns = [c for c in _own_columns(select) if not isinstance(c.this, exp.Star)]
+    columns = [c for c in own_columns(select) if not isinstance(c.this, exp.Star)]
     labels = {e.alias.lower() for e in select.expressions if e.alias}
     for column in columns:
         name, qualifier = _column_name(column), column.table.lower()
@@ -292,7 +295,7 @@ def _outer_tables(select: exp.Select) -> set[str]:
     outer: set[str] = set()
     parent = select.find_ancestor(exp.Select)
     while parent is not None:
-        outer |= {s.alias_or_name.lower() for s in _sources(parent)[0]}
+        outer |= {s.alias_or_name.lower() for s in sources_of(parent)[0]}
         parent = parent.find_ancestor(exp.Select)
     return outer
 

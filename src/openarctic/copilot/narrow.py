@@ -37,11 +37,12 @@ def _subset(schema: Schema, tables: Sequence[Table]) -> Schema:
 
 
 def _score(table: Table, stems: set[str]) -> float:
-    score = 2.0 * len(_words(table.name) & stems)
-    return score + sum(0.5 * len(_words(c.name) & stems) / len(_words(c.name) or {""}) for c in table.columns)
+    score = 2.0 * len(name_stems(table.name) & stems)
+    return score + sum(0.5 * len(name_stems(c.name) & stems) / len(name_stems(c.name) or {""}) for c in table.columns)
 
 
-def _words(name: str) -> set[str]:
+def name_stems(name: str) -> set[str]:
+    """The stems of a name's words."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     return {stem(w) for w in re.findall(r"[a-z0-9]+", spaced)}
 

@@ -6,8 +6,11 @@ Names keep the database's own spelling; look-ups ignore case, as SQL does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+NUMBER_TEXT = re.compile(r"\s*[-+$]?\d[\d.,:]*\s*%?\s*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +26,14 @@ class Column:
         """True when the declared type is a number type (SQLite's affinity rules plus DuckDB's names)."""
         kind = self.type.upper()
         return any(word in kind for word in ("INT", "REAL", "FLOA", "DOUB", "DEC", "NUM", "YEAR"))
+
+    @property
+    def is_summable(self) -> bool:
+        """Whether a sum or an average of it can mean anything: a number, or texts that are all written as one."""
+        if self.is_numeric:
+            return True
+        is_moment = any(word in self.type.upper() for word in ("DATE", "TIME", "BOOL", "BLOB"))
+        return not is_moment and all(NUMBER_TEXT.fullmatch(value) for value in self.values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

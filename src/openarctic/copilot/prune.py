@@ -1,0 +1,80 @@
+"""Tables that a query joins for nothing: small models like to join more than a question asks for.
+
+A table is superfluous when no column of it is read, keys join the others without it, and the question does not speak of it:
+"emails of the customers from Rome" does not mean only those with a complaint. A table that is only counted (`COUNT(*)` of two
+tables) stays: it gives the number; so does what stands on the sides of UNION, INTERSECT and EXCEPT, where rows are compared.
+"""
+
+from __future__ import annotations
+
+import re
+
+import sqlglot
+from sqlglot import exp
+
+from openarctic.copilot.joins import own_columns, sources_of
+from openarctic.copilot.narrow import name_stems, stem
+from openarctic.copilot.schema import Schema
+
+PREFIX = 5
+
+
+def prune(short_sql: str, schema: Schema, question: str) -> str:
+    """The same short SQL without superfluous tables. Raises sqlglot.errors.SqlglotError for what cannot be parsed."""
+    tree = sqlglot.parse_one(short_sql, read="sqlite")
+    said = {stem(word) for word in re.findall(r"[a-z0-9]+", question.lower())}
+    sides = {id(select) for operation in tree.find_all(exp.SetOperation) for select in operation.find_all(exp.Select)}
+    dropped = [_prune_select(s, schema, said) for s in list(tree.find_all(exp.Select)) if id(s) not in sides]
+    return tree.sql(dialect="sqlite") if any(dropped) else short_sql
+
+
+def _prune_select(select: exp.Select, schema: Schema, said: set[str]) -> bool:
+    sources, joins = sources_of(select)
+    names = [source.name.lower() for source in sources]
+    is_plain = all(isinstance(s, exp.Table) and not s.alias and schema.table(s.name) for s in sources)
+    has_conditions = any(join.args.get(part) for join in joins for part in ("on", "using", "side"))
+    has_star = any(e.is_star for e in select.expressions)
+    if not is_plain or has_conditions or has_star or len(set(names)) < len(names):
+        return False
+    kept = names
+    least = 2 if any(_is_count(c) for c in select.find_all(exp.Count) if c.find_ancestor(exp.Select) is select) else 1
+    needed = _read_tables(select, names, schema)
+    for name in reversed(names):
+        others = [n for n in kept if n != name]
+        is_superfluous = name not in needed and not _speaks_of(said, name)
+        if is_superfluous and len(others) >= least and _are_joined(others, schema):
+            kept = others
+    if len(kept) == len(names):
+        return False
+    first, *rest = (exp.Table(this=source.this) for source, name in zip(sources, names, strict=True) if name in kept)
+    select.set("from_" if "from_" in select.args else "from", exp.From(this=first))
+    select.set("joins", [exp.Join(this=table) for table in rest])
+    return True
+
+
+def _speaks_of(said: set[str], name: str) -> bool:
+    """Whether a word of the question begins as a word of the table's name does: `enroll` is meant by "enrolled"."""
+    return any(word[:PREFIX] == stem_[:PREFIX] for word in said for stem_ in name_stems(name))
+
+
+def _is_count(expression: exp.Expr) -> bool:
+    """COUNT(*)"""
+    return isinstance(expression, exp.Count) and isinstance(expression.this, exp.Star)
+
+
+def _read_tables(select: exp.Select, names: list[str], schema: Schema) -> set[str]:
+    """Those whose columns are read: a plain name is of the first table that holds it; what nested queries read counts too."""
+    read = set()
+    own = set(map(id, own_columns(select)))
+    for column in select.find_all(exp.Column):
+        holders = [n for n in names if (table := schema.table(n)) and column.name.lower() in table.column_names]
+        if column.table:
+            read.add(column.table.lower())
+        else:
+            read.update(holders[:1] if id(column) in own else holders)
+    return read
+
+
+def _are_joined(names: list[str], schema: Schema) -> bool:
+    """Whether declared keys lead from each table to an earlier one."""
+    return all(any(other in names[:i] for other, _, _ in schema.links(name)) for i, name in enumerate(names) if i)

@@ -1,0 +1,49 @@
+"""Tables joined for nothing go; all others stay."""
+
+from __future__ import annotations
+
+import pytest
+
+from openarctic.copilot.prune import prune
+
+from .test_grammar import SHOP
+
+ROME = "Names of the customers from Rome"
+
+
+@pytest.mark.parametrize(
+    ("question", "sql", "pruned"),
+    [
+        (ROME, "SELECT name FROM customers, orders WHERE city = 'Rome'", "SELECT name FROM customers WHERE city = 'Rome'"),
+        (ROME, "SELECT name FROM orders, customers WHERE city = 'Rome'", "SELECT name FROM customers WHERE city = 'Rome'"),
+        (ROME, "SELECT name FROM customers, orders, items", "SELECT name FROM customers"),
+        ("Quantity by status", "SELECT quantity FROM items, orders, customers", "SELECT quantity FROM items"),
+        (
+            "Who is from Rome?",
+            "SELECT name FROM customers WHERE id IN (SELECT customer_id FROM orders, items)",
+            "SELECT name FROM customers WHERE id IN (SELECT customer_id FROM orders)",
+        ),
+    ],
+)
+def test_superfluous_tables_go(question: str, sql: str, pruned: str) -> None:
+    assert prune(sql, SHOP, question) == pruned
+
+
+@pytest.mark.parametrize(
+    ("question", "sql"),
+    [
+        ("Customers with orders", "SELECT name FROM customers, orders"),  # it is spoken of
+        ("What did we order from Rome?", "SELECT name FROM customers, orders"),
+        (ROME, "SELECT name, status FROM customers, orders"),  # it is read
+        (ROME, "SELECT name FROM customers, orders WHERE status = 'open'"),
+        ("Products by name", "SELECT name, product FROM customers, orders, items"),  # it joins the others
+        (ROME, "SELECT name, COUNT(*) FROM customers, orders GROUP BY name"),  # it is counted
+        (ROME, "SELECT * FROM customers, orders"),
+        (ROME, "SELECT name FROM customers JOIN orders ON customers.id = orders.id"),  # written with a condition
+        (ROME, "SELECT name FROM customers EXCEPT SELECT name FROM customers, orders"),
+        (ROME, "SELECT t1.name FROM customers AS t1, customers AS t2"),
+        (ROME, "SELECT name FROM customers"),
+    ],
+)
+def test_what_is_needed_stays(question: str, sql: str) -> None:
+    assert prune(sql, SHOP, question) == sql
