@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,9 +85,19 @@ def test_products_are_the_modules(case: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_call_for_all_experts_is_the_modules(case: Any, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs on CUDA, here on a processor's kernel of the same name."""
-    monkeypatch.setattr(module, "_can_group", lambda x, dtype: True)
+    monkeypatch.setattr(module, "_can_group", lambda x, dtype, matrices: True)
     tolerance = 2e-6 if dtype == torch.float32 else 0.04
     assert_same(outcome(combine_experts, case, dtype), outcome(combine_experts_reference, case, dtype), tolerance)
+
+
+@pytest.mark.parametrize(("hidden", "width", "fits"), [(64, 24, True), (64, 20, False), (36, 16, False), (65, 16, False)])
+def test_one_call_needs_strides_of_16_bytes(hidden: int, width: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    on_cuda: Any = SimpleNamespace(device=torch.device("cuda"))
+    matrices = bare_matrices([MLP(hidden, width), MLP(hidden, width)])
+    assert matrices is not None
+    assert module._can_group(on_cuda, torch.bfloat16, matrices) is fits
+    assert not module._can_group(on_cuda, torch.float32, matrices)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -55,7 +55,7 @@ def combine_experts(x_TH: Tensor, route: Route, experts: nn.ModuleList) -> Tenso
     rows, weight_N = sort_by_expert(route)
     dtype = _product_dtype(x_TH)
     matrices = bare_matrices(experts)
-    if matrices is None or _can_group(x_TH, dtype):
+    if matrices is None or _can_group(x_TH, dtype, matrices):
         y_NH = run_experts(gather_rows(x_TH, rows), rows.counts, experts)
         return scatter_rows((y_NH * weight_N[:, None]).to(x_TH.dtype), rows)
     with torch.autocast(x_TH.device.type, enabled=False):
@@ -90,7 +90,7 @@ def run_experts(x_NH: Tensor, counts: Sequence[int], experts: nn.ModuleList | Se
     if matrices is None:
         return _call_modules(x_NH, counts, experts)
     with torch.autocast(x_NH.device.type, enabled=False):
-        if _can_group(x_NH, dtype):
+        if _can_group(x_NH, dtype, matrices):
             return grouped_products(x_NH.to(dtype), counts, matrices)
         return _Products.apply(x_NH.to(dtype), None, None, counts, *matrices)
 
@@ -114,11 +114,18 @@ def _product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _can_group(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the device has a kernel for all experts' products at once."""
+def _can_group(x: Tensor, dtype: torch.dtype, matrices: Sequence[Tensor]) -> bool:
+    """Whether the device has a kernel for all experts' products at once, and it takes rows as long as theirs."""
     if x.device.type != "cuda" or dtype != torch.bfloat16 or not hasattr(torch, "_grouped_mm"):
         return False
+    if not _are_aligned(matrices, dtype):
+        return False
     return torch.cuda.get_device_capability(x.device) >= (8, 0)
+
+
+def _are_aligned(matrices: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether rows and columns of all matrices are whole multiples of the 16 bytes that `torch._grouped_mm` wants strides to be."""
+    return all(size * dtype.itemsize % 16 == 0 for matrix in matrices for size in matrix.shape)
 
 
 def grouped_products(x_NH: Tensor, counts: Sequence[int], matrices: Sequence[Tensor]) -> Tensor:
