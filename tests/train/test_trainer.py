@@ -271,6 +271,54 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     assert all(torch.isfinite(found.read(name)).all() for name in found.names)
 
 
+class Ending(Stream):
+    """A stream of so many batches."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def next_batch(self) -> Batch:
+        if self.number >= self.count:
+            raise StopIteration
+        return super().next_batch()
+
+
+def test_weights_are_sound_where_the_source_ends_the_run(tmp_path: Path) -> None:
+    model = tiny_hybrid()
+    steps = []
+
+    def spoil_once(progress: Any, record: Any) -> None:
+        steps.append(progress.step)
+        if steps == [1, 2, 3]:
+            with torch.no_grad():
+                model.lm_head.weight[0, 0] = math.inf
+
+    progress = train(model, LanguageModelling(), Ending(3), config(), tmp_path, on_step=spoil_once)
+    assert progress.step == 2  # the third is undone, and its batch was the last
+    assert all(p.isfinite().all() for p in model.parameters())
+    (event,) = read_events(tmp_path)
+    assert event["event"] == "rollback" and (event["step"], event["to"], event["skipped_batches"]) == (3, 2, [2])
+
+
+def test_rollbacks_count_although_the_run_was_killed_before_it_saved(tmp_path: Path) -> None:
+    def killed(progress: Any, record: Any) -> None:
+        if read_events(tmp_path / "cut"):
+            raise ConnectionError
+
+    settings = config(max_rollbacks=1, checkpoint_steps=4)
+    with pytest.raises(ConnectionError):
+        train(tiny_hybrid(), Failing(4), Stream(), settings, tmp_path / "cut", on_step=killed)
+    assert saved_steps(tmp_path / "cut")[-1] == 4
+    with pytest.raises(UserError, match="after 1 rollbacks"):
+        train(tiny_hybrid(), Failing(4, 6), Stream(), settings, tmp_path / "cut")
+    resumed, whole = tiny_hybrid(), tiny_hybrid()
+    train(resumed, Failing(4), Stream(), settings, tmp_path / "cut")
+    train(whole, Failing(4), Stream(), settings, tmp_path / "whole")
+    assert equal(resumed, whole)
+    assert sum(event["event"] == "rollback" for event in read_events(tmp_path / "cut")) == 1
+
+
 def test_the_rate_of_loss_free_balancing_may_change(tmp_path: Path) -> None:
     assert "routing.bias_update_rate" not in fixed_fields(PretrainRecipe())
     balanced, _ = run(tmp_path, config(steps=4), routing=RoutingConfig(bias_update_rate=0.01))

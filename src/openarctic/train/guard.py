@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,12 +65,24 @@ class Guard:
         if self.rollbacks >= self.config.max_rollbacks:
             told = f"{why} in step {drawn[-1].step}, after {self.rollbacks} rollbacks"
             raise UserError(told, "lower the learning rate or look at the data; events.jsonl names the batches")
-        self.rollbacks += 1
-        self.again = self.again + 1 if checkpoint == self.target else 0
-        self.target = checkpoint
+        self._count(checkpoint)
         skipped = [batch for step in drawn[-(2**self.again) :] for batch in step.batches]
         self.skipped.update(skipped)
         return skipped
+
+    def recall(self, checkpoint: int, events: Iterable[Mapping[str, Any]]) -> None:
+        """Take up, from the run's events, rollbacks to the checkpoint of that step which its own state does not know: the run
+        was killed before the next one was saved."""
+        for event in events:
+            is_rollback = event.get("event") == "rollback" and event.get("to") == checkpoint
+            if is_rollback and event.get("number", 0) > self.rollbacks:
+                self._count(checkpoint)
+                self.skipped.update(event["skipped_batches"])
+
+    def _count(self, checkpoint: int) -> None:
+        self.rollbacks += 1
+        self.again = self.again + 1 if checkpoint == self.target else 0
+        self.target = checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""

@@ -35,7 +35,7 @@ from openarctic.train.objectives import Objective, device_of
 from openarctic.train.optimizer import build_optimizers, set_rate
 from openarctic.train.processes import ALONE, Processes, SpreadModel, UndividedModel
 from openarctic.train.random_state import random_state, seed_everything, set_random_state
-from openarctic.train.runlog import RunLog
+from openarctic.train.runlog import RunLog, read_events
 from openarctic.train.schedule import learning_rate
 from openarctic.train.tensorboard import TensorBoard
 from openarctic.train.throughput import gemm_flops, memory_bytes, step_flops
@@ -151,6 +151,7 @@ class _Run:
         if found:
             check_unchanged(found.manifest["config"], self.recipe, found.folder)
             self._restore(found)
+            self.guard.recall(found.step, read_events(self.out))
             self.say(f"going on from step {found.step}")
         else:
             seed_everything(self.config.seed + self.processes.rank)
@@ -247,7 +248,7 @@ class _Run:
         assert saved is not None  # a run begins with one
         step = self.drawn[-1].step
         skipped = self.guard.roll_back(why, saved.step, self.drawn)
-        self._event("rollback", step=step, why=why, to=saved.step, skipped_batches=skipped)
+        self._event("rollback", step=step, why=why, to=saved.step, skipped_batches=skipped, number=self.guard.rollbacks)
         self.say(f"step {step}: {why}; back to step {saved.step}, skipping batches {', '.join(map(str, skipped))}")
         self._restore(saved, is_rollback=True)
         self.processes.gather(None)
@@ -262,7 +263,7 @@ class _Run:
         self.model.train()
         with _Stop() as stop:
             self.last = time.monotonic()
-            while self._share() < 1 and (batches := self._draw()):
+            while self._share() < 1 and (batches := self._next_batches()):
                 record = self._step(batches, stop.signal is not None)
                 if record is None:
                     continue
@@ -284,6 +285,15 @@ class _Run:
     def _eta(self) -> float:
         share = self._share()
         return self.progress.seconds * (1 - share) / share if 0 < share < 1 else 0.0
+
+    def _next_batches(self) -> list[Any]:
+        """What `_draw` gives; but the source's end counts only once weights are sound, as they are about to be saved."""
+        while not (batches := self._draw()):
+            self.drawn.pop()  # a step that will not be
+            if not self.drawn or self._is_sound():
+                break
+            self._undo("the update left a weight that is not finite")
+        return batches
 
     def _draw(self) -> list[Any]:
         """The batches of a step; fewer where the source ends, none at its end."""
