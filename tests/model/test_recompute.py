@@ -59,14 +59,17 @@ class Living(TorchDispatchMode):
         return sum(size for place, size in held.items() if place not in not_counted)
 
 
-def measured(config: dict[str, Any], recompute: bool, batch: int, length: int, with_logits: bool = True) -> int:
+def measured(
+    config: dict[str, Any], recompute: bool, batch: int, length: int, with_logits: bool = True, bf16: bool = False
+) -> int:
     """Bytes that a forward pass leaves for the backward pass: all that lives after it, but parameters and ids."""
     torch.manual_seed(0)
     model = ArcticForCausalLM(ArcticConfig(**config)).train()
     recompute_selectively(model, recompute)
     ids = torch.randint(0, config["vocab_size"], (batch, length))
     with Living() as living:
-        loss = model(ids, labels=ids, use_cache=False, with_logits=with_logits).loss
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = model(ids, labels=ids, use_cache=False, with_logits=with_logits).loss
     held = living.bytes_without([*model.parameters(), ids, loss])
     loss.backward()
     return held
@@ -95,6 +98,21 @@ def test_memory_without_logits_is_as_planned() -> None:
     planned = [saved_bytes(shape, 2, 32, recompute=True, with_logits=with_logits) for with_logits in (True, False)]
     held[0] += 2 * 32 * 512 * 4  # the gradient of the logits, which the backward pass begins with
     assert planned == pytest.approx(held, rel=0.1)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_memory_under_autocast_is_bounded_by_float32s(recompute: bool) -> None:
+    shape = ArcticConfig(**TWELVE_LAYERS)
+    with torch.device("meta"):
+        model = ArcticForCausalLM(shape)
+    cast = [p.numel() for name, p in model.named_parameters() if p.ndim == 2 and not is_kept_as_stored(name)]
+    held = measured(TWELVE_LAYERS, recompute, 2, 64, with_logits=False, bf16=True) - 2 * sum(cast)
+    assert 0.7 <= held / saved_bytes(shape.shape, 2, 64, recompute=recompute, with_logits=False) <= 1
+
+
+def is_kept_as_stored(name: str) -> bool:
+    """Whether autocast keeps no copy of a matrix: it is not multiplied, or by a function that casts it again."""
+    return ".experts." in name or ".gate." in name or "embed_tokens" in name
 
 
 def gradients(config: dict[str, Any], recompute: bool, dtype: Any = None, **routing: Any) -> dict[str, Any]:

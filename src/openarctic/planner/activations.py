@@ -15,8 +15,12 @@ def saved_bytes(
 ) -> int:
     """Bytes held when the backward pass of `batch` sequences of `length` tokens begins, dropless.
 
-    `value_bytes` is the size of an activation. The head keeps the logits' log-softmax in float32, and the backward pass begins
-    with a gradient as large: most of it for a large vocabulary. A loss without logits has neither, but already the gradients
+    `value_bytes` is the size of an activation. With 4 it is an upper bound for bf16 autocast too, and not far above: sums between
+    layers and norms stay float32, and every product keeps an input of its own, cast to bf16. Copies of matrices come on top:
+    autocast holds those outside of experts and embedding in bf16 until the backward pass.
+
+    The head keeps the logits' log-softmax in float32, and the backward pass begins with a gradient as large: most of it for a
+    large vocabulary. A loss without logits has neither, but already the gradients
     of hidden states and head.
     """
     hidden, tokens = config.hidden_size, batch * length

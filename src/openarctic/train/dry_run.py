@@ -74,7 +74,7 @@ def bytes_needed(job: Job, of_all: bool = False) -> TrainingBytes:
 
 
 def activation_bytes(job: Job) -> int | None:
-    """What the forward pass of the largest batch keeps, in fp32."""
+    """What the forward pass of the largest batch keeps: with precision=bf16 the bound that `saved_bytes` states."""
     if job.largest_batch is None:
         return None
     return saved_bytes(job.model.config.shape, *job.largest_batch, recompute=job.config.recompute, with_logits=False)
