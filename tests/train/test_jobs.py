@@ -212,6 +212,19 @@ def test_tuning_goes_on_with_the_same_examples_only(tmp_path: Path, base: Path) 
     assert len(read_log(tmp_path / "run")) == 2
 
 
+def test_tuning_goes_on_from_the_same_base_only(tmp_path: Path, base: Path) -> None:
+    data = write_lines(tmp_path / "pairs.jsonl", OTHERS)
+    recipe = SftRecipe(batch_tokens=64, frozen=("model.embed_tokens.*",), train=replace(SftRecipe().train, steps=1))
+    job = sft_job(recipe, [data], base, tmp_path / "run")
+    frozen = job.model.model.embed_tokens.weight.numel()
+    assert job.notes == (f"{frozen:,} of {job.model.num_parameters():,} parameters are frozen",)
+    tuned = job.run(tmp_path / "run")[1]
+    with pytest.raises(UserError, match=f"began with the model {base}, and {tuned} is another"):
+        sft_job(recipe, [data], tuned, tmp_path / "run").run(tmp_path / "run")
+    moved = base.rename(tmp_path / "elsewhere")
+    assert sft_job(recipe, [data], moved, tmp_path / "run").run(tmp_path / "run")
+
+
 @pytest.mark.parametrize("changes", [{"validation_share": 1.0}, {"validation_share": -0.1}, {"epochs": 0.0}])
 def test_a_recipe_that_leaves_nothing_to_learn_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(changes))):

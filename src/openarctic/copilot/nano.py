@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +23,7 @@ from openarctic.formats.names import tensor_table
 from openarctic.formats.quants import byte_size
 from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.tokenizer import Tokenizer
+from openarctic.train.base import identify_base
 from openarctic.train.job import Job
 from openarctic.train.objectives import PackTuning
 from openarctic.train.packing import Pack, Segment
@@ -85,7 +88,7 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
         config=recipe.tune,
         model=model,
         objective=PackTuning(dict.fromkeys(matrices, recipe.trained_type)),
-        source=EpochSource(pairs.epoch),
+        source=EpochSource(pairs.epoch, pairs.fingerprint(), identify_base(base)),
         finish=finish,
         validation={"held-out databases": held_out} if held_out else {},
     )
@@ -160,6 +163,13 @@ class NanoPairs:
         packs = self._packs(pairs, rng)
         self.log(f"epoch {number}: {sum(len(p.segments) for p in packs)} examples in {len(packs)} packs")
         return packs
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the pairs and schemas that were read; the recipe makes everything else of them."""
+        phrased = [pair for ways in self.phrasings.values() for pair in ways]
+        pairs = [(pair.database, pair.prompt, pair.sql) for pair in (*phrased, *self.others, *self.bird)]
+        schemas = sorted((name, linked.text()) for name, linked in self.linked.items())
+        return hashlib.sha256(json.dumps([pairs, schemas]).encode()).hexdigest()
 
     def validation(self) -> list[Pack]:
         """Some packs over the validation databases, the same ones every time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -23,6 +24,21 @@ def load_base(path: Path) -> ArcticForCausalLM:
     if upcycle_record(path).get("freeze_dense"):
         freeze_dense(model)
     return model
+
+
+def identify_base(path: Path) -> dict[str, str]:
+    """Its `path`, and the `sha256` of its config and weights."""
+    digest = hashlib.sha256()
+    for part in [path / "config.json", *sorted(path.glob("*.safetensors"))] if path.is_dir() else read_gguf(path).paths:
+        with part.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return {"path": str(path), "sha256": digest.hexdigest()}
+
+
+def note_frozen(model: ArcticForCausalLM) -> tuple[str, ...]:
+    """What whoever starts a run should know of the parameters that do not learn."""
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    return (f"{frozen:,} of {sum(p.numel() for p in model.parameters()):,} parameters are frozen",) if frozen else ()
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

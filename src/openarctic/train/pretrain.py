@@ -27,7 +27,7 @@ from openarctic.formats import HybridConfig
 from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
-from openarctic.train.base import load_base
+from openarctic.train.base import load_base, note_frozen
 from openarctic.train.config import MAY_CHANGE, TrainConfig
 from openarctic.train.export import export_model
 from openarctic.train.job import Job
@@ -110,7 +110,7 @@ def pretrain_job(
         finish=partial(_finish, recipe, tokenizer, out),
         validation=_held_out(recipe, shards),
         largest_batch=(recipe.batch_tokens // processes.count // longest, longest),
-        notes=tuple(source.changes),
+        notes=(*source.changes, *note_frozen(model)),
         processes=processes,
     )
 

@@ -24,7 +24,7 @@ from openarctic.errors import MissingError, UserError
 from openarctic.model import ArcticForCausalLM
 from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
-from openarctic.train.base import load_base, read_tokenizer
+from openarctic.train.base import identify_base, load_base, note_frozen, read_tokenizer
 from openarctic.train.config import TrainConfig
 from openarctic.train.export import export_model
 from openarctic.train.job import Job
@@ -95,16 +95,17 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
     for name, parameter in model.named_parameters():
         if any(fnmatch(name, pattern) for pattern in recipe.frozen):
             parameter.requires_grad_(False)
+    dropped = (f"{too_long} examples of more than {recipe.max_tokens} tokens are left out",) if too_long else ()
     return Job(
         recipe=recipe,
         config=config,
         model=model,
         objective=SupervisedTuning(),
-        source=EpochSource(epochs, _fingerprint(examples)),
+        source=EpochSource(epochs, _fingerprint(examples), identify_base(base)),
         finish=partial(_finish, recipe, tokenizer, out),
         validation={"held out": Epochs(recipe, examples[:held_out])(0)} if held_out else {},
         largest_batch=(1, max(recipe.batch_tokens, recipe.max_pack_tokens if epochs.groups else 0)),
-        notes=(f"{too_long} examples of more than {recipe.max_tokens} tokens are left out",) if too_long else (),
+        notes=(*dropped, *note_frozen(model)),
     )
 
 

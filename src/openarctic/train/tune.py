@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,14 @@ class TuneConfig(TrainConfig):
 class EpochSource:
     """The batches of `epochs(0)`, `epochs(1)`, ... without end; an epoch is made when its first batch is wanted.
 
-    `data` is a fingerprint of what epochs are made of, if known: a run goes on with the same data only.
+    `data` is a fingerprint of what epochs are made of, if known: a run goes on with the same data only. So it is with `base`,
+    `path` and `sha256` of the model that it began with, because checkpoints lack the weights that do not learn.
     """
 
-    def __init__(self, epochs: Callable[[int], Sequence[Any]], data: str | None = None) -> None:
-        self._epochs, self._data = epochs, data
+    def __init__(
+        self, epochs: Callable[[int], Sequence[Any]], data: str | None = None, base: Mapping[str, str] | None = None
+    ) -> None:
+        self._epochs, self._data, self._base = epochs, data, base
         self._batches: Sequence[Any] | None = None
         self._epoch, self._position = 0, 0
 
@@ -49,10 +52,17 @@ class EpochSource:
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, and batches of it that were given."""
-        return {"epoch": self._epoch, "position": self._position, **({"data": self._data} if self._data else {})}
+        made_of = {"data": self._data, "base": self._base and dict(self._base)}
+        return {"epoch": self._epoch, "position": self._position, **{k: v for k, v in made_of.items() if v}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go there. Raises UserError for a state of other data."""
+        """Go there. Raises UserError for a state of other data or of another base."""
+        began = state.get("base")
+        if self._base and began and began["sha256"] != self._base["sha256"]:
+            raise UserError(
+                f"this run began with the model {began['path']}, and {self._base['path']} is another one",
+                "give the same --base, or begin a new run in another folder",
+            )
         if state.get("data", self._data) != self._data:
             raise UserError(
                 "the data of this run have changed since its checkpoint",
