@@ -124,7 +124,7 @@ def _can_group(x: Tensor, dtype: torch.dtype, matrices: Sequence[Tensor]) -> boo
 
 
 def _are_aligned(matrices: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Whether rows and columns of all matrices are whole multiples of the 16 bytes that `torch._grouped_mm` wants strides to be."""
+    """Whether rows and columns of all matrices are multiples of 16 bytes, as `torch._grouped_mm` wants strides to be."""
     return all(size * dtype.itemsize % 16 == 0 for matrix in matrices for size in matrix.shape)
 
 
