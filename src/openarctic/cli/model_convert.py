@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     importance.add_argument("--calibration", type=Path, metavar="TEXT", help="measure importance on a text")
     parser.add_argument("--verify", action="store_true", help="first read all of SRC: sha256 where given, no NaN")
     parser.add_argument("--stock", action="store_true", help="fail unless stock llama.cpp or the published code can run it")
+    add_running_options(parser)
+
+
+def add_running_options(parser: argparse.ArgumentParser) -> None:
+    """How to run a conversion, whatever is converted."""
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--restart", action="store_true", help="begin anew instead of going on from DST.partial")
     parser.add_argument("--force", action="store_true", help="replace DST")
@@ -85,26 +91,33 @@ def run(args: argparse.Namespace) -> int:
 
     args.source = model_path(args.source)
     source = _open(args.source)
-    meter = Meter()
     measure = None
-    try:
+    with converting(source, args.destination) as meter:
         if args.calibration:
             args.imatrix, measure = _calibration(args)
         converted = convert(source, args.destination, _options(args), on_progress=meter, note=meter.note, measure=measure)
-    except KeyboardInterrupt:
-        meter.close()
-        tell_of_partial(args.destination)
-        raise
-    finally:
-        source.close()
-        meter.close()
     if measure:
         args.imatrix.unlink()
     print_converted(args, converted)
     return 0
 
 
-def tell_of_partial(destination: Path) -> None:
+@contextlib.contextmanager
+def converting(source: Source, destination: Path) -> Iterator[Meter]:
+    """Around a conversion: its line of progress, which ends with it, as does the source; Ctrl-C says how to go on."""
+    meter = Meter()
+    try:
+        yield meter
+    except KeyboardInterrupt:
+        meter.close()
+        _tell_of_partial(destination)
+        raise
+    finally:
+        source.close()
+        meter.close()
+
+
+def _tell_of_partial(destination: Path) -> None:
     """Say how an interrupted conversion goes on."""
     from openarctic.formats.resume import partial_folder, real_destination
 

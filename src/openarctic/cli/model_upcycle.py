@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openarctic.cli.model_convert import positive
+from openarctic.cli.model_convert import add_running_options, positive
 from openarctic.cli.progress import end, renew
 
 if TYPE_CHECKING:
@@ -63,37 +62,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--freeze-dense", action="store_true", help="note in DST that training shall leave the dense part alone")
     parser.add_argument("--type", metavar="TYPE", help="number type of DST, as in `model convert` (default: loses nothing)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
-    parser.add_argument("--restart", action="store_true", help="begin anew instead of going on from DST.partial")
-    parser.add_argument("--force", action="store_true", help="replace DST")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="of the report")
+    add_running_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Upcycle, and say what was written."""
-    from openarctic.cli.model_convert import Meter, print_converted, tell_of_partial
+    from openarctic.cli.model_convert import converting, print_converted
     from openarctic.formats.bundled import model_path
     from openarctic.formats.convert import ConvertOptions, convert
     from openarctic.formats.sources import open_source
     from openarctic.formats.upcycled import UpcycledSource, exact_type
+    from openarctic.machine import default_threads
 
     args.source = model_path(args.source)
     source = open_source(args.source)
-    meter = Meter()
-    threads = args.threads or os.cpu_count() or 1
-    try:
+    with converting(source, args.destination) as meter:
         config = upcycle_config(args, source)
         hybrid = UpcycledSource(source, config, _fit(args, source, config, meter.note))
         type_ = args.type or exact_type(source, args.destination)
-        options = ConvertOptions(type=type_, restart=args.restart, force=args.force, threads=threads)
+        options = ConvertOptions(type=type_, restart=args.restart, force=args.force, threads=args.threads or default_threads())
         converted = convert(hybrid, args.destination, options, on_progress=meter, note=meter.note)
-    except KeyboardInterrupt:
-        meter.close()
-        tell_of_partial(args.destination)
-        raise
-    finally:
-        source.close()
-        meter.close()
     print_converted(args, converted)
     return 0
 

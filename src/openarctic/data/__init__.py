@@ -1,6 +1,6 @@
 """Text to batches: readers, token shards, mixtures in stages, packing, and the check against evaluation files. No torch."""
 
-from openarctic.data.batch import IGNORED, Batch, BatchSource
+from openarctic.data.batch import IGNORED, Batch
 from openarctic.data.curriculum import Curriculum, Stage, arctic_curriculum, single_stage
 from openarctic.data.mixture import Mixture
 from openarctic.data.mixture_source import MixtureSource, validation_batches
@@ -11,7 +11,6 @@ __all__ = [
     "TRAIN",
     "VALIDATION",
     "Batch",
-    "BatchSource",
     "Curriculum",
     "Mixture",
     "MixtureSource",

@@ -1,4 +1,4 @@
-"""What a training step takes, and where it comes from.
+"""What a training step takes.
 
 B sequences, S tokens each.
 """
@@ -6,7 +6,6 @@ B sequences, S tokens each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,19 +31,3 @@ class Batch:
     def __len__(self) -> int:
         """Number of sequences."""
         return len(self.input_ids)
-
-
-class BatchSource(Protocol):
-    """A stream of batches that remembers where it stands."""
-
-    def next_batch(self) -> Batch:
-        """The next batch of this process. Raises StopIteration at the end of the budget."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where it stands, as JSON can hold it. The same in every process."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where `state` was taken. Raises UserError for a state of other data or other settings."""
-        ...

@@ -36,6 +36,7 @@ from openarctic.data.shards import (
 )
 from openarctic.errors import UserError
 from openarctic.formats.resume import open_locked
+from openarctic.machine import default_threads
 from openarctic.tokenizer import Tokenizer
 
 JOURNAL = "journal.jsonl"
@@ -257,7 +258,7 @@ class _Encoder:
         self._end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
         self._validation_below = int(options.validation_share * (1 << 64))
         self._contamination = contamination
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count())
+        self._pool = ThreadPoolExecutor(threads or default_threads())
 
     def __enter__(self) -> _Encoder:
         return self

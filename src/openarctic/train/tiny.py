@@ -18,7 +18,7 @@ VOCABULARY = 2048
 
 
 def tiny_recipe() -> PretrainRecipe:
-    """A hybrid of 3 million parameters and 400,000 tokens of Python."""
+    """A hybrid of 1.8 million parameters and 400,000 tokens of Python."""
     shape = replace(
         SMALL_HYBRID, hidden_size=128, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, num_local_experts=8
     )

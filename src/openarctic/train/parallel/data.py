@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from openarctic.model.hybrid import ArcticForCausalLM
+from openarctic.train.boxes import local_part, whole
 from openarctic.train.parallel.expert import distribute_experts, is_expert, sparse_moes
 from openarctic.train.parallel.mesh import Processes
 from openarctic.train.parallel.overlap import overlap_layers
@@ -92,7 +93,7 @@ class ParallelModel:
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         for parameter in self.model.parameters():
             if parameter.grad is not None:
-                _local(parameter.grad).mul_(scale)
+                local_part(parameter.grad).mul_(scale)
         return norm
 
     def gradient_norm(self) -> Tensor:
@@ -104,7 +105,7 @@ class ParallelModel:
                 continue
             spread = is_expert(name) and p.expert > 1
             holders = (p.data if spread else p.count) if not isinstance(parameter.grad, DTensor) else 1
-            total += _local(parameter.grad).float().square().sum() / holders
+            total += local_part(parameter.grad).float().square().sum() / holders
         return p.sum(total).sqrt()
 
     def full_state(self) -> dict[str, Tensor] | None:
@@ -112,9 +113,9 @@ class ParallelModel:
         p = self.processes
         own: dict[str, Tensor] = {}
         for name, tensor in self.model.state_dict().items():
-            whole = _whole(tensor.detach())  # all along the tensor's mesh must take part
+            full = whole(tensor.detach())  # all along the tensor's mesh must take part
             if p.is_first or (p.data_rank == 0 and is_expert(name)):
-                own[name] = whole.cpu()
+                own[name] = full.cpu()
         if p.expert == 1:
             return own if p.is_first else None
         return self._collect(own)
@@ -146,14 +147,6 @@ class ParallelModel:
                 dist.recv(received, rank)
                 own[name] = received.cpu()
         return own
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _sum_gradients(module: FSDPModule) -> None:
