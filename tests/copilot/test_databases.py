@@ -122,3 +122,12 @@ def test_a_locked_sqlite_file(files: dict[str, Path]) -> None:
         with pytest.raises(CapacityError, match="locked"):
             read_schema(open_database(files["sqlite"]))
     writer.close()
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
+def test_views_come_with_the_text_that_made_them(tmp_path: Path, dialect: str) -> None:
+    path = write_both(tmp_path, "CREATE TABLE t (a INTEGER); CREATE VIEW v AS SELECT a + 1 AS b FROM t;")[dialect]
+    schema = read_schema(open_database(path))
+    view, table = schema.table("v"), schema.table("t")
+    assert view is not None and view.is_view and "a + 1" in view.definition
+    assert table is not None and table.definition == ""

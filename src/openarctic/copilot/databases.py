@@ -175,11 +175,11 @@ def _quoted(name: str) -> str:
 
 def _sqlite_tables(query: Query, values: bool) -> Iterator[Table]:
     listing = query(
-        "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        "SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     )
-    names = {name.lower(): name for name, _ in listing}
-    primary = {name.lower(): _sqlite_primary_key(query, name) for name, _ in listing}
-    for name, kind in listing:
+    names = {name.lower(): name for name, *_ in listing}
+    primary = {name.lower(): _sqlite_primary_key(query, name) for name, *_ in listing}
+    for name, kind, sql in listing:
         try:
             columns = query(f"PRAGMA table_info({_quoted(name)})")
         except sqlite3.OperationalError:
@@ -205,6 +205,7 @@ def _sqlite_tables(query: Query, values: bool) -> Iterator[Table]:
             foreign_keys=tuple(keys),
             row_count=query(f"SELECT count(*) FROM {_quoted(name)}")[0][0] if kind == "table" else None,
             is_view=kind == "view",
+            definition=sql if kind == "view" else "",
         )
 
 
@@ -253,6 +254,9 @@ def _duckdb_tables(query: Query, values: bool) -> Iterator[Table]:
             foreign.setdefault(table, []).extend(
                 ForeignKey(column=mine, table=other, to_column=its) for mine, its in zip(names, other_names, strict=True)
             )
+    definitions = dict(
+        query("SELECT view_name, sql FROM duckdb_views() WHERE schema_name = 'main' AND database_name = current_database()")
+    )
     for table, kind in listing:
         is_view = kind == "VIEW"
         yield Table(
@@ -269,6 +273,7 @@ def _duckdb_tables(query: Query, values: bool) -> Iterator[Table]:
             foreign_keys=tuple(foreign.get(table, ())),
             row_count=None if is_view else query(f"SELECT count(*) FROM {_quoted(table)}")[0][0],
             is_view=is_view,
+            definition=definitions.get(table, "") if is_view else "",
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlglot
@@ -19,6 +19,7 @@ from sqlglot.errors import OptimizeError, SqlglotError
 from sqlglot.optimizer.qualify import qualify
 
 from openarctic.copilot.schema import Schema
+from openarctic.copilot.scopes import read_names
 from openarctic.errors import RefusedError, UserError
 
 DIALECTS = ("duckdb", "sqlite", "postgres", "snowflake")
@@ -75,11 +76,26 @@ _CONSTRUCTS = (exp.Connector, exp.Case, exp.Cast, exp.If, exp.Any, exp.Exists, e
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A statement that may run: its SQL (written anew from the tree), the real tables and the columns it reads."""
+    """A statement that may run: `sql` (written anew from the tree), the real tables and the columns it reads.
+
+    Under a policy `sql` is what runs, and `original` is the same statement before the policy rewrote it; `filtered` names the
+    tables of which the reader sees some rows only; `max_rows` and `max_seconds` are limits that no caller can exceed.
+    `tree` is that of `shown`: whoever changes it copies it first.
+    """
 
     sql: str
     tables: tuple[str, ...]
     columns: tuple[str, ...]
+    original: str | None = None
+    filtered: tuple[str, ...] = ()
+    max_rows: int | None = None
+    max_seconds: float | None = None
+    tree: exp.Expr | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def shown(self) -> str:
+        """What people may see: without the filters and masks of a policy."""
+        return self.sql if self.original is None else self.original
 
 
 def check(
@@ -92,22 +108,44 @@ def check(
     """Pass one read over known tables, columns and functions.
 
     `schema` None checks tables against `allowed_tables` alone. `principal` is who asks: without a policy everybody may
-    read everything that `allowed_tables` leaves. Raises RefusedError with one of `RefusedError.REFUSALS`, UserError for
-    an unknown dialect.
+    read everything that `allowed_tables` leaves (with one, `access.Access.check` is the door). Raises RefusedError with one of
+    `RefusedError.REFUSALS`, UserError for an unknown dialect.
     """
+    return check_within(sql, dialect, Bounds(schema, allowed_tables))
+
+
+class Bounds:
+    """What a statement may name.
+
+    `schema` holds what may be read and `allowed_tables` narrows it. What stands in `whole` alone is not permitted rather than
+    unknown. `functions` narrows the guard's own list of functions.
+    """
+
+    def __init__(
+        self,
+        schema: Schema | None,
+        allowed_tables: Iterable[str] | None = None,
+        whole: Schema | None = None,
+        functions: frozenset[str] | None = None,
+    ) -> None:
+        self.schema, self.whole, self.functions = schema, whole or schema, functions
+        self.tables = _known_tables(schema, allowed_tables)
+
+
+def check_within(sql: str, dialect: str, bounds: Bounds) -> Checked:
+    """`check` within bounds that are made once for many statements."""
     if dialect not in DIALECTS:
         raise UserError(f"dialect {dialect!r} is not supported", f"known: {', '.join(DIALECTS)}")
     tree = _parse(sql, dialect)
     try:
-        known = _known_tables(schema, allowed_tables)
-        tables = _Tables(known, schema).check(tree)
+        tables = _check_tables(tree, bounds)
         for column in tree.find_all(exp.Column):
             if _is_in_main(column):
                 column.set("db", None)
         for node in tree.walk():
-            _check_node(node)
-        columns = _check_columns(tree, dialect, schema, tables)
-        return Checked(tree.sql(dialect=dialect), tuple(sorted(tables)), columns)
+            _check_node(node, dialect, bounds.functions)
+        columns = _check_columns(tree, dialect, bounds, tables)
+        return Checked(tree.sql(dialect=dialect), tuple(sorted(tables)), columns, tree=tree)
     except RecursionError as error:
         raise RefusedError("too_expensive", "the statement is nested too deeply") from error
 
@@ -149,60 +187,43 @@ def _label(node: exp.Expr) -> str:
     return type(node).__name__.upper()
 
 
-class _Tables:
-    """Finds the real tables of a tree, each name in its own scope."""
-
-    def __init__(self, known: frozenset[str], schema: Schema | None) -> None:
-        self.known, self.schema = known, schema
-        self.found: set[str] = set()
-
-    def check(self, tree: exp.Expr) -> set[str]:
-        self._visit(tree, frozenset())
-        return self.found
-
-    def _visit(self, node: exp.Expr, ctes: frozenset[str]) -> None:
-        clause = node.args.get("with_") or node.args.get("with")
-        if isinstance(clause, exp.With):
+def _check_tables(tree: exp.Expr, bounds: Bounds) -> set[str]:
+    """The real tables of a tree, in lower case. Raises RefusedError for one that is unknown or not permitted."""
+    names = read_names(tree)
+    ctes = {cte.alias.lower() for cte, _ in names.ctes}
+    for clause in tree.find_all(exp.With):
+        if clause.args.get("recursive"):
             for cte in clause.expressions:
-                name = cte.alias.lower()
-                if clause.args.get("recursive"):
-                    _check_recursion(cte.this, name)
-                own = ctes | {name} if clause.args.get("recursive") else ctes
-                self._visit(cte.this, own)
-                ctes = ctes | {name}
-        if isinstance(node, exp.Table):
-            self._table(node, ctes)
-        for child in node.iter_expressions():
-            if child is not clause:
-                self._visit(child, ctes)
-
-    def _table(self, node: exp.Table, ctes: frozenset[str]) -> None:
-        if not isinstance(node.this, exp.Identifier):
-            self._series(node)
-            return
-        name = node.name.lower()
-        if _is_in_main(node) and name not in ctes:
+                _check_recursion(cte.this, cte.alias.lower())
+    for node in names.functions:
+        _check_series(node)
+    for node in names.tables:
+        if _is_in_main(node) and node.name.lower() not in ctes:
             node.set("db", None)
-        if node.args.get("db") or node.args.get("catalog"):
-            raise RefusedError("unknown_table", f"table {node.sql()} is qualified by a schema", f"write {node.name}")
-        if name in ctes:
-            return
-        if name not in self.known:
-            exists = self.schema is not None and self.schema.table(name) is not None
-            near = difflib.get_close_matches(name, self.known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"tables: {', '.join(sorted(self.known)[:10])}"
-            if exists:
-                raise RefusedError("not_permitted", f"table {node.name} may not be read here", hint)
-            raise RefusedError("unknown_table", f"there is no table {node.name}", hint)
-        self.found.add(name)
+        _check_table(node, bounds)
+    return {node.name.lower() for node in names.tables}
 
-    def _series(self, node: exp.Table) -> None:
-        function = node.this
-        if not _is_small_series(function):
-            name = function.sql_name() if isinstance(function, exp.Func) else type(function).__name__
-            if isinstance(function, exp.Anonymous):
-                name = function.name
-            raise RefusedError("forbidden_function", f"{name} may not be read as a table", "read the tables by name")
+
+def _check_table(node: exp.Table, bounds: Bounds) -> None:
+    name = node.name.lower()
+    if node.args.get("db") or node.args.get("catalog"):
+        raise RefusedError("unknown_table", f"table {node.sql()} is qualified by a schema", f"write {node.name}")
+    if name in bounds.tables:
+        return
+    near = difflib.get_close_matches(name, bounds.tables, 1)
+    hint = f"did you mean {near[0]}?" if near else f"tables: {', '.join(sorted(bounds.tables)[:10])}"
+    if bounds.whole is not None and bounds.whole.table(name) is not None:
+        raise RefusedError("not_permitted", f"table {node.name} may not be read here", hint)
+    raise RefusedError("unknown_table", f"there is no table {node.name}", hint)
+
+
+def _check_series(node: exp.Table) -> None:
+    function = node.this
+    if not _is_small_series(function):
+        name = function.sql_name() if isinstance(function, exp.Func) else type(function).__name__
+        if isinstance(function, exp.Anonymous):
+            name = function.name
+        raise RefusedError("forbidden_function", f"{name} may not be read as a table", "read the tables by name")
 
 
 def _is_in_main(node: exp.Table | exp.Column) -> bool:
@@ -235,7 +256,7 @@ def _is_small_series(node: exp.Expr) -> bool:
     return len(numbers) >= 2 and step > 0 and abs(numbers[1] - numbers[0]) / step <= MAX_SERIES
 
 
-def _check_node(node: exp.Expr) -> None:
+def _check_node(node: exp.Expr, dialect: str, functions: frozenset[str] | None) -> None:
     if isinstance(node, _CONSTRUCTS):
         pass
     elif type(node).__name__ in _MANY_ROWS:
@@ -243,7 +264,7 @@ def _check_node(node: exp.Expr) -> None:
             raise RefusedError("too_expensive", f"a series may have {MAX_SERIES} steps at most")
         return
     elif isinstance(node, exp.Func) and not isinstance(node, _NODES):
-        _check_function(node)
+        _check_function(node, functions)
         return
     if not isinstance(node, (*_NODES, *_CONSTRUCTS)):
         raise RefusedError("not_a_read", f"{_label(node)} may not be used", "write a plain SELECT")
@@ -251,6 +272,9 @@ def _check_node(node: exp.Expr) -> None:
         raise RefusedError("not_a_read", "INTO, FOR UPDATE and hints may not be used")
     if isinstance(node, exp.Select) and node.args.get("kind"):
         raise RefusedError("not_a_read", f"SELECT AS {node.args['kind']} may not be used")
+    if isinstance(node, exp.In) and dialect == "sqlite" and node.args.get("field"):
+        # SQLite takes the name after IN for a table.
+        raise RefusedError("not_a_read", f"IN {node.args['field'].sql()} may not be used", "write IN (SELECT ...)")
     if isinstance(node, exp.Limit):
         _check_limit(node)
 
@@ -261,7 +285,7 @@ def _check_limit(node: exp.Limit) -> None:
         raise RefusedError("too_expensive", f"LIMIT {value.this} is more than {MAX_LIMIT}")
 
 
-def _check_function(node: exp.Func) -> None:
+def _check_function(node: exp.Func, permitted: frozenset[str] | None) -> None:
     if isinstance(node, exp.Anonymous | exp.AnonymousAggFunc):
         names = [node.name.lower()]
     else:
@@ -270,12 +294,17 @@ def _check_function(node: exp.Func) -> None:
         near = difflib.get_close_matches(names[0], _FUNCTIONS, 1)
         hint = f"did you mean {near[0]}?" if near else "only functions that compute on values may be used"
         raise RefusedError("forbidden_function", f"function {names[0]} may not be used", hint)
+    if permitted is not None and not permitted.intersection(names):
+        raise RefusedError(
+            "not_permitted", f"function {names[0]} may not be used here", f"permitted: {', '.join(sorted(permitted))}"
+        )
 
 
-def _check_columns(tree: exp.Expr, dialect: str, schema: Schema | None, tables: set[str]) -> tuple[str, ...]:
+def _check_columns(tree: exp.Expr, dialect: str, bounds: Bounds, tables: set[str]) -> tuple[str, ...]:
+    schema = bounds.schema
     names = {c.name.lower() for c in tree.find_all(exp.Column) if not isinstance(c.this, exp.Star)}
     if schema is None or isinstance(tree, exp.Pivot) or tree.find(exp.Pivot, exp.Lateral, exp.Unnest):
-        _check_names(names, tree, schema)
+        _check_names(names, tree, bounds)
         return tuple(sorted(names))
     mapping = {t.name: {c.name: _type_of(c.type) for c in t.columns} for t in schema.tables if t.name.lower() in tables}
     copy = tree.copy()
@@ -289,7 +318,7 @@ def _check_columns(tree: exp.Expr, dialect: str, schema: Schema | None, tables: 
             identify=False,
         )
     except OptimizeError as error:
-        raise _unknown_column(str(error), schema, tables) from error
+        raise _unknown_column(str(error), bounds, tables) from error
     except SqlglotError as error:
         raise RefusedError("unparsable", f"the statement does not make sense: {error}") from error
     return tuple(sorted(names))
@@ -304,14 +333,15 @@ def _type_of(declared: str) -> str:
     return "text"  # only names matter here
 
 
-def _check_names(names: set[str], tree: exp.Expr, schema: Schema | None) -> None:
+def _check_names(names: set[str], tree: exp.Expr, bounds: Bounds) -> None:
     """Where scopes cannot be followed: every name is a column of some table, or defined by the statement itself."""
+    schema = bounds.schema
     if schema is None:
         return
     made = set(_defined_names(tree))
     known = {name for t in schema.tables for name in t.column_names}
     for name in sorted(names - made - known):
-        raise _unknown_column(name, schema, {t.name.lower() for t in schema.tables})
+        raise _unknown_column(name, bounds, {t.name.lower() for t in schema.tables})
 
 
 def _defined_names(tree: exp.Expr) -> Iterator[str]:
@@ -325,10 +355,18 @@ def _defined_names(tree: exp.Expr) -> Iterator[str]:
             yield node.alias_or_name.lower()
 
 
-def _unknown_column(detail: Any, schema: Schema, tables: set[str]) -> RefusedError:
+def _unknown_column(detail: Any, bounds: Bounds, tables: set[str]) -> RefusedError:
     text = str(detail).splitlines()[0]
     name = text.split("'")[1] if text.count("'") >= 2 else text
-    columns = sorted({c for t in schema.tables if t.name.lower() in tables for c in t.column_names})
-    near = difflib.get_close_matches(name.split(".")[-1].strip('"').lower(), columns, 1)
+    plain = name.split(".")[-1].strip('"').lower()
+    columns = _columns_of(bounds.schema, tables)
+    near = difflib.get_close_matches(plain, columns, 1)
     hint = f"did you mean {near[0]}?" if near else f"columns: {', '.join(columns[:12])}"
+    if plain not in columns and plain in _columns_of(bounds.whole, tables):
+        return RefusedError("not_permitted", f"column {name} may not be read here", hint)
     return RefusedError("unknown_column", f"column {name} is not in scope", hint)
+
+
+def _columns_of(schema: Schema | None, tables: set[str]) -> list[str]:
+    found = () if schema is None else (t for t in schema.tables if t.name.lower() in tables)
+    return sorted({c for t in found for c in t.column_names})

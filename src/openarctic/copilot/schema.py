@@ -47,7 +47,7 @@ class ForeignKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """One table or view."""
+    """One table or view; `definition` is the SQL that a view was made with, as the database keeps it."""
 
     name: str
     columns: tuple[Column, ...]
@@ -55,6 +55,7 @@ class Table:
     foreign_keys: tuple[ForeignKey, ...] = ()
     row_count: int | None = None
     is_view: bool = False
+    definition: str = ""
 
     def column(self, name: str) -> Column | None:
         """The column of that name, in any case, or None."""
