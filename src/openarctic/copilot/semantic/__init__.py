@@ -1,0 +1,1 @@
+"""Semantic models: Cortex Analyst YAML and Apache Ossie, their lint, drafts, metrics and verified queries (docs/semantic.md)."""
