@@ -1,7 +1,8 @@
 """Running checked statements in a child process that can be killed outright (layers two and three of the guard).
 
 The child starts when the `Worker` is made, so that it warms up while a model thinks; it serves many statements, and is
-replaced when one of them got it killed. It is a fresh interpreter, never a fork of this process and its threads.
+replaced when one of them got it killed. It is a fresh interpreter, never a fork of this process and its threads. What it opens,
+credentials with it, it is told through its standard input: arguments and environment can be seen by others.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openarctic.copilot.databases import Database, FileState, file_state, is_lock_error, sqlite_uri
+from openarctic.copilot.databases import Database, State, has_changed, target_of
 from openarctic.copilot.guard import Checked
-from openarctic.errors import CapacityError, CorruptError, MissingError, UserError
+from openarctic.errors import CapacityError, CorruptError, MissingError, OpenArcticError, RefusedError, UserError
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
 START_TIMEOUT_S = 20.0
 GRACE_S = 0.5  # the engine may stop by itself before the process is killed
 MEMORY_BYTES = 1 << 30
 RESULT_BYTES = 64 << 20
+ROLE_HINT = (
+    "connect as a role that may only read, or add allow_writing_role=yes to the URL (statements are read-only all the same)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Worker:
     def __init__(self, database: Database, memory_bytes: int = MEMORY_BYTES) -> None:
         self.database, self.memory_bytes = database, memory_bytes
         self._buffer = b""
-        self._state: FileState | None = None
+        self._state: State = None
         self._process: subprocess.Popen[bytes] | None = self._start()
         self._is_ready = False
 
@@ -54,32 +58,31 @@ class Worker:
         self.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        target, self._state = target_of(self.database)
         # -I and an empty environment: nothing from outside changes what the child imports.
-        place = self._place()
         keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")}
-        command = [sys.executable, "-I", str(SANDBOX), self.database.dialect, place, str(self.memory_bytes)]
-        return subprocess.Popen(
-            command,
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(SANDBOX)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**keep, "PYTHONIOENCODING": "utf-8"},
             start_new_session=True,  # Ctrl-C reaches us, and we end the child
         )
-
-    def _place(self) -> str:
-        """What the child opens; remembers the state of a file that must not change meanwhile."""
-        path, self._state = self.database.path, None
-        if self.database.dialect != "sqlite":
-            return str(path)
+        assert process.stdin is not None
         try:
-            place, self._state = sqlite_uri(path)
-            return place
-        except OSError as error:
-            raise MissingError(f"cannot read {path} any more: {error.strerror}", "was it moved?") from error
+            process.stdin.write(json.dumps({"target": target, "memory": self.memory_bytes}).encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended already: whoever reads from it is told
+        return process
 
-    def execute(self, checked: Checked, limit: int = 1000, timeout_s: float = 10.0) -> Result:
-        """Run one statement. Raises CapacityError at a limit, UserError when the engine refuses it."""
+    def execute(self, checked: Checked, limit: int = 1000, timeout_s: float = 10.0, role: str | None = None) -> Result:
+        """Run one statement, on PostgreSQL as `role` where one is named.
+
+        Raises CapacityError at a limit or when a server is gone, MissingError when a table or column of the schema is no longer
+        there, RefusedError for a role that may write, UserError when the engine refuses the statement.
+        """
         if self._has_changed():
             self.close()
         if self._process is None:
@@ -91,6 +94,7 @@ class Worker:
             "limit": limit,
             "timeout": timeout_s,
             "max_bytes": RESULT_BYTES,
+            "role": role,
         }
         try:
             reply = self._exchange(json.dumps(request), time.monotonic() + timeout_s + GRACE_S)
@@ -105,14 +109,15 @@ class Worker:
             raise
         if self._has_changed():
             self.close()
-            raise CapacityError(f"{self.database.path} was written to while it was read", "ask again")
-        return _result(reply)
+            raise CapacityError(f"{self.database.place} was written to while it was read", "ask again")
+        if "error" in reply:
+            if reply["error"] == "lost":
+                self.close()  # the next statement connects anew
+            raise _failure(self.database, reply["error"], reply["message"])
+        return Result(reply["columns"], [tuple(r) for r in reply["rows"]], reply["truncated"], reply["seconds"])
 
     def _has_changed(self) -> bool:
-        try:
-            return self._state is not None and file_state(self.database.path) != self._state
-        except OSError:
-            return True
+        return has_changed(self.database, self._state)
 
     def _wait_ready(self) -> None:
         if self._is_ready:
@@ -122,12 +127,9 @@ class Worker:
         except (TimeoutError, EOFError) as error:
             self.close()
             raise CapacityError("the process that runs queries did not start") from error
-        if not reply.get("ready"):
+        if "error" in reply:
             self.close()
-            text = reply.get("error", "")
-            if is_lock_error(text):
-                raise CapacityError(f"{self.database.path} is locked by another process", "try again in a moment")
-            raise CorruptError(f"cannot open {self.database.path}: {text}")
+            raise _failure(self.database, reply["error"], reply["message"], is_open=False)
         self._is_ready = True
 
     def _exchange(self, request: str, deadline: float) -> dict[str, Any]:
@@ -166,15 +168,24 @@ class Worker:
                     pass
 
 
-def _result(reply: dict[str, Any]) -> Result:
-    kind, message = reply.get("error"), reply.get("message", "")
+def _failure(database: Database, kind: str, message: str, is_open: bool = True) -> OpenArcticError:
+    """What the child's report means (the kinds are those of `copilot.engines`)."""
+    text = database.redacted(message)
     if kind == "timeout":
-        raise CapacityError(f"{message} and was stopped", "raise --timeout or ask for less")
+        return CapacityError(f"{text} and was stopped", "raise --timeout or ask for less")
     if kind == "capacity":
-        raise CapacityError(message, "ask for less at once")
-    if kind is not None:
-        raise UserError(f"the database says: {message}", "check the SQL")
-    return Result(reply["columns"], [tuple(r) for r in reply["rows"]], reply["truncated"], reply["seconds"])
+        return CapacityError(text, "ask for less at once")
+    if kind == "locked":
+        return CapacityError(f"{database.place} is locked by another process", "try again in a moment")
+    if kind == "lost":
+        return CapacityError(f"the connection to {database.place} was lost: {text}", "check that the server runs, and ask again")
+    if kind == "refused":
+        return RefusedError("not_permitted", text, ROLE_HINT)
+    if kind == "missing":
+        return MissingError(f"the database says: {text}", "tables have changed since their schema was read; ask again")
+    if not is_open:
+        return CorruptError(f"cannot open {database.place}: {text}")
+    return UserError(f"the database says: {text}", "check the SQL")
 
 
 def execute(

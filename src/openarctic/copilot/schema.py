@@ -20,6 +20,7 @@ class Column:
     name: str
     type: str = ""
     values: tuple[str, ...] = ()
+    comment: str = ""
 
     @property
     def is_numeric(self) -> bool:
@@ -47,7 +48,10 @@ class ForeignKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """One table or view; `definition` is the SQL that a view was made with, as the database keeps it."""
+    """One table or view; `definition` is the SQL that a view was made with, as the database keeps it.
+
+    `row_count` was counted; `row_estimate` is what a server believes, where counting would cost a scan.
+    """
 
     name: str
     columns: tuple[Column, ...]
@@ -56,6 +60,8 @@ class Table:
     row_count: int | None = None
     is_view: bool = False
     definition: str = ""
+    comment: str = ""
+    row_estimate: int | None = None
 
     def column(self, name: str) -> Column | None:
         """The column of that name, in any case, or None."""
@@ -70,10 +76,11 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """All tables of one database."""
+    """All tables of one database, or of one schema of it: `namespace` is its name where that is not the usual one."""
 
     dialect: str
     tables: tuple[Table, ...]
+    namespace: str = ""
     _by_name: dict[str, Table] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

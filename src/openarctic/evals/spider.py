@@ -198,7 +198,7 @@ def _ask(copilot: Copilot, question: Question, options: AskOptions, tally: Tally
 def run_gold(database: Database, sql: str) -> Rows | None:
     """The rows of a trusted query, or None when it fails or takes longer than GOLD_TIMEOUT_S."""
     deadline = time.monotonic() + GOLD_TIMEOUT_S
-    with closing(sqlite3.connect(sqlite_uri(database.path)[0], uri=True)) as connection:
+    with closing(sqlite3.connect(sqlite_uri(database.file)[0], uri=True)) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         connection.set_progress_handler(lambda: int(time.monotonic() > deadline), CHECK_EVERY_OPCODES)
         try:
