@@ -31,10 +31,10 @@ def test_votes_go_to_the_result_most_candidates_agree_on() -> None:
 
 def test_the_answer_states_the_value() -> None:
     answer = ask("How many customers?", model=ScriptedGenerator([[" SELECT COUNT(*) FROM customers"]]))
-    assert answer.rows == [(300,)] and answer.answer == "The answer is 300."
+    assert answer.rows == [(300,)] and answer.answer == "There are 300 customers."
     assert set(answer.to_dict()) == {
         "question", "status", "sql", "dialect", "columns", "rows", "truncated", "answer", "confidence", "model",
-        "timings_ms", "error",
+        "timings_ms", "chart", "error",
     }  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from openarctic.copilot.answer import answer_sentence
 from openarctic.copilot.execute import Result
 from openarctic.copilot.vote import Ballot, elect, result_key
 
@@ -30,19 +29,3 @@ def test_order_and_rounding_do_not_split_votes() -> None:
     assert result_key([(1, "a"), (0.1 + 0.2, None)]) == result_key([(0.3, None), (1.0, "a")])
     assert result_key([(1,), (1,)]) != result_key([(1,)])
     assert result_key([([1, 2],)]) == result_key([([1, 2],)])
-
-
-@pytest.mark.parametrize(
-    ("columns", "rows", "truncated", "sentence"),
-    [
-        (["n"], [], False, "No rows match."),
-        (["n"], [(3,)], False, "The answer is 3."),
-        (["n"], [(None,)], False, "The result is empty (NULL)."),
-        (["a", "b"], [(1, "x")], False, "One row: a 1, b x."),
-        (["a"], [("x",), ("y",)], False, "2 values: x, y."),
-        (["a", "b"], [(1, 2), (3, 4)], False, "2 rows; the first is 1, 2."),
-        (["a"], [(1,)] * 9, True, "More than 9 rows; the first is 1."),
-    ],
-)
-def test_sentences(columns: list[str], rows: list[tuple[object, ...]], truncated: bool, sentence: str) -> None:
-    assert answer_sentence(columns, rows, truncated) == sentence

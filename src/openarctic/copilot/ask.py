@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlglot.errors import SqlglotError
 
-from openarctic.copilot.answer import answer_sentence
+from openarctic.copilot.answers.sentence import answer_sentence
+from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.databases import Database, read_schema
 from openarctic.copilot.execute import Result, Worker
 from openarctic.copilot.grammar import schema_grammar
@@ -40,7 +41,7 @@ RETRY_TEMPERATURE = 1.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AskOptions:
     """How a question is answered. `seed` makes sampled candidates repeatable. `keep_prefix` has an `Engine` keep what it computed
-    of the schema (see `Engine.keep_prefix`)."""
+    of the schema (see `Engine.keep_prefix`). `chart` asks for the Vega-Lite spec of a chart, where one fits."""
 
     candidates: int = 4
     temperature: float = 0.6
@@ -49,6 +50,7 @@ class AskOptions:
     execute: bool = True
     seed: int = 0
     keep_prefix: bool = False
+    chart: bool = False
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class Answer:
     model: str
     timings_ms: dict[str, float]
     tally: Tally = field(default_factory=Tally)
+    chart: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's fields."""
@@ -163,7 +166,7 @@ class Copilot:
             clock.lap("guard")
             if checked and not options.execute:
                 best = max(checked, key=lambda item: item[1])
-                return self._answer(question, best[0].sql, None, min(1.0, _certainty(best[1])), clock, tally)
+                return self._answer(question, best[0].sql, None, min(1.0, _certainty(best[1])), options, clock, tally)
             ballots = self._executed(checked, options, tally)
             clock.lap("execute")
             if ballots:
@@ -177,7 +180,7 @@ class Copilot:
                 f"the best query has a confidence of only {confidence:.3f} (at least {MIN_CONFIDENCE} is needed)",
                 "rephrase the question, naming tables or columns",
             )
-        return self._answer(question, winner.sql, winner.result, confidence, clock, tally)
+        return self._answer(question, winner.sql, winner.result, confidence, options, clock, tally)
 
     def _keep_prefix(self, text: str) -> None:
         keep = getattr(self.model, "keep_prefix", None)
@@ -261,8 +264,15 @@ class Copilot:
             return AbstainedError("no candidate query was valid for this database", hint)
         return AbstainedError(f"every candidate query failed to run: {tally.error.message}", hint)
 
-    def _answer(self, question: str, sql: str, result: Result | None, confidence: float, clock: Clock, tally: Tally) -> Answer:
-        sentence = "" if result is None else answer_sentence(result.columns, result.rows, result.truncated)
+    def _answer(
+        self, question: str, sql: str, result: Result | None, confidence: float, options: AskOptions, clock: Clock, tally: Tally
+    ) -> Answer:
+        sentence, chart = "", None
+        if result is not None:
+            dialect = self.database.dialect
+            sentence = answer_sentence(question, result.columns, result.rows, result.truncated, sql, dialect, self.schema).text
+            if options.chart:
+                chart = chart_for(result.columns, (), result.rows, question, sql, dialect, result.truncated)
         clock.lap("answer")
         return Answer(
             question=question,
@@ -277,6 +287,7 @@ class Copilot:
             model=self.model.name,
             timings_ms=clock.ms,
             tally=tally,
+            chart=chart,
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from openarctic.copilot.examples import LinkedSchema, Pair
 from openarctic.copilot.joins import RESERVED
 from openarctic.copilot.schema import Column, Table
+from openarctic.copilot.wording import plural, words
 
 PLAIN = re.compile(r"[A-Za-z_]\w*")
 AWKWARD = re.compile(r"[\"'\[\]\n]|^\s|\s$")
@@ -27,21 +28,6 @@ COMPARISONS = {
     ">=": ("at least", "no less than"),
     "<=": ("at most", "no more than"),
 }
-
-
-def words(name: str) -> str:
-    """A name as a person says it: `birthDate` and `birth_date` are `birth date`."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ")
-    return " ".join(spaced.lower().split())
-
-
-def plural(noun: str) -> str:
-    """Good enough English plurals."""
-    if noun.endswith("s"):
-        return noun
-    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
-        return noun[:-1] + "ies"
-    return noun + ("es" if noun.endswith(("x", "ch", "sh")) else "s")
 
 
 class Draw:
