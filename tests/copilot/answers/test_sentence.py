@@ -81,7 +81,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
         ),
         (
             "SELECT segment, COUNT(*) FROM customers GROUP BY segment",
-            "Club has the most customers, 105 of 300 in all 3 rows (35.0 % = 105 / 300); next are Consumer (102) and Business (93).",
+            "Club has the most customers, 105 of 300 in all 3 rows (35.0 % = 105 / 300); "
+            "next are Consumer (102) and Business (93).",
         ),
         (
             "SELECT date_trunc('month', order_date) AS month, COUNT(*) AS orders FROM orders GROUP BY month ORDER BY month",
@@ -114,7 +115,8 @@ def test_what_is_said(asked: Asker, sql: str, text: str) -> None:
         (["name", "n"], [("a", 7), ("b", 7), (None, 1)], False, "a and b have the highest n, 7 each; next is (no name) (1)."),
         (["name", "price"], [("a", 0.1 + 0.2), ("b", 1e-9)], False, "a has the highest price, 0.30; next is b (1e-09)."),
         (["year", "n"], [(2020, 1234), (2021, 5), (2022, 7)], False,
-         "From 2020 to 2022 (3 rows), the n is highest in 2020 (1,234) and lowest in 2021 (5); it begins at 1,234 and ends at 7."),
+         "From 2020 to 2022 (3 rows), the n is highest in 2020 (1,234) and lowest in 2021 (5); "
+         "it begins at 1,234 and ends at 7."),
         (["day", "x"], [("2024-01-02 00:00:00", None), ("2024-01-03 00:00:00", 2), ("2024-01-04 00:00:00", 3)], False,
          "From 2024-01-03 to 2024-01-04 (3 rows), the x is highest in 2024-01-04 (3) and lowest in 2024-01-03 (2); "
          "it begins at 2 and ends at 3."),
@@ -137,14 +139,24 @@ def generated(schema: Schema) -> list[str]:
 def drawn(rng: random.Random, count: int) -> Iterator[str]:
     """Rankings, shares and series, which the synthetic pairs have few of."""
     kinds = [
-        ("customers, orders, payments", ["country", "segment", "customers.name", "method"], ["COUNT(*)", "SUM(amount)", "MAX(paid_on)"]),
-        ("products, categories", ["categories.name", "stock"], ["AVG(price)", "SUM(stock) / 3", "MIN(price)", "COUNT(DISTINCT stock)"]),
+        (
+            "customers, orders, payments",
+            ["country", "segment", "customers.name", "method"],
+            ["COUNT(*)", "SUM(amount)", "MAX(paid_on)"],
+        ),
+        (
+            "products, categories",
+            ["categories.name", "stock"],
+            ["AVG(price)", "SUM(stock) / 3", "MIN(price)", "COUNT(DISTINCT stock)"],
+        ),
         ("orders", ["status", "date_trunc('month', order_date)", "store_id"], ["COUNT(*)", "MAX(order_date)"]),
     ]
     for _ in range(count):
         tables, keys, measures = rng.choice(kinds)
         key, measure, many = rng.choice(keys), rng.choice(measures), rng.choice([1, 3, 5, 10, 25])
-        order = rng.choice(["", f" ORDER BY {measure} DESC", f" ORDER BY {measure} DESC LIMIT {many}", f" ORDER BY 2 LIMIT {many}"])
+        order = rng.choice(
+            ["", f" ORDER BY {measure} DESC", f" ORDER BY {measure} DESC LIMIT {many}", f" ORDER BY 2 LIMIT {many}"]
+        )
         yield f"SELECT {key}, {measure} FROM {tables} GROUP BY {key}{' ORDER BY 1' if 'month' in key else order}"
 
 
@@ -162,7 +174,7 @@ def test_every_number_of_500_generated_answers_is_at_home(asked: Asker) -> None:
         cited = {token for number in said.numbers for token in digits.findall(number.text)}
         assert set(digits.findall(said.text)) <= cited, (sql, said.text)
         for number in said.numbers:
-            assert number.expression or number.row is not None and number.column is not None
+            assert number.expression or (number.row is not None and number.column is not None)
         values = [row[-1] for row in result.rows]
         is_top = re.search(r"ORDER BY .*LIMIT \d+$", sql) and len(values) <= 10 and len(result.columns) <= 2
         if is_top or (len(values) == 1 and len(result.columns) == 1):

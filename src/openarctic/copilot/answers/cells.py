@@ -16,7 +16,9 @@ SHORT_DECIMALS = 4  # a number with no more is written as it is
 NOISE = 1e-9  # relative: 0.1 + 0.2 is written 0.3
 LARGE, TINY = 1e15, 1e-4  # beyond these, powers of ten
 
-_MONEY = re.compile(r"price|amount|revenue|sales|salar|cost|profit|payment|turnover|fee|budget|income|wage|spen[dt]", re.IGNORECASE)
+_MONEY = re.compile(
+    r"price|amount|revenue|sales|salar|cost|profit|payment|turnover|fee|budget|income|wage|spen[dt]", re.IGNORECASE
+)
 _UNGROUPED = re.compile(r"(^|[_ ])(id|ids|no|nr|code|zip|year|yr|phone|key|number)$|^year|year$|(?<=[a-z])Id$", re.IGNORECASE)
 _MIDNIGHT = re.compile(r"^(\d{4}-\d{2}-\d{2})[ T]00:00(:00(\.0+)?)?$")
 
@@ -31,12 +33,13 @@ class Written(NamedTuple):
 def is_money(values: Iterable[Any], column: str) -> bool:
     """Whether a column's fractions are written with two decimals: by its name, or because some value has just two."""
     return bool(_MONEY.search(column)) or any(
-        isinstance(v, float) and 1 <= abs(v) < LARGE and _has_places(v, DECIMALS) and not _has_places(v, DECIMALS - 1) for v in values
+        isinstance(v, float) and 1 <= abs(v) < LARGE and _has_places(v, DECIMALS) and not _has_places(v, DECIMALS - 1)
+        for v in values
     )
 
 
 def written(value: Any, column: str = "", with_cents: bool = False) -> Written:
-    """A cell in words; the column's name tells numbers that are names (no grouping), `with_cents` gives fractions two decimals."""
+    """A cell in words; the column's name tells numbers that are names (no grouping); `with_cents`: two decimals."""
     if value is None:
         return Written("NULL")
     if isinstance(value, bool):

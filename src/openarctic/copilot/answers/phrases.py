@@ -398,7 +398,9 @@ def _owner(column: exp.Column) -> str:
         for source in sources:
             if source.alias_or_name.lower() == column.table.lower():
                 is_twice = sum(other.name == source.name for other in sources) > 1
-                is_only = len(sources) == 1 and column.find_ancestor(exp.Select) is select and not select.find_ancestor(exp.Select)
+                is_only = (
+                    len(sources) == 1 and column.find_ancestor(exp.Select) is select and not select.find_ancestor(exp.Select)
+                )
                 if is_only:
                     return ""
                 return source.name if isinstance(source, exp.Table) and not is_twice else column.table

@@ -1,4 +1,4 @@
-"""What a query asked for, read from its tree: which columns are keys and which are counts or sums, the order, the limit, the filters.
+"""What a query asked for, read from its tree: keys, counts and sums among its columns, order, limit, filters.
 
 A `Reading` says no number; sentences and charts take their numbers from the rows.
 """
@@ -170,7 +170,7 @@ def _output(inner: exp.Expr, alias: str, column: str, things: str, phrases: Phra
     kind: Kind = _KINDS.get(type(core).__name__, "other")
     is_distinct = isinstance(core.this, exp.Distinct) if isinstance(core, exp.Expr) else False
     if isinstance(core, exp.Column):
-        return Output(kind="column", noun=_safe(alias and words(alias) or _column_noun(core, sources), column))
+        return Output(kind="column", noun=_safe((alias and words(alias)) or _column_noun(core, sources), column))
     own = words(alias) if alias and not _MADE.search(alias) else ""
     if kind == "count":
         if own and own == plural(own):
@@ -194,7 +194,9 @@ def _column_noun(column: exp.Column, sources: Sequence[exp.Expr]) -> str:
     """`name` of products is a product; other columns are called as they are."""
     if not _NAMING.search(column.name):
         return words(column.name)
-    owners = [s for s in sources if isinstance(s, exp.Table) and (not column.table or s.alias_or_name.lower() == column.table.lower())]
+    owners = [
+        s for s in sources if isinstance(s, exp.Table) and (not column.table or s.alias_or_name.lower() == column.table.lower())
+    ]
     prefix = words(_NAMING.sub("", column.name))
     if prefix:
         return prefix

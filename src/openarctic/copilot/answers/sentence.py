@@ -60,8 +60,11 @@ def answer_sentence(
     dialect: str = "duckdb",
     schema: Schema | None = None,
 ) -> Sentence:
-    """Say what the result says, and nothing more. `sql` is the query that gave it (text or tree); without it the columns' names tell
-    what the numbers are. `question` is not repeated: its numbers need not be right."""
+    """Say what the result says, and nothing more.
+
+    `sql` is the query that gave it (text or tree); without it the columns' names tell what the numbers are. `question` is not
+    repeated: its numbers need not be right.
+    """
     del question
     speaker = _Speaker(columns, rows, truncated, read(columns, sql, dialect, schema))
     return Sentence(speaker.text(), tuple(speaker.numbers))
@@ -287,7 +290,10 @@ class _Speaker:
 
     def _share(self, row: int, measure: int) -> str:
         """`, 52 of 300 in all 12 rows (17.3 % = 52 / 300)` where the rows are all there is and their values may be added."""
-        if not (self.reading.outputs[measure].is_additive and self.reading.is_grouped and self.reading.is_whole) or self.truncated:
+        if (
+            not (self.reading.outputs[measure].is_additive and self.reading.is_grouped and self.reading.is_whole)
+            or self.truncated
+        ):
             return ""
         values = [r[measure] for r in self.rows if r[measure] is not None]
         total = math.fsum(values) if any(isinstance(v, float) for v in values) else sum(values)
@@ -327,7 +333,9 @@ class _Speaker:
         start = f"From {self.cell(first, label)} to {self.cell(last, label)} ({self.count()} rows{more}), the {noun}"
         if self.rows[high][measure] == self.rows[low][measure]:
             return f"{start} is always {self.headline(high, measure)}."
-        extremes = f"is highest in {self.cell(high, label)} ({self.headline(high, measure)}) and lowest in {self.cell(low, label)}"
+        extremes = (
+            f"is highest in {self.cell(high, label)} ({self.headline(high, measure)}) and lowest in {self.cell(low, label)}"
+        )
         return (
             f"{start} {extremes} ({self.cell(low, measure)}); "
             f"it begins at {self.cell(first, measure)} and ends at {self.cell(last, measure)}."

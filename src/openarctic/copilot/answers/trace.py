@@ -1,9 +1,9 @@
 """Does every number of a text stand in the rows, or follow from them? Decided from text and rows alone, without the code that
 wrote the text.
 
-A number is at home when it is in a cell (as printed: rounded to the decimals that it has), within a text or date of a cell, or in a
-column's name; when it counts the rows; when it is the sum of a column over "all N rows"; when it is `N rows` that share a value; and
-`P % = A / B` when that is right and A and B are at home.
+A number is at home when it is in a cell (as printed: rounded to the decimals that it has), within a text or date of a cell, or
+in a column's name; when it counts the rows; when it is the sum of a column over "all N rows"; when it is `N rows` that share a
+value; and `P % = A / B` when that is right and A and B are at home.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Which chart fits a result: decided by what its columns hold and how its rows are shaped; often none does.
 
-Values over time are a line; a value for each of a few categories is a bar; two of them, or several comparable values, grouped bars;
-two measures of many rows a scatter; one measure of many rows a histogram. One row, lists of texts and labels that repeat get none.
+Values over time are a line; a value for each of a few categories is a bar; two of them, or several comparable values, grouped
+bars; two measures of many rows a scatter; one measure of many rows a histogram. One row, lists of texts and labels that repeat
+get none.
 """
 
 from __future__ import annotations
@@ -61,8 +62,10 @@ def chart_for(
     dialect: str = "duckdb",
     truncated: bool = False,
 ) -> Spec | None:
-    """The Vega-Lite spec of the chart that fits the rows, or None. `types` are the columns' declared types, or empty; `sql` tells which
-    columns were counted or summed."""
+    """The Vega-Lite spec of the chart that fits the rows, or None.
+
+    `types` are the columns' declared types, or empty; `sql` tells which columns were counted or summed.
+    """
     return choose_chart(columns, types, rows, question, sql, dialect, truncated)[0]
 
 
@@ -193,7 +196,9 @@ class _Chooser:
             return self._grouped(label_column, None, measures)
         measure = self._main_measure()
         bars = [
-            Bar(self._label(row[label_column], label_column), self._number(row[measure])) for row in self.rows if row[measure] is not None
+            Bar(self._label(row[label_column], label_column), self._number(row[measure]))
+            for row in self.rows
+            if row[measure] is not None
         ]
         if not self._is_ordered_by(label_column, measure):
             bars.sort(key=lambda b: -b.value)
@@ -313,7 +318,10 @@ class _Chooser:
         return (said[:1].upper() + said[1:])[:MAX_TITLE]
 
     def _notes(self, drawn: int, of: int) -> str:
-        notes = [f"only the first {len(self.rows):,} rows" if self.truncated else "", f"{of - drawn:,} without a value" if drawn < of else ""]
+        notes = [
+            f"only the first {len(self.rows):,} rows" if self.truncated else "",
+            f"{of - drawn:,} without a value" if drawn < of else "",
+        ]
         return ", ".join(note for note in notes if note)
 
 

@@ -56,7 +56,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ def histogram_spec(title: str, bins: Sequence[Bin], *, value: str, count: str, s
         "x2": {"field": "high"},
         "y": {"field": "count", "type": "quantitative", "title": count},
     }
-    values = [{"low": b.low, "high": b.high, "count": b.count} for b in bins]
+    values = [{"low": b.low, "high": b.high, "count": b.number} for b in bins]
     return _spec(title, subtitle, description, values, _BAR_MARK, encoding)
 
 
@@ -206,7 +206,9 @@ def _channel(channel: Any, wanted: Spec, part: str, is_titled: bool) -> None:
     for key, value in wanted.items():
         if value is _TIME_AXIS:
             _shape(channel[key], f"{part}.{key}", {"format"})
-            _require(channel[key]["format"] in TIME_FORMATS, f"{part}.{key}.format", f"one of {', '.join(TIME_FORMATS)} is needed")
+            _require(
+                channel[key]["format"] in TIME_FORMATS, f"{part}.{key}.format", f"one of {', '.join(TIME_FORMATS)} is needed"
+            )
         else:
             _require(channel[key] == value and type(channel[key]) is type(value), f"{part}.{key}", f"it must be {value}")
 
