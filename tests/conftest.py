@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from collections import Counter
 
 import pytest
 
@@ -18,8 +19,22 @@ HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "transforme
 collect_ignore = [] if HAS_TORCH else list(TORCH_ROOMS)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs no torch is marked `core`: it must pass on the core install alone."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--every N`, for a further Python after the whole suite has passed on one."""
+    parser.addoption("--every", type=int, default=1, metavar="N", help="run the first and every Nth of a test's cases")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What needs no torch is marked `core`: it must pass on the core install alone. `--every` leaves cases out."""
+    cases = Counter[str]()
+    left_out = []
+    for item in list(items):
+        test = item.nodeid.partition("[")[0]
+        if cases[test] % config.getoption("every"):
+            items.remove(item)
+            left_out.append(item)
+        cases[test] += 1
+    config.hook.pytest_deselected(items=left_out)
     for item in items:
         is_default = not (item.get_closest_marker("slow") or item.get_closest_marker("peer"))
         if is_default and item.path.parent.name not in TORCH_ROOMS:

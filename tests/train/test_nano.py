@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sqlite3
 from dataclasses import replace
@@ -29,6 +30,8 @@ RECIPE = NanoRecipe(
     synthetic_pairs=30,
     synthetic_per_epoch=10,
     bird_per_epoch=4,
+    wikisql_pairs=10,
+    wikisql_per_epoch=4,
     max_pack_tokens=200,
     tune=TuneConfig(steps=2, warmup_steps=1, lr=1e-3),
 )
@@ -59,6 +62,13 @@ def write_data(folder: Path) -> Path:
     bird.mkdir()
     (bird / "train.jsonl").write_text(lines)
     (bird / "schema_descriptions.json").write_text(json.dumps({"shop": {"customers": {"id": "", "name": "", "city": ""}}}))
+    (folder / "wikisql_partial").mkdir()
+    with gzip.open(folder / "wikisql_partial" / "train.jsonl.gz", "wt", encoding="utf-8") as file:
+        for number in range(2 * 6 * 2):
+            asked = {"question": "Which team won 3 games?", "query": 'SELECT "team" FROM "table" WHERE "won" = 3'}
+            file.write(
+                json.dumps({"table_id": str(number // 2), "known_columns": [f"c{number // 2}", "team", "won"], **asked}) + "\n"
+            )
     return folder
 
 
@@ -137,6 +147,7 @@ def test_validation_databases_are_kept_out(tmp_path: Path) -> None:
     pairs = NanoPairs(replace(RECIPE, validation_databases=("shop",)), data, tokenizer, print)
     assert len(pairs.validation()) == 1 and len(pairs.validation()[0].segments) == 3
     assert {pair.database for pair in (*pairs.others, *pairs.synthetic, *pairs.bird)} == {"bird:shop"}
+    assert {pair.database for pair in pairs.wikisql} == {"wikisql:0"} and len(pairs.wikisql) == 12  # whole databases
 
 
 def test_absent_data_is_told(tmp_path: Path) -> None:

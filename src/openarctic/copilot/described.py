@@ -48,14 +48,15 @@ def read_described(folder: Path, skip: frozenset[str] = frozenset()) -> tuple[di
     linked: dict[str, LinkedSchema] = {}
     pairs: list[Pair] = []
     for name, own in sorted(records.items()):
-        parsed = [(r, tree) for r in own if (tree := _parse(r["query"])) is not None]
+        parsed = [(r, tree) for r in own if (tree := parse_or_none(r["query"])) is not None]
         schema = LinkedSchema(_schema(described[name], [tree for _, tree in parsed]))
         linked[f"bird:{name}"] = schema
         pairs += _pairs(f"bird:{name}", schema, parsed)
     return linked, pairs
 
 
-def _parse(sql: str) -> exp.Expr | None:
+def parse_or_none(sql: str) -> exp.Expr | None:
+    """The tree of a statement in SQLite's dialect; None where it cannot be parsed."""
     try:
         return sqlglot.parse_one(sql.strip().rstrip(";"), read="sqlite")
     except SqlglotError:

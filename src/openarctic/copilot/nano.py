@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from openarctic.copilot.described import read_described
 from openarctic.copilot.examples import Databases, LinkedSchema, Pair, read_pairs
 from openarctic.copilot.prompt import target_text
 from openarctic.copilot.synthesis import synthesise
+from openarctic.copilot.variation import varied
+from openarctic.copilot.wikisql import read_wikisql
 from openarctic.errors import MissingError
 from openarctic.formats import GGUFFile, from_gguf, read_gguf, to_gguf, write_gguf
 from openarctic.formats.names import tensor_table
@@ -67,7 +70,7 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
     """The run that makes arctic-nano.
 
     `data` is a folder with `spider/` (`train_spider.jsonl`, `train_others.jsonl`, `spider_syn_train.jsonl`, `database/`) and,
-    unless the recipe takes no pairs of it, `bird_train/`. `base` is a dense GGUF model, or an arctic-nano to go on from. A GPU is
+    unless the recipe takes no pairs of them, `bird_train/` and `wikisql_partial/`. `base` is a dense GGUF model, or an arctic-nano to go on from. A GPU is
     used where torch finds one.
     """
     torch.manual_seed(recipe.tune.seed)
@@ -142,12 +145,18 @@ class NanoPairs:
         if recipe.bird_per_epoch:
             described, self.bird = read_described(data / "bird_train", frozenset(recipe.bird_skipped))
             linked |= described
+        self.wikisql: list[Pair] = []
+        if recipe.wikisql_per_epoch:
+            path = data / "wikisql_partial" / "train.jsonl.gz"
+            described, self.wikisql = read_wikisql(path, recipe.wikisql_pairs, recipe.tune.seed)
+            linked |= described
         self.linked = {n: s for n, s in linked.items() if len(self.prefix_of(s)) <= recipe.max_prefix_tokens}
-        trained = {n: s for n, s in self.linked.items() if n not in held_out}
+        trained = {n: s for n, s in self.linked.items() if n not in held_out and not n.startswith("wikisql:")}
+        self.strangers = [c for s in trained.values() for t in s.schema.tables for c in t.columns]
         self.synthetic = list(synthesise(trained, recipe.synthetic_pairs, recipe.tune.seed))
         self.phrasings = _phrasings(spider, paraphrased)
         sizes = f"{len(spider)} Spider, {len(paraphrased)} Spider-Syn, {len(self.others)} other, {len(self.bird)} BIRD"
-        log(f"{sizes}, {len(self.synthetic)} synthetic pairs")
+        log(f"{sizes}, {len(self.wikisql)} WikiSQL, {len(self.synthetic)} synthetic pairs")
 
     def epoch(self, number: int) -> list[Pack]:
         """The packs of one epoch, the same ones every time."""
@@ -160,6 +169,7 @@ class NanoPairs:
             (self.synthetic, recipe.synthetic_per_epoch),
         ):
             pairs += rng.sample(source, min(count, len(source)))
+        pairs += _window(self.wikisql, recipe.wikisql_per_epoch, number)  # neighbours, that share schemas
         packs = self._packs(pairs, rng)
         self.log(f"epoch {number}: {sum(len(p.segments) for p in packs)} examples in {len(packs)} packs")
         return packs
@@ -167,7 +177,7 @@ class NanoPairs:
     def fingerprint(self) -> str:
         """SHA-256 of the pairs and schemas that were read; the recipe makes everything else of them."""
         phrased = [pair for ways in self.phrasings.values() for pair in ways]
-        pairs = [(pair.database, pair.prompt, pair.sql) for pair in (*phrased, *self.others, *self.bird)]
+        pairs = [(pair.database, pair.prompt, pair.sql) for pair in (*phrased, *self.others, *self.bird, *self.wikisql)]
         schemas = sorted((name, linked.text()) for name, linked in self.linked.items())
         return hashlib.sha256(json.dumps([pairs, schemas]).encode()).hexdigest()
 
@@ -182,12 +192,23 @@ class NanoPairs:
             segment = self.segment(pair)
             if pair.database in self.linked and len(segment) < recipe.max_pair_tokens:
                 segments.setdefault(pair.database, []).append(segment)
-        sizes = {"max_tokens": recipe.max_pack_tokens, "max_segments": recipe.max_pack_segments}
-        return make_packs(segments, self.prefix, rng, **sizes)
+        return make_packs(
+            segments,
+            self.prefix,
+            rng,
+            max_tokens=recipe.max_pack_tokens,
+            max_segments=recipe.max_pack_segments,
+            shuffle_share=recipe.shuffle_share,
+        )
 
-    def prefix(self, database: str, rng: random.Random | None) -> list[int]:
-        """Begin token and schema of a database."""
-        return self.prefix_of(self.linked[database], rng)
+    def prefix(self, database: str, segments: Sequence[Segment], rng: random.Random | None) -> list[int]:
+        """Begin token and schema of a database, for a share of packs with other things beside what the segments speak of."""
+        linked = self.linked[database]
+        if rng and rng.random() < self.recipe.vary_share:
+            spoken = " ".join(self.tokenizer.decode(segment.prompt + segment.target) for segment in segments)
+            needed = frozenset(re.findall(r"\w+", spoken.lower()))
+            linked = LinkedSchema(varied(linked.schema, needed, self.strangers, rng))
+        return self.prefix_of(linked, rng)
 
     def prefix_of(self, linked: LinkedSchema, rng: random.Random | None = None) -> list[int]:
         """Begin token and schema."""
@@ -199,6 +220,12 @@ class NanoPairs:
         assert self.tokenizer.eos_id is not None
         target = target_text(pair.sql, self.recipe.target_form)
         return Segment(self.tokenizer.encode(pair.prompt), [*self.tokenizer.encode(target), self.tokenizer.eos_id])
+
+
+def _window(pairs: Sequence[Pair], count: int, number: int) -> list[Pair]:
+    """The `number`th `count` of them, round and round."""
+    start = number * count % len(pairs) if pairs else 0
+    return [*pairs, *pairs][start : start + min(count, len(pairs))]
 
 
 def _phrasings(spider: list[Pair], paraphrased: list[Pair]) -> dict[tuple[str, str], list[Pair]]:

@@ -41,37 +41,58 @@ class Pack:
 class SharedPrefixAttention:
     """The prefix is causal; every segment sees the whole prefix and, causally, itself.
 
-    Only attention pads segments to a common length; the linear layers never see padding.
+    All segments meet the prefix in one product, which needs no copies of its keys and values; each meets itself in products
+    padded to the longest. The linear layers never see padding.
+
+    Shapes: A attention heads, K key-value heads, G of the former for each of the latter, D head width; T tokens, of which P
+    are the prefix and S are the segments'; N segments of at most L tokens.
     """
 
     def __init__(self, prefix: int, lengths: Sequence[int], device: torch.device | None = None) -> None:
         self.prefix, self.count, self.longest = prefix, len(lengths), max(lengths)
-        gather = torch.zeros(self.count, self.longest, dtype=torch.long)
+        places = torch.zeros(self.count, self.longest, dtype=torch.long)
         valid = torch.zeros(self.count, self.longest, dtype=torch.bool)
-        start = prefix
+        start = 0
         for i, length in enumerate(lengths):
-            gather[i, :length] = torch.arange(start, start + length)
+            places[i, :length] = torch.arange(start, start + length)
             valid[i, :length] = True
             start += length
-        self.gather = gather.flatten().to(device)
-        self.valid = valid.flatten().nonzero().squeeze(1).to(device)
-        own = torch.ones(self.longest, self.longest, dtype=torch.bool).tril()
-        self.mask = torch.cat((torch.ones(self.longest, prefix, dtype=torch.bool), own), 1).to(device)
+        self.places = places.flatten().to(device)  # of padded positions among the segments' tokens
+        self.valid = valid.flatten().nonzero().squeeze(1).to(device)  # positions that are no padding
+        self.unseen = torch.ones(self.longest, self.longest, dtype=torch.bool).triu(1).to(device)
 
     def __call__(self, q_1ATD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor) -> Tensor:
         """[1, A, T, D] and twice [1, K, T, D] to [1, T, A * D]."""
         groups = q_1ATD.shape[1] // k_1KTD.shape[1]
-        k_1ATD, v_1ATD = k_1KTD.repeat_interleave(groups, 1), v_1KTD.repeat_interleave(groups, 1)
-        first = [x[:, :, : self.prefix] for x in (q_1ATD, k_1ATD, v_1ATD)]
-        prefix_out = F.scaled_dot_product_attention(first[0], first[1], first[2], is_causal=True)[0].transpose(0, 1).flatten(1)
-        q, k, v = (self._segments(x) for x in (q_1ATD, k_1ATD, v_1ATD))
-        k = torch.cat((first[1].expand(self.count, -1, -1, -1), k), 2)
-        v = torch.cat((first[2].expand(self.count, -1, -1, -1), v), 2)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
-        return torch.cat((prefix_out, out.transpose(1, 2).flatten(2).flatten(0, 1)[self.valid]))[None]
+        q_AT, k_KT, v_KT = q_1ATD[0], k_1KTD[0], v_1KTD[0]
+        k_AP, v_AP = (x[:, : self.prefix].repeat_interleave(groups, 0) for x in (k_KT, v_KT))
+        before_APD = F.scaled_dot_product_attention(q_AT[None, :, : self.prefix], k_AP[None], v_AP[None], is_causal=True)[0]
+        after_ASD = self._segments(q_AT[:, self.prefix :], k_KT, v_KT)
+        return torch.cat((before_APD, after_ASD), 1).transpose(0, 1).flatten(1)[None]
 
-    def _segments(self, x_1ATD: Tensor) -> Tensor:
-        return x_1ATD[0].transpose(0, 1)[self.gather].unflatten(0, (self.count, self.longest)).transpose(1, 2)
+    def _segments(self, q_ASD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+        """[A, S, D]: one softmax over what each token sees of the prefix and of its segment."""
+        heads, tokens, width = k_KTD.shape[0], q_ASD.shape[1], q_ASD.shape[2]
+        q_KRD = (q_ASD * width**-0.5).reshape(heads, -1, width)  # R = G * S rows meet the same keys
+        of_prefix = (q_KRD @ k_KTD[:, : self.prefix].mT).view(-1, tokens, self.prefix)
+        q_NALD, k_NALD, v_NALD = (self._padded(x, q_ASD.shape[0]) for x in self._own(q_KRD, k_KTD, v_KTD, tokens))
+        of_own = (q_NALD @ k_NALD.mT).masked_fill(self.unseen, -torch.inf)
+        seen_ASX = torch.softmax(torch.cat((of_prefix, self._unpadded(of_own)), 2), 2)
+        from_prefix, from_own = seen_ASX.split((self.prefix, self.longest), 2)
+        out = (from_prefix.reshape(heads, -1, self.prefix) @ v_KTD[:, : self.prefix]).view(-1, tokens, width)
+        return out + self._unpadded(self._padded(from_own, q_ASD.shape[0]) @ v_NALD)
+
+    def _own(self, q_KRD: Tensor, k_KTD: Tensor, v_KTD: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        return q_KRD.view(-1, tokens, q_KRD.shape[2]), k_KTD[:, self.prefix :], v_KTD[:, self.prefix :]
+
+    def _padded(self, x_HSD: Tensor, attention_heads: int) -> Tensor:
+        """[H, S, D] to [N, A, L, D]."""
+        padded = x_HSD.index_select(1, self.places).unflatten(1, (self.count, self.longest)).transpose(0, 1)
+        return padded.repeat_interleave(attention_heads // x_HSD.shape[0], 1)
+
+    def _unpadded(self, x_NALD: Tensor) -> Tensor:
+        """[N, A, L, D] to [A, S, D]."""
+        return x_NALD.transpose(0, 1).flatten(1, 2).index_select(1, self.valid)
 
 
 @dataclass(frozen=True, slots=True)

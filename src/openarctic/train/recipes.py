@@ -49,7 +49,11 @@ class NanoRecipe:
     synthetic_per_epoch: int = 1500
     other_per_epoch: int = 500
     bird_per_epoch: int = 1200
+    wikisql_pairs: int = 6000
+    wikisql_per_epoch: int = 1500
     bird_skipped: tuple[str, ...] = ("world", "cars")  # the report set has world_1
+    shuffle_share: float = 0.7  # of packs: tables and columns in another order
+    vary_share: float = 0.7  # of those: other tables and columns beside what is asked for (copilot.variation)
     max_pair_tokens: int = 300
     max_prefix_tokens: int = 500
     max_pack_tokens: int = 900

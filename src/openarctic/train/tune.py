@@ -75,14 +75,14 @@ class EpochSource:
 
 def make_packs(
     segments: dict[str, list[Segment]],
-    prefix: Callable[[str, random.Random | None], list[int]],
+    prefix: Callable[[str, Sequence[Segment], random.Random | None], list[int]],
     rng: random.Random,
     *,
     max_tokens: int = 900,
     max_segments: int = 20,
     shuffle_share: float = 0.5,
 ) -> list[Pack]:
-    """Packs in random order; `prefix(database, rng)` gives its schema ids, with shuffled order for a share."""
+    """Packs in random order; `prefix(database, segments, rng)` gives schema ids, from another schema (by `rng`) for a share."""
     packs = []
     for name, own in segments.items():
         own = own[:]
@@ -96,4 +96,4 @@ def make_packs(
             batch.append(segment)
         packs.append((name, batch))
     rng.shuffle(packs)
-    return [Pack(prefix(name, rng if rng.random() < shuffle_share else None), batch) for name, batch in packs]
+    return [Pack(prefix(name, batch, rng if rng.random() < shuffle_share else None), batch) for name, batch in packs]
