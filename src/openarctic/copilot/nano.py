@@ -70,8 +70,8 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
     """The run that makes arctic-nano.
 
     `data` is a folder with `spider/` (`train_spider.jsonl`, `train_others.jsonl`, `spider_syn_train.jsonl`, `database/`) and,
-    unless the recipe takes no pairs of them, `bird_train/` and `wikisql_partial/`. `base` is a dense GGUF model, or an arctic-nano to go on from. A GPU is
-    used where torch finds one.
+    unless the recipe takes no pairs of them, `bird_train/` and `wikisql_partial/`. `base` is a dense GGUF model, or an
+    arctic-nano to go on from. A GPU is used where torch finds one.
     """
     torch.manual_seed(recipe.tune.seed)
     source = read_gguf(base)
