@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openarctic.errors import OpenArcticError
 
-COMMANDS = ("ask", "query", "schema", "generate", "eval", "data", "train", "runs", "model", "bench", "doctor")
+COMMANDS = ("ask", "query", "schema", "generate", "eval", "data", "train", "runs", "model", "bench", "doctor", "audit")
 INTERRUPTED = 130
 
 

@@ -15,6 +15,7 @@ examples:
   openarctic ask "How many customers are there?"
   openarctic ask "Which product has the highest price?" --db shop.duckdb
   echo "List all suppliers" | openarctic ask - --db shop.sqlite --format json
+  openarctic ask "Which customers are new?" --db shop.duckdb --policy policy.yaml --user ann
 """
 
 
@@ -31,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix-cache", action="store_true", help="keep what was computed of the schema on disk (cache folder)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled candidates (default 0)")
     parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")
+    add_policy_arguments(parser)
+
+
+def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Who asks, and what they may see."""
+    parser.add_argument("--policy", metavar="FILE", help="YAML file that says who may see what (docs/policy.md)")
+    parser.add_argument("--user", metavar="NAME", help="who asks, as the policy names them")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         prefix_folder=cache_folder() / "prefixes" if args.prefix_cache else None,
         on_progress=progress.loading(args.model or "the model"),
     )
-    answer = ask(question, db=database, model=model, options=options)
+    answer = ask(question, db=database, model=model, options=options, policy=args.policy, user=args.user)
     if args.format == "json":
         print(json.dumps(answer.to_dict(), ensure_ascii=False, default=str))
         return 0

@@ -7,6 +7,8 @@ import json
 import sys
 import time
 
+from openarctic.cli.ask import add_policy_arguments
+
 SUMMARY = "run one read-only SQL statement"
 DESCRIPTION = """\
 Checks the statement (one read; known tables, columns and functions), then runs it in a process of its own with limits of
@@ -15,6 +17,7 @@ time, memory and rows. What is not a read is refused with exit code 3.
 examples:
   openarctic query "SELECT count(*) FROM customers"
   openarctic query "SELECT * FROM orders LIMIT 5" --db shop.sqlite --tables orders,customers --format json
+  openarctic query "SELECT * FROM customers" --db shop.duckdb --policy policy.yaml --user ann
 """
 
 
@@ -23,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sql", help="the statement; - reads it from standard input")
     parser.add_argument("--db", metavar="URL_OR_PATH", help="DuckDB or SQLite file (default: the bundled sample)")
     parser.add_argument("--tables", metavar="A,B", help="only these tables may be read")
+    add_policy_arguments(parser)
     parser.add_argument("--no-exec", action="store_true", help="check only, and print the SQL that would run")
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most (default 1000)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds it may run (default 10)")
@@ -33,27 +37,31 @@ def run(args: argparse.Namespace) -> int:
     """Check, run, print."""
     from openarctic.cli.ask import check_limits, read_question
     from openarctic.cli.render import render
+    from openarctic.copilot.access import open_access
     from openarctic.copilot.databases import read_schema
     from openarctic.copilot.execute import Worker
-    from openarctic.copilot.guard import check
     from openarctic.copilot.sample import database_or_sample
 
     check_limits(args)
     started = time.perf_counter()
-    database = database_or_sample(args.db)
-    schema = read_schema(database, values=False)
+    sql, database = read_question(args.sql), database_or_sample(args.db)
     allowed = [t.strip() for t in args.tables.split(",")] if args.tables else None
-    checked = check(read_question(args.sql), database.dialect, schema, allowed)
-    guarded = time.perf_counter()
-    if args.no_exec:
-        print(checked.sql)
+    access = open_access(read_schema(database, values=False), args.policy, args.user, allowed)
+    with access.recorded("query", sql=sql) as event:
+        event.checked = checked = access.check(sql)
+        guarded = time.perf_counter()
+        result = None
+        if not args.no_exec:
+            with Worker(database) as worker:
+                result = worker.execute(checked, limit=args.limit, timeout_s=args.timeout)
+            event.rows, event.truncated = len(result.rows), result.truncated
+    if result is None:
+        print(checked.shown)
         return 0
-    with Worker(database) as worker:
-        result = worker.execute(checked, limit=args.limit, timeout_s=args.timeout)
     if args.format == "json":
         body = {
             "status": "ok",
-            "sql": checked.sql,
+            "sql": checked.shown,
             "dialect": database.dialect,
             "columns": result.columns,
             "rows": result.rows,
@@ -63,10 +71,17 @@ def run(args: argparse.Namespace) -> int:
                 "execute": round((time.perf_counter() - guarded) * 1000, 1),
             },
             "error": None,
+            "hidden_by_policy": checked.filtered,
         }
         print(json.dumps(body, ensure_ascii=False))
         return 0
     print(render(result.columns, result.rows, args.format), end="")
     if result.truncated:
-        print(f"only the first {args.limit} rows are shown; --limit changes that", file=sys.stderr)
+        print(f"only the first {len(result.rows)} rows are shown; {_what_limits(checked.max_rows, args.limit)}", file=sys.stderr)
+    if hidden := access.hidden(checked):
+        print(hidden, file=sys.stderr)
     return 0
+
+
+def _what_limits(policy_rows: int | None, limit: int) -> str:
+    return "--limit changes that" if policy_rows is None or policy_rows > limit else "the policy gives no more"

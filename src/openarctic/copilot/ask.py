@@ -1,6 +1,7 @@
 """The first journey: a question becomes SQL, rows and a sentence (docs: ARCHITECTURE.md, "A question").
 
-Database -> schema -> value links -> prompt -> candidates under the schema's grammar -> guard -> execution -> vote -> answer.
+Database -> schema -> access (policy) -> value links -> prompt -> candidates under the schema's grammar -> guard and policy ->
+execution -> vote -> answer -> audit log.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from typing import Any
 
 from sqlglot.errors import SqlglotError
 
+from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.answers.sentence import answer_sentence
+from openarctic.copilot.audit import Event
 from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.databases import Database, read_schema
 from openarctic.copilot.execute import Result, Worker
 from openarctic.copilot.grammar import schema_grammar
-from openarctic.copilot.guard import Checked, check
+from openarctic.copilot.guard import Checked
 from openarctic.copilot.intent import check_question
 from openarctic.copilot.joins import expand, mend
 from openarctic.copilot.link import ValueIndex, ValueLink
 from openarctic.copilot.narrow import narrow
 from openarctic.copilot.plan import TargetForm, from_plan
+from openarctic.copilot.policy import Policy
 from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.prune import prune
 from openarctic.copilot.sample import database_or_sample
@@ -69,11 +73,15 @@ class Tally:
     failed: int = 0
     timeouts: int = 0
     error: OpenArcticError | None = None  # why the last one failed
+    not_permitted: RefusedError | None = None  # why the policy refused one, if it did
 
 
 @dataclass(slots=True)
 class Answer:
-    """What `ask` gives back; `to_dict` is the JSON of the command line and the server."""
+    """What `ask` gives back; `to_dict` is the JSON of the command line and the server.
+
+    `hidden_by_policy` says of which tables the reader sees some rows only: fewer rows, or none, may be the policy's doing.
+    """
 
     question: str
     status: str
@@ -88,6 +96,7 @@ class Answer:
     timings_ms: dict[str, float]
     tally: Tally = field(default_factory=Tally)
     chart: dict[str, Any] | None = None
+    hidden_by_policy: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's fields."""
@@ -114,8 +123,11 @@ def ask(
     db: str | Path | Database | None = None,
     model: str | Path | Generator | None = None,
     options: AskOptions | None = None,
+    policy: str | Path | Policy | None = None,
+    user: str | None = None,
 ) -> Answer:
-    """Answer `question` from `db` (default: the bundled sample) with `model` (default: the bundled arctic-nano).
+    """Answer `question` from `db` (default: the bundled sample) with `model` (default: the bundled arctic-nano), for `user` under
+    `policy` (a file).
 
     Raises the errors of `openarctic.errors`; AbstainedError when no candidate is trustworthy.
     """
@@ -125,17 +137,25 @@ def ask(
         from openarctic.engine import load
 
         model = load(model)
-    with Copilot(database, model) as copilot:
+    with Copilot(database, model, policy=policy, user=user) as copilot:
         return copilot.ask(question, options or AskOptions())
 
 
 class Copilot:
     """One database and one model, ready for many questions. The execution worker starts while the model thinks."""
 
-    def __init__(self, database: Database, model: Generator, schema: Schema | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        model: Generator,
+        schema: Schema | None = None,
+        policy: str | Path | Policy | None = None,
+        user: str | None = None,
+    ) -> None:
         self.database, self.model = database, model
+        self.access: Access = open_access(schema or read_schema(database), policy, user)
         self.worker = Worker(database)
-        self.schema = schema or read_schema(database)
+        self.schema = self.access.schema
         self.values = ValueIndex(self.schema)
         self.form: TargetForm = getattr(model, "target_form", "sql")
 
@@ -150,6 +170,12 @@ class Copilot:
 
         Raises AbstainedError, CapacityError or RefusedError.
         """
+        with self.access.recorded("ask", question=question) as event:
+            answer = self._ask(question, options, tally, event)
+            event.rows, event.truncated = len(answer.rows or ()), answer.truncated
+        return answer
+
+    def _ask(self, question: str, options: AskOptions, tally: Tally | None, event: Event) -> Answer:
         clock, tally = Clock(), tally or Tally()
         links = self.values.links(question)
         shown = narrow(self.schema, question, links, self._fits)
@@ -165,8 +191,8 @@ class Copilot:
             checked = self._checked(question, completions, links, tally)
             clock.lap("guard")
             if checked and not options.execute:
-                best = max(checked, key=lambda item: item[1])
-                return self._answer(question, best[0].sql, None, min(1.0, _certainty(best[1])), options, clock, tally)
+                event.checked, logprob = max(checked, key=lambda item: item[1])
+                return self._answer(question, event.checked, None, min(1.0, _certainty(logprob)), options, clock, tally)
             ballots = self._executed(checked, options, tally)
             clock.lap("execute")
             if ballots:
@@ -174,13 +200,14 @@ class Copilot:
         if not ballots:
             raise self._nothing_ran(tally)
         winner, share = elect(ballots)
+        event.checked = next(statement for statement, _ in checked if statement.shown == winner.sql)
         confidence = round(share * _certainty(winner.logprob), 4)
         if confidence < MIN_CONFIDENCE:
             raise AbstainedError(
                 f"the best query has a confidence of only {confidence:.3f} (at least {MIN_CONFIDENCE} is needed)",
                 "rephrase the question, naming tables or columns",
             )
-        return self._answer(question, winner.sql, winner.result, confidence, options, clock, tally)
+        return self._answer(question, event.checked, winner.result, confidence, options, clock, tally)
 
     def _keep_prefix(self, text: str) -> None:
         keep = getattr(self.model, "keep_prefix", None)
@@ -214,10 +241,10 @@ class Copilot:
             tally.parsed += 1
             short = from_plan(completion.text.strip())
             if i == 0 and is_first_round:
-                tally.first_in_scope = self._check(short) is not None
-            checked = self._check(self._mended(short, question, links)) or self._check(short)
+                tally.first_in_scope = self._check(short, tally) is not None
+            checked = self._check(self._mended(short, question, links), tally) or self._check(short, tally)
             if i == 0 and is_first_round and checked:
-                tally.first_sql = checked.sql
+                tally.first_sql = checked.shown
             if checked is None:
                 tally.refused += 1
             elif checked.sql not in found or found[checked.sql][1] < completion.logprob:
@@ -231,11 +258,15 @@ class Copilot:
         except SqlglotError:
             return short_sql
 
-    def _check(self, short_sql: str) -> Checked | None:
-        """The whole statement; None where the guard refuses it."""
+    def _check(self, short_sql: str, tally: Tally) -> Checked | None:
+        """The whole statement; None where guard or policy refuse it."""
         try:
-            return check(expand(short_sql, self.schema, self.database.dialect), self.database.dialect, self.schema)
-        except (SqlglotError, RefusedError):
+            return self.access.check(expand(short_sql, self.schema, self.database.dialect))
+        except SqlglotError:
+            return None
+        except RefusedError as error:
+            if error.type == "not_permitted":
+                tally.not_permitted = error
             return None
 
     def _executed(self, checked: list[tuple[Checked, float]], options: AskOptions, tally: Tally) -> list[Ballot]:
@@ -251,8 +282,8 @@ class Copilot:
                 tally.failed += 1
                 tally.error = failure
             else:
-                ballots.append(Ballot(statement.sql, logprob, result))
-                if statement.sql == tally.first_sql:
+                ballots.append(Ballot(statement.shown, logprob, result))
+                if statement.shown == tally.first_sql:
                     tally.first = result
         return ballots
 
@@ -260,17 +291,27 @@ class Copilot:
         if isinstance(tally.error, CapacityError):
             return tally.error
         hint = "rephrase the question, naming tables or columns"
+        if tally.error is None and tally.not_permitted is not None:
+            return tally.not_permitted
         if tally.error is None:
             return AbstainedError("no candidate query was valid for this database", hint)
         return AbstainedError(f"every candidate query failed to run: {tally.error.message}", hint)
 
     def _answer(
-        self, question: str, sql: str, result: Result | None, confidence: float, options: AskOptions, clock: Clock, tally: Tally
+        self,
+        question: str,
+        checked: Checked,
+        result: Result | None,
+        confidence: float,
+        options: AskOptions,
+        clock: Clock,
+        tally: Tally,
     ) -> Answer:
-        sentence, chart = "", None
+        sentence, chart, sql = "", None, checked.shown
         if result is not None:
             dialect = self.database.dialect
             sentence = answer_sentence(question, result.columns, result.rows, result.truncated, sql, dialect, self.schema).text
+            sentence = f"{sentence} {self.access.hidden(checked)}".strip()
             if options.chart:
                 chart = chart_for(result.columns, (), result.rows, question, sql, dialect, result.truncated)
         clock.lap("answer")
@@ -288,6 +329,7 @@ class Copilot:
             timings_ms=clock.ms,
             tally=tally,
             chart=chart,
+            hidden_by_policy=checked.filtered,
         )
 
 

@@ -78,11 +78,14 @@ class Worker:
         return process
 
     def execute(self, checked: Checked, limit: int = 1000, timeout_s: float = 10.0, role: str | None = None) -> Result:
-        """Run one statement, on PostgreSQL as `role` where one is named.
+        """Run one statement, on PostgreSQL as `role` where one is named. Limits and role of the statement itself come first.
 
         Raises CapacityError at a limit or when a server is gone, MissingError when a table or column of the schema is no longer
         there, RefusedError for a role that may write, UserError when the engine refuses the statement.
         """
+        limit = limit if checked.max_rows is None else min(limit, checked.max_rows)
+        timeout_s = timeout_s if checked.max_seconds is None else min(timeout_s, checked.max_seconds)
+        role = checked.role or role
         if self._has_changed():
             self.close()
         if self._process is None:

@@ -18,7 +18,7 @@ from sqlglot import exp
 from sqlglot.errors import OptimizeError, SqlglotError
 from sqlglot.optimizer.qualify import qualify
 
-from openarctic.copilot.schema import Schema
+from openarctic.copilot.schema import Schema, Table
 from openarctic.copilot.scopes import read_names
 from openarctic.errors import RefusedError, UserError
 
@@ -46,7 +46,8 @@ _NODES: tuple[type[exp.Expr], ...] = tuple(
     if hasattr(exp, name)
 )
 
-_FUNCTIONS = frozenset(
+# Nothing with side effects, nothing that reads a file, a setting or the catalogue, nothing that grows without bound.
+PERMITTED_FUNCTIONS = frozenset(
     """
     abs acos and any_value approx_count_distinct approx_distinct approx_quantile arg_max arg_min array array_agg
     array_concat_agg array_length array_size array_to_string ascii asin atan atan2 avg bool_and bool_or case cast cbrt
@@ -79,7 +80,8 @@ class Checked:
     """A statement that may run: `sql` (written anew from the tree), the real tables and the columns it reads.
 
     Under a policy `sql` is what runs, and `original` is the same statement before the policy rewrote it; `filtered` names the
-    tables of which the reader sees some rows only; `max_rows` and `max_seconds` are limits that no caller can exceed.
+    tables of which the reader sees some rows only; `max_rows` and `max_seconds` are limits that no caller can exceed, and `role` is
+    the role of the database that it runs under.
     `tree` is that of `shown`: whoever changes it copies it first.
     """
 
@@ -90,6 +92,7 @@ class Checked:
     filtered: tuple[str, ...] = ()
     max_rows: int | None = None
     max_seconds: float | None = None
+    role: str | None = None
     tree: exp.Expr | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -140,7 +143,7 @@ def check_within(sql: str, dialect: str, bounds: Bounds) -> Checked:
     try:
         tables = _check_tables(tree, bounds)
         for column in tree.find_all(exp.Column):
-            if _is_in_main(column):
+            if is_in_main(column):
                 column.set("db", None)
         for node in tree.walk():
             _check_node(node, dialect, bounds.functions)
@@ -198,7 +201,7 @@ def _check_tables(tree: exp.Expr, bounds: Bounds) -> set[str]:
     for node in names.functions:
         _check_series(node)
     for node in names.tables:
-        if _is_in_main(node) and node.name.lower() not in ctes:
+        if is_in_main(node) and node.name.lower() not in ctes:
             node.set("db", None)
         _check_table(node, bounds)
     return {node.name.lower() for node in names.tables}
@@ -219,14 +222,15 @@ def _check_table(node: exp.Table, bounds: Bounds) -> None:
 
 def _check_series(node: exp.Table) -> None:
     function = node.this
-    if not _is_small_series(function):
+    if not is_small_series(function):
         name = function.sql_name() if isinstance(function, exp.Func) else type(function).__name__
         if isinstance(function, exp.Anonymous):
             name = function.name
         raise RefusedError("forbidden_function", f"{name} may not be read as a table", "read the tables by name")
 
 
-def _is_in_main(node: exp.Table | exp.Column) -> bool:
+def is_in_main(node: exp.Table | exp.Column) -> bool:
+    """Whether a name is qualified by the schema that it means anyway."""
     return node.text("db").lower() in _MAIN_SCHEMAS and not node.args.get("catalog")
 
 
@@ -238,7 +242,7 @@ def _check_recursion(query: exp.Expr, name: str) -> None:
             raise RefusedError("too_expensive", f"the recursion of {name} has no end", "add a WHERE to its recursive part")
 
 
-def _is_small_series(node: exp.Expr) -> bool:
+def is_small_series(node: exp.Expr) -> bool:
     """A series of literal numbers with a small number of steps."""
     if type(node).__name__ in _MANY_ROWS:
         parts = [node.args.get(k) for k in ("start", "end", "step")]
@@ -260,7 +264,7 @@ def _check_node(node: exp.Expr, dialect: str, functions: frozenset[str] | None) 
     if isinstance(node, _CONSTRUCTS):
         pass
     elif type(node).__name__ in _MANY_ROWS:
-        if not _is_small_series(node):
+        if not is_small_series(node):
             raise RefusedError("too_expensive", f"a series may have {MAX_SERIES} steps at most")
         return
     elif isinstance(node, exp.Func) and not isinstance(node, _NODES):
@@ -290,8 +294,8 @@ def _check_function(node: exp.Func, permitted: frozenset[str] | None) -> None:
         names = [node.name.lower()]
     else:
         names = [name.lower() for name in node.sql_names()]
-    if isinstance(node.parent, exp.Dot) or not any(name in _FUNCTIONS for name in names):
-        near = difflib.get_close_matches(names[0], _FUNCTIONS, 1)
+    if isinstance(node.parent, exp.Dot) or not any(name in PERMITTED_FUNCTIONS for name in names):
+        near = difflib.get_close_matches(names[0], PERMITTED_FUNCTIONS, 1)
         hint = f"did you mean {near[0]}?" if near else "only functions that compute on values may be used"
         raise RefusedError("forbidden_function", f"function {names[0]} may not be used", hint)
     if permitted is not None and not permitted.intersection(names):
@@ -306,14 +310,13 @@ def _check_columns(tree: exp.Expr, dialect: str, bounds: Bounds, tables: set[str
     if schema is None or isinstance(tree, exp.Pivot) or tree.find(exp.Pivot, exp.Lateral, exp.Unnest):
         _check_names(names, tree, bounds)
         return tuple(sorted(names))
-    mapping = {t.name: {c.name: _type_of(c.type) for c in t.columns} for t in schema.tables if t.name.lower() in tables}
     copy = tree.copy()
     try:
         qualify(
             copy,
-            schema=_quoted_mapping(mapping),
+            schema=names_of(t for t in schema.tables if t.name.lower() in tables),
             dialect=dialect,
-            expand_stars=False,
+            expand_stars=True,  # so that columns of `SELECT *` in a subquery are known
             validate_qualify_columns=True,
             identify=False,
         )
@@ -324,13 +327,9 @@ def _check_columns(tree: exp.Expr, dialect: str, bounds: Bounds, tables: set[str
     return tuple(sorted(names))
 
 
-def _quoted_mapping(mapping: dict[str, dict[str, str]]) -> dict[str, object]:
-    """Lower-case names: all supported embedded engines ignore case."""
-    return {table.lower(): {column.lower(): kind for column, kind in columns.items()} for table, columns in mapping.items()}
-
-
-def _type_of(declared: str) -> str:
-    return "text"  # only names matter here
+def names_of(tables: Iterable[Table]) -> dict[str, object]:
+    """Tables and columns as sqlglot's optimizer wants them: in lower case, all of one type, for only names matter here."""
+    return {table.name.lower(): dict.fromkeys((c.name.lower() for c in table.columns), "text") for table in tables}
 
 
 def _check_names(names: set[str], tree: exp.Expr, bounds: Bounds) -> None:
@@ -357,7 +356,7 @@ def _defined_names(tree: exp.Expr) -> Iterator[str]:
 
 def _unknown_column(detail: Any, bounds: Bounds, tables: set[str]) -> RefusedError:
     text = str(detail).splitlines()[0]
-    name = text.split("'")[1] if text.count("'") >= 2 else text
+    name = text.split("'")[1] if text.count("'") >= 2 else text.removeprefix("Unknown column: ")
     plain = name.split(".")[-1].strip('"').lower()
     columns = _columns_of(bounds.schema, tables)
     near = difflib.get_close_matches(plain, columns, 1)

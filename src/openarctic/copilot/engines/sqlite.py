@@ -5,6 +5,7 @@ Target: `uri` (see `databases.sqlite.sqlite_uri`).
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 from typing import Any
@@ -28,11 +29,17 @@ def connect(target: dict[str, Any]) -> sqlite3.Connection:
     return connection
 
 
+def _sha256(value: object) -> str | None:
+    """SHA-256 of a text in hex, as DuckDB has it; NULL stays NULL."""
+    return None if value is None else hashlib.sha256(str(value).encode("utf-8", "replace")).hexdigest()
+
+
 class Engine:
     """One connection; see the package's description."""
 
     def __init__(self, target: dict[str, Any], _memory_bytes: int) -> None:
         self.connection = connect(target)
+        self.connection.create_function("sha256", 1, _sha256, deterministic=True)  # for the masks of a policy
         self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         self.connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         listing = self.connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
