@@ -80,7 +80,7 @@ class Checked:
     """A statement that may run: `sql` (written anew from the tree), the real tables and the columns it reads.
 
     Under a policy `sql` is what runs, and `original` is the same statement before the policy rewrote it; `filtered` names the
-    tables of which the reader sees some rows only; `max_rows` and `max_seconds` are limits that no caller can exceed, and `role` is
+    tables of which the reader sees some rows only; `max_rows` and `max_seconds` are limits that no caller can exceed; `role` is
     the role of the database that it runs under.
     `tree` is that of `shown`: whoever changes it copies it first.
     """
