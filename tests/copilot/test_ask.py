@@ -8,8 +8,10 @@ import pytest
 
 from openarctic.copilot.ask import AskOptions, ask
 from openarctic.copilot.sample import create_sample, sample_database, sample_rows
+from openarctic.copilot.semantic.cortex import parse_cortex
 from openarctic.errors import AbstainedError, RefusedError
 from openarctic.generator import ScriptedGenerator
+from tests.copilot.semantic.models import SALES
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +36,7 @@ def test_the_answer_states_the_value() -> None:
     assert answer.rows == [(300,)] and answer.answer == "There are 300 customers."
     assert set(answer.to_dict()) == {
         "question", "status", "sql", "dialect", "columns", "rows", "truncated", "answer", "confidence", "model",
-        "timings_ms", "chart", "hidden_by_policy", "error",
+        "timings_ms", "chart", "hidden_by_policy", "verified", "error",
     }  # fmt: skip
 
 
@@ -88,3 +90,57 @@ def test_the_sample_is_the_same_everywhere_and_consistent(tmp_path: Path) -> Non
     customers = {r[0] for r in rows["customers"]}
     assert all(o[1] in customers for o in rows["orders"])
     assert sum(len(r) for r in rows.values()) > 3000
+
+
+SEMANTIC = parse_cortex(SALES).model
+
+
+def test_a_verified_question_is_answered_without_the_model() -> None:
+    model = ScriptedGenerator([])
+    answer = ask("how many orders were DELIVERED", model=model, semantic=SEMANTIC)
+    assert answer.rows == [(760,)] and answer.confidence == 1 and model.prompts == []
+    assert answer.verified is not None and answer.to_dict()["verified"]["badge"] == "verified by Ada on 2024-05-01"
+    assert answer.verified["exact"] and answer.verified["used"]
+
+
+def test_a_verified_query_for_other_values_is_a_candidate() -> None:
+    model = ScriptedGenerator([[" SELECT COUNT(*) FROM orders"]])
+    answer = ask("How many orders were shipped?", model=model, semantic=SEMANTIC)
+    counted = ask("x", model=ScriptedGenerator([[" SELECT COUNT(*) FROM orders WHERE status = 'shipped'"]]))
+    assert answer.rows == counted.rows and answer.verified is not None
+    assert not answer.verified["exact"] and answer.verified["used"]
+
+
+def test_a_near_question_is_shown_and_the_model_answers() -> None:
+    sql = " SELECT COUNT(*) FROM orders WHERE status = 'delivered'"
+    answer = ask("How many orders were delivered on time?", model=ScriptedGenerator([[sql]]), semantic=SEMANTIC)
+    assert answer.verified is not None and not answer.verified["used"] and 0.6 <= answer.verified["score"] < 1
+
+
+def test_a_metric_is_composed_over_several_tables() -> None:
+    model = ScriptedGenerator([[" SELECT COUNT(*) FROM customers"]])
+    answer = ask("turnover by product group", model=model, semantic=SEMANTIC)
+    by_hand = (
+        " SELECT categories.name, SUM(quantity * unit_price) FROM order_items, products, categories GROUP BY categories.name "
+        "ORDER BY categories.name"
+    )
+    assert answer.rows == ask("x", model=ScriptedGenerator([[by_hand]])).rows
+    # Tables that the semantic model does not name are not shown.
+    assert "payments" in model.prompts[0] and "suppliers:" not in model.prompts[0]
+
+
+def test_what_a_policy_hides_no_semantic_model_shows(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "roles:\n  clerk:\n    tables:\n      orders: {columns: {deny: [status]}}\n      customers: {}\nusers: {eve: [clerk]}\n"
+    )
+    with pytest.raises(RefusedError) as refused:
+        ask("How many orders were delivered?", model=ScriptedGenerator([]), semantic=SEMANTIC, policy=policy, user="eve")
+    assert refused.value.type == "not_permitted"
+    model = ScriptedGenerator([[" SELECT COUNT(*) FROM orders"]])
+    answer = ask("How many orders were delivered late?", model=model, semantic=SEMANTIC, policy=policy, user="eve")
+    assert answer.verified is None and "delivered" not in model.prompts[0].split("Q:")[0]
+    answer = ask(
+        "revenue", model=ScriptedGenerator([[" SELECT COUNT(*) FROM orders"]]), semantic=SEMANTIC, policy=policy, user="eve"
+    )
+    assert answer.sql == "SELECT COUNT(*) FROM orders"

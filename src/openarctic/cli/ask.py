@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openarctic.copilot.semantic.model import SemanticModel
 
 SUMMARY = "ask a database a question in plain words"
 DESCRIPTION = """\
@@ -28,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-exec", action="store_true", help="print the SQL, do not run it")
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most (default 1000)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds a query may run (default 10)")
+    parser.add_argument("--semantic", metavar="FILE", help="semantic model: Cortex Analyst or Ossie YAML (docs/semantic.md)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
     parser.add_argument("--prefix-cache", action="store_true", help="keep what was computed of the schema on disk (cache folder)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled candidates (default 0)")
@@ -71,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         prefix_folder=cache_folder() / "prefixes" if args.prefix_cache else None,
         on_progress=progress.loading(args.model or "the model"),
     )
-    answer = ask(question, db=database, model=model, options=options, policy=args.policy, user=args.user)
+    semantic = read_semantic(args.semantic)
+    answer = ask(question, db=database, model=model, options=options, policy=args.policy, user=args.user, semantic=semantic)
     if args.format == "json":
         print(json.dumps(answer.to_dict(), ensure_ascii=False, default=str))
         return 0
@@ -84,7 +90,32 @@ def run(args: argparse.Namespace) -> int:
     if answer.truncated:
         print(f"only the first {args.limit} rows are shown; --limit changes that", file=sys.stderr)
     print(f"{answer.answer} (confidence {answer.confidence:.2f})", file=sys.stderr)
+    if answer.verified is not None:
+        print(verified_note(answer.verified), file=sys.stderr)
     return 0
+
+
+def read_semantic(path: str | None) -> SemanticModel | None:
+    """The model in a file, its warnings on standard error; None without one. Raises as `load_semantic_model`."""
+    if path is None:
+        return None
+    from pathlib import Path
+
+    from openarctic.copilot.semantic.load import load_semantic_model
+
+    model, warnings = load_semantic_model(Path(path))
+    for warning in warnings:
+        print(f"warning: {path}, {warning}", file=sys.stderr)
+    return model
+
+
+def verified_note(verified: dict[str, Any]) -> str:
+    """One line about the verified query beside an answer."""
+    badge, question = verified["badge"], verified["question"]
+    if verified["exact"]:
+        return badge
+    kind = "made of a verified query" if verified["used"] else f"near a verified query ({verified['score']:.2f})"
+    return f"{kind}: {question!r}, {badge}"
 
 
 def check_limits(args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """The first journey: a question becomes SQL, rows and a sentence (docs: ARCHITECTURE.md, "A question").
 
-Database -> schema -> access (policy) -> value links -> prompt -> candidates under the schema's grammar -> guard and policy ->
-execution -> vote -> answer -> audit log.
+Database -> schema -> access (policy) -> value links -> verified queries and metrics (semantic model) -> prompt -> candidates
+under the schema's grammar -> guard and policy -> execution -> vote -> answer -> audit log.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.prune import prune
 from openarctic.copilot.sample import database_or_sample
 from openarctic.copilot.schema import Schema
+from openarctic.copilot.semantic.layer import SemanticLayer
+from openarctic.copilot.semantic.load import load_semantic_model
+from openarctic.copilot.semantic.model import SemanticModel
+from openarctic.copilot.semantic.propose import Proposal, Proposer
 from openarctic.copilot.vote import Ballot, elect
 from openarctic.errors import AbstainedError, CapacityError, OpenArcticError, RefusedError, UserError
 from openarctic.generator import Completion, Generator, Sampling
@@ -81,6 +85,8 @@ class Answer:
     """What `ask` gives back; `to_dict` is the JSON of the command line and the server.
 
     `hidden_by_policy` says of which tables the reader sees some rows only: fewer rows, or none, may be the policy's doing.
+    `verified` is the semantic model's verified query that the question is (`exact`) or comes near; `used` tells whether it, or
+    what was made of it for other values, is the answer's SQL.
     """
 
     question: str
@@ -97,6 +103,7 @@ class Answer:
     tally: Tally = field(default_factory=Tally)
     chart: dict[str, Any] | None = None
     hidden_by_policy: tuple[str, ...] = ()
+    verified: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's fields."""
@@ -125,9 +132,10 @@ def ask(
     options: AskOptions | None = None,
     policy: str | Path | Policy | None = None,
     user: str | None = None,
+    semantic: str | Path | SemanticModel | None = None,
 ) -> Answer:
     """Answer `question` from `db` (default: the bundled sample) with `model` (default: the bundled arctic-nano), for `user` under
-    `policy` (a file).
+    `policy` (a file), with what `semantic` (a model or its file) knows of the database.
 
     Raises the errors of `openarctic.errors`; AbstainedError when no candidate is trustworthy.
     """
@@ -137,7 +145,7 @@ def ask(
         from openarctic.engine import load
 
         model = load(model)
-    with Copilot(database, model, policy=policy, user=user) as copilot:
+    with Copilot(database, model, policy=policy, user=user, semantic=semantic) as copilot:
         return copilot.ask(question, options or AskOptions())
 
 
@@ -151,11 +159,18 @@ class Copilot:
         schema: Schema | None = None,
         policy: str | Path | Policy | None = None,
         user: str | None = None,
+        semantic: str | Path | SemanticModel | None = None,
     ) -> None:
         self.database, self.model = database, model
+        if isinstance(semantic, str | Path):
+            semantic = load_semantic_model(Path(semantic)).model
         self.access: Access = open_access(schema or read_schema(database), policy, user)
-        self.worker = Worker(database)
         self.schema = self.access.schema
+        self.proposer: Proposer | None = None
+        if semantic is not None:
+            layer = SemanticLayer(semantic, self.schema, shows_samples=not self.access.is_restricted)
+            self.schema, self.proposer = layer.schema, Proposer(layer, self.access.check)
+        self.worker = Worker(database)
         self.values = ValueIndex(self.schema)
         self.form: TargetForm = getattr(model, "target_form", "sql")
 
@@ -178,6 +193,12 @@ class Copilot:
     def _ask(self, question: str, options: AskOptions, tally: Tally | None, event: Event) -> Answer:
         clock, tally = Clock(), tally or Tally()
         links = self.values.links(question)
+        proposal = self.proposer.propose(question, links) if self.proposer else Proposal()
+        if proposal.verified is not None:
+            clock.lap("verified")
+            answer = self._verified(question, proposal, options, clock, tally, event)
+            if answer is not None:
+                return answer
         shown = narrow(self.schema, question, links, self._fits)
         prompt = schema_text(shown) + question_text(question, links)
         clock.lap("link")
@@ -188,11 +209,12 @@ class Copilot:
         for retry in (False, True):
             completions = self._candidates(prompt, grammar, options, retry)
             clock.lap("generate")
-            checked = self._checked(question, completions, links, tally)
+            checked = _with_proposed(self._checked(question, completions, links, tally), proposal)
             clock.lap("guard")
             if checked and not options.execute:
                 event.checked, logprob = max(checked, key=lambda item: item[1])
-                return self._answer(question, event.checked, None, min(1.0, _certainty(logprob)), options, clock, tally)
+                confidence = min(1.0, _certainty(logprob))
+                return self._answer(question, event.checked, None, confidence, options, clock, tally, proposal)
             ballots = self._executed(checked, options, tally)
             clock.lap("execute")
             if ballots:
@@ -207,7 +229,23 @@ class Copilot:
                 f"the best query has a confidence of only {confidence:.3f} (at least {MIN_CONFIDENCE} is needed)",
                 "rephrase the question, naming tables or columns",
             )
-        return self._answer(question, event.checked, winner.result, confidence, options, clock, tally)
+        return self._answer(question, event.checked, winner.result, confidence, options, clock, tally, proposal)
+
+    def _verified(
+        self, question: str, proposal: Proposal, options: AskOptions, clock: Clock, tally: Tally, event: Event
+    ) -> Answer | None:
+        """The answer of a verified query, without the model; None where the database cannot run it any more."""
+        checked = proposal.verified
+        assert checked is not None
+        result = None
+        if options.execute:
+            try:
+                result = self.worker.execute(checked, limit=options.limit, timeout_s=options.timeout_s)
+            except UserError:
+                return None
+            clock.lap("execute")
+        event.checked = checked
+        return self._answer(question, checked, result, 1.0, options, clock, tally, proposal)
 
     def _keep_prefix(self, text: str) -> None:
         keep = getattr(self.model, "keep_prefix", None)
@@ -306,6 +344,7 @@ class Copilot:
         options: AskOptions,
         clock: Clock,
         tally: Tally,
+        proposal: Proposal,
     ) -> Answer:
         sentence, chart, sql = "", None, checked.shown
         if result is not None:
@@ -330,7 +369,17 @@ class Copilot:
             tally=tally,
             chart=chart,
             hidden_by_policy=checked.filtered,
+            verified=proposal.shown(sql),
         )
+
+
+def _with_proposed(checked: list[tuple[Checked, float]], proposal: Proposal) -> list[tuple[Checked, float]]:
+    """The candidates of model and semantic model, each statement once, at its highest probability."""
+    found = {c.checked.sql: (c.checked, c.logprob) for c in proposal.candidates}
+    for statement, logprob in checked:
+        if statement.sql not in found or found[statement.sql][1] < logprob:
+            found[statement.sql] = (statement, logprob)
+    return list(found.values())
 
 
 def _certainty(logprob: float) -> float:

@@ -1,7 +1,7 @@
 """How the rows of logical tables belong to one another, and how to join without counting a row twice.
 
 A step goes from a table to another of which each row has at most one partner: many to one. Along such steps every row of the
-first table stays one row, so sums over it stay right. The other way (one to many) multiplies rows, the "fan-out trap", and no path
+first table stays one row, so sums over it stay right. The other way, one to many, multiplies rows (the "fan-out trap"): no path
 takes it.
 """
 

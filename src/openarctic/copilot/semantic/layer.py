@@ -26,10 +26,14 @@ MAX_DEPTH = 20  # of expressions that name other expressions
 
 
 class SemanticLayer:
-    """`model` over `base`, the schema of a database (or what of it may be seen)."""
+    """`model` over `base`, the schema of a database (or what of it may be seen).
 
-    def __init__(self, model: SemanticModel, base: Schema) -> None:
-        self.model, self.base, self.dialect = model, base, base.dialect
+    `shows_samples` lets the model's sample values stand in for those that were not read from the database; where a policy masks
+    columns, they must not.
+    """
+
+    def __init__(self, model: SemanticModel, base: Schema, shows_samples: bool = True) -> None:
+        self.model, self.base, self.dialect, self.shows_samples = model, base, base.dialect, shows_samples
 
     @cached_property
     def schema(self) -> Schema:
@@ -68,7 +72,7 @@ class SemanticLayer:
         """A field in SQL, its columns qualified by `alias`.
 
         A name in an expression means a column of the base table, where there is one, else another field. Raises UserError for a
-        name that is neither, for a column of another table, and where expressions go round in circles.
+        column of another table, and where expressions go round in circles.
         """
         item = table.field(name)
         if item is None:
@@ -85,11 +89,10 @@ class SemanticLayer:
             raise UserError(f"{table.name}.{item.name} names {column.sql()}, a column of another table")
         base, name = self.base_of(table), column.name
         is_column = name.lower() == item.name.lower() if base is None else base.column(name) is not None
-        if is_column or (base is None and table.field(name) is None):
-            return exp.Column(this=identifier(name), table=identifier(alias))
-        if table.field(name) is not None:
+        if not is_column and table.field(name) is not None and name.lower() != item.name.lower():
             return _grouped(self.field(table, name, alias, seen))
-        raise UserError(f"{table.name}.{item.name} names {name}, which {table.base_table.table} does not have")
+        # A column that is not there is left to the guard, which can tell "unknown" from "not permitted".
+        return exp.Column(this=identifier(name), table=identifier(alias))
 
     def condition(self, item: Filter, table: SemanticTable) -> exp.Expr:
         """A filter in SQL, its columns qualified by the table's name. Raises UserError as `metric` does."""
@@ -298,7 +301,7 @@ def _overlaid_table(layer: SemanticLayer, base: Table, tables: Sequence[Semantic
     declared = [key for key in base.foreign_keys if key not in keys]
     return dataclasses.replace(
         base,
-        columns=tuple(_overlaid_column(c, told.get(c.name.lower())) for c in shown or base.columns),
+        columns=tuple(_overlaid_column(c, told.get(c.name.lower()), layer.shows_samples) for c in shown or base.columns),
         foreign_keys=(*declared, *keys),
         **({"comment": comment} if comment else {}),
     )
@@ -311,10 +314,10 @@ def _column_names(layer: SemanticLayer, table: SemanticTable, item: Field) -> se
         return set()
 
 
-def _overlaid_column(column: Column, item: Field | None) -> Column:
+def _overlaid_column(column: Column, item: Field | None, shows_samples: bool) -> Column:
     if item is None:
         return column
-    values = column.values or (item.sample_values if not column.is_numeric else ())
+    values = column.values or (item.sample_values if shows_samples and not column.is_numeric else ())
     return dataclasses.replace(column, values=values, comment=item.description or column.comment)
 
 
