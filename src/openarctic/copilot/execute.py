@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from openarctic.copilot.databases import Database, State, has_changed, target_of
+from openarctic.copilot.databases.failures import failure
 from openarctic.copilot.guard import Checked
-from openarctic.errors import CapacityError, CorruptError, MissingError, OpenArcticError, RefusedError, UserError
+from openarctic.errors import CapacityError
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
 START_TIMEOUT_S = 20.0
 GRACE_S = 0.5  # the engine may stop by itself before the process is killed
 MEMORY_BYTES = 1 << 30
 RESULT_BYTES = 64 << 20
-ROLE_HINT = (
-    "connect as a role that may only read, or add allow_writing_role=yes to the URL (statements are read-only all the same)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ class Worker:
         if "error" in reply:
             if reply["error"] == "lost":
                 self.close()  # the next statement connects anew
-            raise _failure(self.database, reply["error"], reply["message"])
+            raise failure(self.database, reply["error"], reply["message"])
         return Result(reply["columns"], [tuple(r) for r in reply["rows"]], reply["truncated"], reply["seconds"])
 
     def _has_changed(self) -> bool:
@@ -132,7 +130,7 @@ class Worker:
             raise CapacityError("the process that runs queries did not start") from error
         if "error" in reply:
             self.close()
-            raise _failure(self.database, reply["error"], reply["message"], is_open=False)
+            raise failure(self.database, reply["error"], reply["message"], is_open=False)
         self._is_ready = True
 
     def _exchange(self, request: str, deadline: float) -> dict[str, Any]:
@@ -169,26 +167,6 @@ class Worker:
                     stream.close()
                 except BrokenPipeError:
                     pass
-
-
-def _failure(database: Database, kind: str, message: str, is_open: bool = True) -> OpenArcticError:
-    """What the child's report means (the kinds are those of `copilot.engines`)."""
-    text = database.redacted(message)
-    if kind == "timeout":
-        return CapacityError(f"{text} and was stopped", "raise --timeout or ask for less")
-    if kind == "capacity":
-        return CapacityError(text, "ask for less at once")
-    if kind == "locked":
-        return CapacityError(f"{database.place} is locked by another process", "try again in a moment")
-    if kind == "lost":
-        return CapacityError(f"the connection to {database.place} was lost: {text}", "check that the server runs, and ask again")
-    if kind == "refused":
-        return RefusedError("not_permitted", text, ROLE_HINT)
-    if kind == "missing":
-        return MissingError(f"the database says: {text}", "tables have changed since their schema was read; ask again")
-    if not is_open:
-        return CorruptError(f"cannot open {database.place}: {text}")
-    return UserError(f"the database says: {text}", "check the SQL")
 
 
 def execute(

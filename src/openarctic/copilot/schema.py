@@ -26,6 +26,8 @@ class Column:
     def is_numeric(self) -> bool:
         """True when the declared type is a number type (SQLite's affinity rules plus DuckDB's names)."""
         kind = self.type.upper()
+        if any(word in kind for word in ("INTERVAL", "POINT", "RANGE", "[")):
+            return False
         return any(word in kind for word in ("INT", "REAL", "FLOA", "DOUB", "DEC", "NUM", "YEAR"))
 
     @property

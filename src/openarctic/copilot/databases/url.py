@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from openarctic.copilot.databases import files
+from openarctic.copilot.databases import files, postgres
 from openarctic.copilot.databases.database import Database
 from openarctic.errors import MissingError, UserError
 
@@ -39,6 +39,8 @@ def open_database(url_or_path: str | Path) -> Database:
     scheme = parts.scheme.partition("+")[0]  # postgresql+psycopg:// names a driver too
     if scheme in ("duckdb", "sqlite", "file"):
         return _open_path(_path_of(parts), scheme, options_of(parts, ("schema",) if scheme == "duckdb" else ()))
+    if scheme in ("postgresql", "postgres"):
+        return postgres.open_url(parts, options_of(parts))
     raise UserError(f"unknown database URL scheme {parts.scheme!r}", f"use {KNOWN}")
 
 
