@@ -36,7 +36,8 @@ CREATE TABLE public.elsewhere (a integer);
 COMMENT ON TABLE sales.orders IS 'what was bought';
 COMMENT ON COLUMN sales.orders.price IS 'in euros, with tax';
 INSERT INTO sales.shops VALUES (1, 'Oslo'), (2, 'Rome');
-INSERT INTO sales.orders VALUES (1, 1, 'gift', 5, '2024-01-02 03:04:05+00', true), (2, 1, NULL, 20.5, NULL, false), (3, 2, 'x', 7, NULL, NULL);
+INSERT INTO sales.orders VALUES (1, 1, 'gift', 5, '2024-01-02 03:04:05+00', true),
+  (2, 1, NULL, 20.5, NULL, false), (3, 2, 'x', 7, NULL, NULL);
 INSERT INTO sales.logs SELECT '2024-05-05', 'line ' || g FROM generate_series(1, 500) g;
 ANALYZE sales.orders; ANALYZE sales.logs;
 CREATE ROLE reader LOGIN PASSWORD 'r3ader-s3cret';
@@ -120,7 +121,7 @@ def test_a_role_that_may_write_is_refused_unless_told(postgres: Server, shop: Da
     told = open_database(url + "&allow_writing_role=yes")
     assert rows(told, "SELECT count(*) FROM orders") == [(3,)]
     # The session only reads all the same.
-    with pytest.raises(UserError, match="read-only transaction"):
+    with pytest.raises(UserError, match=r"read-only transaction|data-modifying"):
         rows(told, "WITH d AS (UPDATE orders SET note = 'z' RETURNING 1) SELECT * FROM d")
 
 
@@ -150,7 +151,7 @@ def test_every_way_to_write_counts(postgres: Server, shop: Database, grant: str,
 
 def test_sessions_are_locked_down(shop: Database) -> None:
     wanted = {
-        "transaction_read_only": "on", "default_transaction_read_only": "on", "search_path": "sales", "lock_timeout": "5s",
+        "transaction_read_only": "on", "default_transaction_read_only": "on", "search_path": '"sales"', "lock_timeout": "5s",
         "idle_in_transaction_session_timeout": "2min", "statement_timeout": "7s", "row_security": "on",
     }  # fmt: skip
     sql = "SELECT " + ", ".join(f"current_setting('{name}')" for name in wanted)
@@ -164,9 +165,8 @@ def test_a_role_of_the_policy_runs_the_statement(postgres: Server, shop: Databas
         "GRANT SELECT ON sales.shops TO oslo",
         "GRANT oslo TO reader",
         "ALTER TABLE sales.shops ENABLE ROW LEVEL SECURITY",
-        "CREATE POLICY all_rows ON sales.shops TO reader USING (true)",
-        "CREATE POLICY only_oslo ON sales.shops AS RESTRICTIVE TO oslo USING (city = 'Oslo')",
-        "CREATE POLICY some ON sales.shops TO oslo USING (true)",
+        "CREATE POLICY every ON sales.shops TO reader USING (pg_has_role(current_user, 'reader', 'USAGE'))",
+        "CREATE POLICY only_oslo ON sales.shops TO oslo USING (city = 'Oslo')",
         name="shop",
     )
     with Worker(shop) as worker:
@@ -185,7 +185,7 @@ def test_limits_of_rows_and_time(shop: Database) -> None:
         started = time.monotonic()
         some = worker.execute(read("SELECT g FROM generate_series(1, 10000000) g"), limit=3, timeout_s=20)
         assert (some.rows, some.truncated) == ([(1,), (2,), (3,)], True)
-        with pytest.raises(CapacityError, match="longer than 0.5 s"):
+        with pytest.raises(CapacityError, match=r"longer than 0\.5 s"):
             worker.execute(
                 read("SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b"), timeout_s=0.5
             )
@@ -211,7 +211,8 @@ def test_values_are_exact(shop: Database) -> None:
         "timestamp '0044-03-15 12:00 BC'": "0044-03-15 12:00:00 BC", "timestamptz '2024-01-02 03:04:05+00' AT TIME ZONE 'UTC'":
         "2024-01-02 03:04:05", "interval '14 months 3 days'": "1 year 2 mons 3 days", "time '24:00'": "24:00:00",
         "'NaN'::numeric": "NaN", "'Infinity'::numeric": "Infinity", "'-Infinity'::float8": "-inf", "1e300::numeric": 10**300,
-        "true": True, "NULL": None, "'\\xff00'::bytea": "ff00", "ARRAY[1, NULL]": [1, None], "'{\"a\": [1]}'::jsonb": '{"a": [1]}',
+        "true": True, "NULL": None, "'\\xff00'::bytea": "ff00", "ARRAY[1, NULL]": [1, None],
+        "'{\"a\": [1]}'::jsonb": '{"a": [1]}',
         "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "int4range(1, 5)": "[1,5)",
         "ARRAY[date '0044-03-15 BC']": ["0044-03-15 BC"], "'192.168.1.1'::inet": "192.168.1.1", "12.50::numeric(9,2)": 12.5,
         "9223372036854775807": 9223372036854775807, "'💶 ok'": "💶 ok",
@@ -249,7 +250,7 @@ def test_a_session_ended_while_it_runs(postgres: Server, shop: Database) -> None
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'reader'"
     with Worker(shop) as worker:
         assert worker.execute(read("SELECT 1")).rows == [(1,)]
-        with pytest.raises(CapacityError, match="connection to postgresql://reader@.* was lost") as caught:
+        with pytest.raises(CapacityError, match=r"connection to postgresql://reader@.* was lost") as caught:
             while_running(worker, lambda: postgres.run(end))
         assert PASSWORD not in str(caught.value)
         assert worker.execute(read("SELECT 2")).rows == [(2,)]

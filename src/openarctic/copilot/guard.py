@@ -20,6 +20,7 @@ from sqlglot.optimizer.qualify import qualify
 
 from openarctic.copilot.schema import Schema, Table
 from openarctic.copilot.scopes import read_names
+from openarctic.copilot.spelling import meant_name, plain_name, spell
 from openarctic.errors import RefusedError, UserError
 
 DIALECTS = ("duckdb", "sqlite", "postgres", "snowflake")
@@ -133,6 +134,7 @@ class Bounds:
     ) -> None:
         self.schema, self.whole, self.functions = schema, whole or schema, functions
         self.tables = _known_tables(schema, allowed_tables)
+        self.namespace = "" if self.whole is None else self.whole.namespace
 
 
 def check_within(sql: str, dialect: str, bounds: Bounds) -> Checked:
@@ -141,9 +143,10 @@ def check_within(sql: str, dialect: str, bounds: Bounds) -> Checked:
         raise UserError(f"dialect {dialect!r} is not supported", f"known: {', '.join(DIALECTS)}")
     tree = _parse(sql, dialect)
     try:
+        spell(tree, dialect, bounds.whole)
         tables = _check_tables(tree, bounds)
         for column in tree.find_all(exp.Column):
-            if is_in_main(column):
+            if is_in_main(column, bounds.namespace):
                 column.set("db", None)
         for node in tree.walk():
             _check_node(node, dialect, bounds.functions)
@@ -201,7 +204,7 @@ def _check_tables(tree: exp.Expr, bounds: Bounds) -> set[str]:
     for node in names.functions:
         _check_series(node)
     for node in names.tables:
-        if is_in_main(node) and node.name.lower() not in ctes:
+        if is_in_main(node, bounds.namespace) and node.name.lower() not in ctes:
             node.set("db", None)
         _check_table(node, bounds)
     return {node.name.lower() for node in names.tables}
@@ -229,9 +232,10 @@ def _check_series(node: exp.Table) -> None:
         raise RefusedError("forbidden_function", f"{name} may not be read as a table", "read the tables by name")
 
 
-def is_in_main(node: exp.Table | exp.Column) -> bool:
-    """Whether a name is qualified by the schema that it means anyway."""
-    return node.text("db").lower() in _MAIN_SCHEMAS and not node.args.get("catalog")
+def is_in_main(node: exp.Table | exp.Column, namespace: str = "") -> bool:
+    """Whether a name is qualified by the schema that it means anyway: `namespace`, or the usual one of the engine."""
+    known = (namespace.lower(),) if namespace else _MAIN_SCHEMAS
+    return node.text("db").lower() in known and not node.args.get("catalog")
 
 
 def _check_recursion(query: exp.Expr, name: str) -> None:
@@ -311,10 +315,14 @@ def _check_columns(tree: exp.Expr, dialect: str, bounds: Bounds, tables: set[str
         _check_names(names, tree, bounds)
         return tuple(sorted(names))
     copy = tree.copy()
+    for identifier in copy.find_all(exp.Identifier):  # `spell` made case mean nothing
+        identifier.set("this", plain_name(identifier.name))
+        identifier.set("quoted", False)
+    readable = (table for table in schema.tables if table.name.lower() in tables)
     try:
         qualify(
             copy,
-            schema=names_of(t for t in schema.tables if t.name.lower() in tables),
+            schema={plain_name(t.name): {plain_name(c.name): "text" for c in t.columns} for t in readable},
             dialect=dialect,
             expand_stars=True,  # so that columns of `SELECT *` in a subquery are known
             validate_qualify_columns=True,
@@ -357,6 +365,7 @@ def _defined_names(tree: exp.Expr) -> Iterator[str]:
 def _unknown_column(detail: Any, bounds: Bounds, tables: set[str]) -> RefusedError:
     text = str(detail).splitlines()[0]
     name = text.split("'")[1] if text.count("'") >= 2 else text.removeprefix("Unknown column: ")
+    name = meant_name(name)
     plain = name.split(".")[-1].strip('"').lower()
     columns = _columns_of(bounds.schema, tables)
     near = difflib.get_close_matches(plain, columns, 1)

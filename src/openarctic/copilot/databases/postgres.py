@@ -219,7 +219,7 @@ def tables(_database: Database, query: Query, values: bool) -> Iterator[Table]:
 
 
 def _samples(query: Query, table: str, columns: list[str]) -> dict[str, tuple[str, ...]]:
-    """Short values of the first rows; none where the table is locked or its own functions fail: samples are a help, not a duty."""
+    """Short values of the first rows; none where the table is locked or its own functions fail: samples are a help."""
     import psycopg
 
     short = (f"CASE WHEN length({quoted(c)}::text) <= {VALUE_CHARS} THEN {quoted(c)}::text END" for c in columns)

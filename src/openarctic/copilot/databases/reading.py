@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from openarctic.copilot.databases.database import Database, Kind, State
 from openarctic.copilot.databases.values import VALUES_PER_COLUMN
-from openarctic.copilot.schema import Schema
+from openarctic.copilot.schema import Schema, Table
 from openarctic.errors import UserError
 
 __all__ = ["VALUES_PER_COLUMN", "has_changed", "kind_of", "read_schema", "target_of"]
@@ -31,7 +31,17 @@ def read_schema(database: Database, *, values: bool = True) -> Schema:
         namespace = kind.namespace(database, query)
     if not tables:
         raise UserError(f"{database.place} has no tables", "there is nothing to ask about")
-    return Schema(dialect=database.dialect, tables=tables, namespace=namespace)
+    return Schema(dialect=database.dialect, tables=_without_twins(tables, database.dialect), namespace=namespace)
+
+
+def _without_twins(tables: tuple[Table, ...], dialect: str) -> tuple[Table, ...]:
+    """Of tables whose names differ in case alone, the one that a name without quotes means: names have no case to us."""
+    kept: dict[str, Table] = {}
+    for table in tables:
+        is_plain = table.name == (table.name.upper() if dialect == "snowflake" else table.name.lower())
+        if table.name.lower() not in kept or is_plain:
+            kept[table.name.lower()] = table
+    return tuple(kept.values())
 
 
 def target_of(database: Database) -> tuple[dict[str, Any], State]:

@@ -1,7 +1,7 @@
 """PostgreSQL for reading: read-only transactions, a role that may only read, time limits, a cursor on the server.
 
-Target: `parameters` of libpq, `environment` (the PG* variables), `schema` ("" for the first of the search path), `may_write` (whether
-a role that may write is taken all the same).
+Target: `parameters` of libpq, `environment` (the PG* variables), `schema` ("" for the first of the search path), `may_write`
+(whether a role that may write is taken all the same).
 """
 
 from __future__ import annotations
@@ -191,6 +191,6 @@ def _read_exactly(connection: Any) -> None:
             return bytes(data).decode("utf-8", "replace")
 
     for name in AS_TEXT:
-        if name in psycopg.postgres.types:
-            connection.adapters.register_loader(name.strip('"'), Text)
+        if psycopg.postgres.types.get(name) is not None:
+            connection.adapters.register_loader(name, Text)
     connection.adapters.register_loader(0, Text)

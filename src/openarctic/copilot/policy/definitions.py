@@ -21,7 +21,7 @@ def view_query(view: Table, schema: Schema) -> exp.Query:
 
     Raises UnclearViewError.
     """
-    query = parse_view(view, schema.dialect)
+    query = parse_view(view, schema.dialect, schema.namespace)
     try:
         _name_columns(query, view, schema)
     except (SqlglotError, RecursionError) as error:
@@ -29,7 +29,7 @@ def view_query(view: Table, schema: Schema) -> exp.Query:
     return query
 
 
-def parse_view(view: Table, dialect: str) -> exp.Query:
+def parse_view(view: Table, dialect: str, namespace: str = "") -> exp.Query:
     """The query of a definition, be it a whole CREATE VIEW or the query alone. Raises UnclearViewError."""
     if not view.definition.strip():
         raise UnclearViewError("its text is not known")
@@ -44,11 +44,11 @@ def parse_view(view: Table, dialect: str) -> exp.Query:
         query = query.this
     if not isinstance(query, exp.Select | exp.SetOperation):
         raise UnclearViewError("its text is not one query")
-    _check_followable(query, dialect)
+    _check_followable(query, dialect, namespace)
     return query
 
 
-def _check_followable(query: exp.Query, dialect: str) -> None:
+def _check_followable(query: exp.Query, dialect: str, namespace: str) -> None:
     """Nothing in it may read a table that cannot be seen in its text: no functions or macros that do, no other schemas."""
     names = read_names(query)
     for call in query.find_all(exp.Anonymous, exp.AnonymousAggFunc):
@@ -61,7 +61,7 @@ def _check_followable(query: exp.Query, dialect: str) -> None:
         raise UnclearViewError("it names a table after IN")
     ctes = {cte.alias.lower() for cte, _ in names.ctes}
     for node in [*names.tables, *query.find_all(exp.Column)]:
-        if is_in_main(node) and node.name.lower() not in ctes:
+        if is_in_main(node, namespace) and node.name.lower() not in ctes:
             node.set("db", None)
         if node.args.get("db") or node.args.get("catalog"):
             raise UnclearViewError("it reads another schema")

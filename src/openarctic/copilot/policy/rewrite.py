@@ -28,6 +28,7 @@ from openarctic.copilot.policy.rules import Rules, TableRule, is_placed, placed,
 from openarctic.copilot.policy.view import Readable, seen_columns, visible_schema
 from openarctic.copilot.schema import Column, Schema, Table
 from openarctic.copilot.scopes import read_names
+from openarctic.copilot.spelling import spell
 from openarctic.errors import RefusedError
 
 # What a table in FROM may carry besides its name; it moves to the subquery.
@@ -76,7 +77,7 @@ class Reader:
         if depth > MAX_VIEW_DEPTH:
             raise UnclearViewError("it is nested too deeply")
         view = rule.table
-        named = {node.name.lower() for node in read_names(parse_view(view, self.dialect)).tables}
+        named = {node.name.lower() for node in read_names(parse_view(view, self.dialect, self.schema.namespace)).tables}
         below = {name: self.readable(name, depth + 1) for name in sorted(named)}
         if all(table is not None and table.query is None for table in below.values()):
             return self._secured(rule, view.columns, whole_table(view), self._touched(view))
@@ -128,7 +129,8 @@ class Reader:
         if not table.is_view or depth > MAX_VIEW_DEPTH:
             return names
         try:
-            inner = {node.name.lower() for node in read_names(parse_view(table, self.dialect)).tables} - names
+            definition = parse_view(table, self.dialect, self.schema.namespace)
+            inner = {node.name.lower() for node in read_names(definition).tables} - names
         except UnclearViewError:
             return names
         return names.union(*(self._touched(t, depth + 1) for name in inner if (t := self.schema.table(name))))
@@ -164,6 +166,7 @@ class Reader:
         assert isinstance(checked.tree, exp.Query | exp.Pivot)
         limits = self.rules.limits
         rewritten = self.rewrite(checked.tree)  # type: ignore[arg-type]
+        spell(rewritten.tree, self.dialect, self.schema)
         sql = rewritten.tree.sql(dialect=self.dialect)
         _check_unchanged(sql, rewritten.tree, self.dialect)
         return Checked(
