@@ -16,7 +16,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openarctic.errors import OpenArcticError
 
-COMMANDS = ("ask", "query", "schema", "generate", "eval", "data", "train", "runs", "model", "bench", "doctor", "audit")
+COMMANDS = (
+    "ask",
+    "query",
+    "schema",
+    "init",
+    "semantic",
+    "generate",
+    "eval",
+    "data",
+    "train",
+    "runs",
+    "model",
+    "bench",
+    "doctor",
+    "audit",
+)
 INTERRUPTED = 130
 
 

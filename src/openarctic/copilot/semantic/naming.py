@@ -1,0 +1,84 @@
+"""What names and comments of a database tell: words, abbreviations in full, synonyms, and whether a column is about persons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from openarctic.copilot.narrow import stem
+
+_ABBREVIATIONS = {
+    "acct": "account", "addr": "address", "amt": "amount", "avg": "average", "bal": "balance", "cat": "category", "cd": "code",
+    "cnt": "count", "cntry": "country", "ctry": "country", "cust": "customer", "dept": "department", "desc": "description",
+    "descr": "description", "dim": "", "disc": "discount", "dob": "date of birth", "dt": "date", "emp": "employee",
+    "fct": "", "fname": "first name", "fk": "", "grp": "group", "hist": "history", "img": "image", "inv": "invoice",
+    "lname": "last name", "lvl": "level", "max": "maximum", "mgr": "manager", "min": "minimum", "mo": "month", "msg": "message",
+    "mth": "month", "nbr": "number", "nm": "name", "num": "number", "ord": "order", "org": "organization", "pct": "percent",
+    "perc": "percent", "pmt": "payment", "prc": "price", "prd": "product", "prod": "product", "qty": "quantity",
+    "rcpt": "receipt",
+    "ref": "reference", "reg": "region", "rev": "revenue", "shp": "shipment", "sp": "salesperson", "st": "status",
+    "stat": "status",
+    "sts": "status", "tbl": "", "tel": "telephone", "tot": "total", "trx": "transaction", "txn": "transaction", "typ": "type",
+    "ts": "time", "usr": "user", "val": "value", "wk": "week", "yr": "year",
+}  # fmt: skip
+_ALSO = re.compile(
+    r"\b(?:aka|a\.k\.a\.|also (?:known as|called|named)|synonyms?|aliases?)\s*:?\s*(?P<names>[^.;)\n]+)", re.IGNORECASE
+)
+
+_PERSONAL_WORDS = frozenset(
+    "email mail phone telephone mobile fax ssn passport iban bic birth birthday birthdate address street surname firstname "
+    "lastname forename nickname username login password password_hash token ip licence license nin tin credit card cvv".split()
+)
+_PERSONS = frozenset(
+    "person people customer client user employee staff member patient student teacher instructor professor author actor director "
+    "singer player coach contact owner guest passenger driver doctor physician nurse candidate applicant subscriber citizen "
+    "voter manager friend reviewer artist salesperson worker".split()
+)
+_PERSONAL_VALUES = (
+    re.compile(r"[^@\s]+@[^@\s]+\.\w+"),  # mail
+    re.compile(r"(?!\d{4}-\d\d-\d\d)(?=(?:\D*\d){7})\+?[\d ()./-]+"),  # telephone
+    re.compile(r"\d{3}-\d{2}-\d{4}"),  # social security
+    re.compile(r"[A-Z]{2}\d{2}[A-Z0-9 ]{11,30}"),  # bank account
+    re.compile(r"\d{1,3}(?:\.\d{1,3}){3}"),  # network address
+)
+PERSONAL_SHARE = 0.2
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """The words of a name, in lower case: `OrderDate`, `order_date` and `ORDER DATE` alike."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    return tuple(re.findall(r"[^\W_]+", spaced.lower()))
+
+
+def phrase_of(name: str) -> str:
+    """The name in full words: `cust_nm` is "customer name"."""
+    return " ".join(word for part in words_of(name) if (word := _ABBREVIATIONS.get(part, part)))
+
+
+def synonyms_of(name: str, comment: str) -> tuple[str, ...]:
+    """Other words for a name: itself in full, and what its comment says that it is also called."""
+    found = [phrase_of(name)]
+    for match in _ALSO.finditer(comment):
+        found += [part.strip(" '\"`") for part in re.split(r",|/|\bor\b|\band\b", match["names"])]
+    plain = name.replace("_", " ").lower()
+    return tuple(dict.fromkeys(s for s in found if s and s.lower() != plain and len(s) <= 60))
+
+
+def singular(name: str) -> str:
+    """`order_items` -> `order_item`"""
+    *rest, last = name.split("_")
+    return "_".join([*rest, stem(last)])
+
+
+def looks_personal(table: str, column: str, values: Iterable[object]) -> bool:
+    """Whether a column seems to be about single persons: by its name, or by what a fifth of its values look like."""
+    words = set(words_of(column)) | set(phrase_of(column).split())
+    stems = {stem(word) for word in words}
+    owners = {stem(word) for word in (*words_of(table), *phrase_of(table).split())}
+    is_person = bool(stems & _PERSONS) and len(words) <= 2 and words.isdisjoint({"id", "type", "count"})
+    is_name = bool(words & {"name", "first", "last", "middle", "full"}) and bool((owners | stems) & _PERSONS)
+    if words & _PERSONAL_WORDS or is_person or is_name:
+        return True
+    texts = [value for value in values if isinstance(value, str)]
+    like = sum(any(form.fullmatch(text.strip()) for form in _PERSONAL_VALUES) for text in texts)
+    return bool(texts) and like >= PERSONAL_SHARE * len(texts)
