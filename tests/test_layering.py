@@ -19,6 +19,7 @@ PACKAGE = Path(openarctic.__file__).parent
 # From the top down.
 ORDER = [
     "cli",
+    "serve",
     "evals",
     "bench",
     "copilot",

@@ -57,13 +57,17 @@ SENTENCE_PIECE = Tokenizer.from_gguf_metadata(sentence_piece())
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60))
 def test_byte_level_round_trip(text: str) -> None:
-    assert BYTE_LEVEL.decode(BYTE_LEVEL.encode(text)) == text
+    ids = BYTE_LEVEL.encode(text)
+    assert BYTE_LEVEL.decode(ids) == text
+    assert b"".join(map(BYTE_LEVEL.token_bytes, ids)) == text.encode()
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="▁"), max_size=60))
 def test_sentence_piece_round_trip(text: str) -> None:
-    assert SENTENCE_PIECE.decode(SENTENCE_PIECE.encode(text)) == text
+    ids = SENTENCE_PIECE.encode(text)
+    assert SENTENCE_PIECE.decode(ids) == text
+    assert b"".join(map(SENTENCE_PIECE.token_bytes, ids)).decode() == (f" {text}" if text else "")
 
 
 def test_text_that_is_no_unicode_is_told() -> None:

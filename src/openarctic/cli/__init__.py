@@ -28,6 +28,7 @@ COMMANDS = (
     "train",
     "runs",
     "model",
+    "serve",
     "bench",
     "doctor",
     "audit",

@@ -227,13 +227,6 @@ def _scores(scores: Sequence[TokenLogprob | None] | None, tokenizer: Tokenizer) 
 
 
 def _score(score: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
-    top = [{"token": _text(id, tokenizer), "id": id, "logprob": logprob} for id, logprob in score.top]
-    text = _text(score.id, tokenizer)
+    top = [{"token": tokenizer.token_text(id), "id": id, "logprob": logprob} for id, logprob in score.top]
+    text = tokenizer.token_text(score.id)
     return {"token": text, "id": score.id, "logprob": score.logprob, "rank": score.rank, "top_logprobs": top}
-
-
-def _text(id: int, tokenizer: Tokenizer) -> str:
-    """A token as it reads inside a text; the vocabulary's spelling where that is nothing or half a character."""
-    first = tokenizer.decode([id])
-    text = tokenizer.decode([id, id])[len(first) :]  # the first word of a text may lose its space
-    return tokenizer.token(id) if not text or "\ufffd" in text else text

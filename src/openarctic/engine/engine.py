@@ -239,6 +239,24 @@ class Engine:
                 self._model.read_page(page, out)
         self._prefixes.save(ids, content, tenant)
 
+    # How busy it is
+
+    @property
+    def num_running(self) -> int:
+        """Texts that are being written."""
+        return self._loop.scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Texts that wait for their turn."""
+        return self._loop.scheduler.num_waiting
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the pages that requests hold."""
+        pool = self._loop.scheduler.pool
+        return pool.held / pool.count
+
     # The model itself
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:

@@ -37,6 +37,16 @@ from openarctic.tokenizer.vocabulary import (
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's characters for bytes: a printable byte stands for itself, the others come after the 256 in their order."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTES = _byte_alphabet()
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """What byte-level BPE of a name in `tokenizer.ggml.pre` does to a text before merging.

@@ -69,14 +69,23 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(inner)
 
 
-def render(template: str | None, messages: Sequence[Message], add_generation_prompt: bool, names: Mapping[str, str]) -> str:
-    """The conversation as text. Raises UserError without a template or for a message without role and content, MissingError
-    for a template that is not ChatML where jinja2 is not installed."""
+def render(
+    template: str | None,
+    messages: Sequence[Message],
+    add_generation_prompt: bool,
+    names: Mapping[str, str],
+    tools: Sequence[Message] = (),
+) -> str:
+    """The conversation as text; ChatML does not speak of `tools`.
+
+    Raises UserError without a template or for a message without role and content, MissingError for a template that is not ChatML
+    where jinja2 is not installed.
+    """
     if template is None:
         raise UserError("this model has no chat template", "it completes text; give it a prompt instead of messages")
     default_system = chatml_default_system(template)
     if default_system is None:
-        return _render_jinja(template, messages, add_generation_prompt, names)
+        return _render_jinja(template, messages, add_generation_prompt, names, tools)
     turns = [(_text_of(message, "role"), _text_of(message, "content")) for message in messages]
     if default_system and turns and turns[0][0] != "system":
         turns.insert(0, ("system", default_system))
@@ -127,7 +136,14 @@ def _canonical_tag(tag: str) -> str:
     return joined.replace("'+'", "")
 
 
-def _render_jinja(template: str, messages: Sequence[Message], add_generation_prompt: bool, names: Mapping[str, str]) -> str:
+def reads_tools(template: str | None) -> bool:
+    """Whether a template tells the model of tools."""
+    return template is not None and re.search(r"\{[%{][^%}]*\btools\b", template) is not None
+
+
+def _render_jinja(
+    template: str, messages: Sequence[Message], add_generation_prompt: bool, names: Mapping[str, str], tools: Sequence[Message]
+) -> str:
     try:
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -140,7 +156,7 @@ def _render_jinja(template: str, messages: Sequence[Message], add_generation_pro
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.globals["raise_exception"] = refuse
     special = {f"{name}_token": token for name, token in names.items()}
-    values = {"messages": messages, "add_generation_prompt": add_generation_prompt, **special}
+    values = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": list(tools) or None, **special}
     try:
         return environment.from_string(template).render(values)
     except (TemplateError, TypeError, ValueError) as error:

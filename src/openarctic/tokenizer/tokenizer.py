@@ -11,13 +11,14 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from openarctic.errors import CorruptError, UserError
-from openarctic.tokenizer.backends import adds_bos, adds_space, build, check_kind, complete
+from openarctic.tokenizer.backends import BYTES, adds_bos, adds_space, build, check_kind, complete
 from openarctic.tokenizer.chat import Message, Shield, render
 from openarctic.tokenizer.huggingface import read_folder, write_folder
 from openarctic.tokenizer.vocabulary import (
     ADDS_EOS,
     CONTROL,
     MERGES,
+    MODEL,
     NAMED_IDS,
     TEMPLATE,
     TOKENS,
@@ -92,21 +93,27 @@ class Tokenizer:
         end = [self.eos_id] if self.adds_eos and self.eos_id is not None and ids[-1:] != [self.eos_id] else []
         return [*begin, *ids, *end]
 
-    def apply_chat_template(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[Message] = ()
+    ) -> str:
         """The conversation as one text, in which names of special tokens that someone wrote look like true ones.
 
-        Use `encode_chat` for text from outside. Raises UserError without a template or for a bad message, MissingError for a
+        `tools` are functions that the template tells the model of; a template that does not read them leaves them out. Use
+        `encode_chat` for text from outside. Raises UserError without a template or for a bad message, MissingError for a
         template that needs jinja2.
         """
-        return render(self.chat_template, messages, add_generation_prompt, self.special_names())
+        return render(self.chat_template, messages, add_generation_prompt, self.special_names(), tools)
 
-    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
-        """Ids of the conversation; special tokens come from the template alone, whatever roles and contents say.
+    def encode_chat(
+        self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[Message] = ()
+    ) -> list[int]:
+        """Ids of the conversation; special tokens come from the template alone, whatever roles, contents and tools say.
 
         No begin token is added: a template writes its own. Raises like `apply_chat_template`.
         """
-        shield = Shield(messages, self.special_tokens)
-        text = render(self.chat_template, shield.messages, add_generation_prompt, self.special_names())
+        shield = Shield([*messages, *tools], self.special_tokens)
+        told, functions = shield.messages[: len(messages)], shield.messages[len(messages) :]
+        text = render(self.chat_template, told, add_generation_prompt, self.special_names(), functions)
         names = sorted(self.special_tokens, key=len, reverse=True)
         parts = re.split("|".join(f"({re.escape(name)})" for name in names), text) if names else [text]
         ids: list[int] = []
@@ -129,6 +136,22 @@ class Tokenizer:
     def token(self, id: int) -> str:
         """The vocabulary's own spelling of one token."""
         return str(self._backend.id_to_token(id))
+
+    def token_text(self, id: int) -> str:
+        """A token as it reads inside a text; the vocabulary's spelling where that is nothing or half a character."""
+        first = self.decode([id])
+        text = self.decode([id, id])[len(first) :]  # the first word of a text may lose its space
+        return self.token(id) if not text or "\ufffd" in text else text
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token stands for, be they whole characters or not; of a special token those of its name."""
+        name = self.token(id)
+        if name in self.special_tokens:
+            return name.encode()
+        if self._metadata[MODEL] == "gpt2":
+            return bytes(BYTES[char] for char in name) if all(char in BYTES for char in name) else name.encode()
+        piece = re.fullmatch(r"<0x([0-9A-F]{2})>", name)
+        return bytes([int(piece[1], 16)]) if piece else name.replace("\u2581", " ").encode()
 
     def to_json(self) -> str:
         """As a `tokenizer.json`."""

@@ -1,0 +1,135 @@
+"""`openarctic serve`: the OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openarctic.serve.keys import Key
+    from openarctic.serve.settings import ServeSettings
+
+SUMMARY = "serve a model over HTTP, as the OpenAI API has it"
+DESCRIPTION = """\
+Serves one model on http://127.0.0.1:8000/v1 until SIGTERM or Ctrl-C; what is under way then is finished first. Other machines can
+reach it only with --host and an API key.
+
+examples:
+  openarctic serve --model SmolLM2-135M-Instruct.Q4_1.gguf
+  openarctic serve --new-key ann --scopes ask,query >> keys.txt         # prints the key on standard error, once
+  openarctic serve --host 0.0.0.0 --api-key-file keys.txt --allowed-host models.example.org
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port (default 8000; 0: any that is free)")
+    parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")
+    parser.add_argument("--served-model-name", metavar="NAME", help="what clients call it (default: its name, or its file's)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
+    parser.add_argument(
+        "--max-model-len", type=int, metavar="N", help="tokens of a request, prompt and answer (default: the model's)"
+    )
+    parser.add_argument("--max-num-seqs", type=int, default=64, metavar="N", help="texts written at a time (default 64)")
+    parser.add_argument("--cache-gb", type=float, default=1.0, metavar="GB", help="for keys and values (default 1)")
+    parser.add_argument("--speculation", choices=("suffix",), help="guess tokens from earlier text; the text stays the same")
+    keys = parser.add_argument_group("who may call")
+    keys.add_argument("--api-key-file", type=Path, metavar="FILE", help="keys, a line each: NAME SHA256 SCOPES [ROLES]")
+    keys.add_argument("--new-key", metavar="NAME", help="print a new key's line for that file, and the key; serve nothing")
+    keys.add_argument("--scopes", default="ask,query,generate", metavar="A,B", help="of --new-key: ask, query, generate, admin")
+    keys.add_argument(
+        "--allowed-host", action="append", default=[], metavar="NAME", help="a name by which clients call this server"
+    )
+    keys.add_argument("--allowed-origin", action="append", default=[], metavar="URL", help="another site whose pages may call")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-body-mb", type=float, default=4.0, metavar="MB", help="of a request (default 4)")
+    limits.add_argument("--max-output-tokens", type=int, metavar="N", help="of a text (default: what fits)")
+    limits.add_argument("--max-concurrent", type=int, default=256, metavar="N", help="requests under way (default 256)")
+    limits.add_argument("--max-concurrent-per-key", type=int, default=256, metavar="N", help="of one key (default 256)")
+    limits.add_argument("--requests-per-minute", type=int, metavar="N", help="of one key (default: no limit)")
+    limits.add_argument(
+        "--request-timeout", type=float, default=600.0, metavar="S", help="seconds a request may take (default 600)"
+    )
+    limits.add_argument(
+        "--drain-timeout", type=float, default=30.0, metavar="S", help="seconds to finish at the end (default 30)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    from openarctic.serve.settings import LOOPBACK
+
+    if args.new_key:
+        return _print_new_key(args.new_key, args.scopes)
+    settings = _settings(args)
+    from openarctic.cli import progress
+    from openarctic.engine import load
+    from openarctic.serve.server import bind, serve
+
+    listening = bind(settings)
+    engine = load(
+        args.model,
+        threads=args.threads,
+        context=args.max_model_len,
+        max_sequences=args.max_num_seqs,
+        cache_bytes=int(args.cache_gb * (1 << 30)),
+        speculation=args.speculation,
+        on_progress=progress.loading(args.model or "the model"),
+    )
+    port = listening.getsockname()[1]
+    where = f"[{settings.host}]" if ":" in settings.host else settings.host
+    if settings.host not in LOOPBACK:
+        print(f"warning: {settings.host} can be reached from other machines; the keys are all that protects it", file=sys.stderr)
+    name = settings.served_model_name or engine.name
+    serve(engine, settings, listening, lambda: print(f"serving {name} at http://{where}:{port}/v1", file=sys.stderr, flush=True))
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> ServeSettings:
+    from openarctic.serve.settings import ServeSettings
+
+    return ServeSettings(
+        host=args.host,
+        port=args.port,
+        served_model_name=args.served_model_name or (Path(args.model).stem if args.model else None),
+        hosts=tuple(args.allowed_host),
+        origins=tuple(args.allowed_origin),
+        max_body_bytes=int(args.max_body_mb * (1 << 20)),
+        max_output_tokens=args.max_output_tokens,
+        max_concurrent=args.max_concurrent,
+        max_concurrent_per_key=args.max_concurrent_per_key,
+        requests_per_minute=args.requests_per_minute,
+        request_timeout_s=args.request_timeout,
+        drain_timeout_s=args.drain_timeout,
+        keys=_keys(args.api_key_file),
+    )
+
+
+def _keys(path: Path | None) -> tuple[Key, ...]:
+    """Of the file, and the one in OPENARCTIC_API_KEY, which may do everything."""
+    from openarctic.serve.keys import Key, digest_of, read_keys
+
+    keys = read_keys(path) if path else ()
+    if own := os.environ.get("OPENARCTIC_API_KEY"):
+        keys = (*keys, Key("environment", digest_of(own)))
+    return keys
+
+
+def _print_new_key(name: str, scopes: str) -> int:
+    from openarctic.errors import UserError
+    from openarctic.serve.keys import SCOPES, key_line, new_key
+
+    if not name or any(char.isspace() or char == "#" for char in name):
+        raise UserError(f"the name {name!r} has spaces or #, or is empty")
+    wanted = scopes.split(",")
+    for scope in wanted:
+        if scope not in SCOPES:
+            raise UserError(f"--scopes names {scope!r}", f"known: {', '.join(SCOPES)}")
+    key = new_key()
+    print(key_line(name, key, wanted))
+    print(f"the key, which is shown only now: {key}", file=sys.stderr)
+    return 0

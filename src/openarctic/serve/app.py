@@ -1,0 +1,186 @@
+"""The application: routes, and nothing that a route does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from openarctic import __version__
+from openarctic.errors import OpenArcticError
+from openarctic.serve import chat, completions, responses, tokens
+from openarctic.serve.errors import HTTPError, as_http, invalid
+from openarctic.serve.gate import Gate
+from openarctic.serve.keys import ANYONE, Key
+from openarctic.serve.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
+from openarctic.serve.service import Service
+from openarctic.serve.work import ClientGone
+
+_ERROR = {
+    "description": "what was wrong",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {
+                    "error": {
+                        "type": "object",
+                        "required": ["message", "type", "param", "code"],
+                        "properties": {
+                            "message": {"type": "string"},
+                            "type": {"type": "string"},
+                            "param": {"type": ["string", "null"]},
+                            "code": {"type": ["string", "null"]},
+                        },
+                    }
+                },
+            }
+        }
+    },
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {status: _ERROR for status in (400, 401, 403, 404, 413, 421, 422, 429, 503, 504)}
+
+
+def build_app(service: Service) -> FastAPI:
+    """All routes of a service."""
+    app = FastAPI(title="OpenArctic", version=__version__, docs_url=None, redoc_url=None, responses=RESPONSES)
+    app.state.service = service
+    app.add_middleware(Gate, service=service)
+    _add_error_handlers(app)
+    _add_plain_routes(app, service)
+    _add_model_routes(app, service)
+    return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    def answer(error: HTTPError) -> Response:
+        return JSONResponse(error.body(), error.status, headers=error.headers)
+
+    @app.exception_handler(HTTPError)
+    async def ours(request: Request, error: HTTPError) -> Response:
+        return answer(error)
+
+    @app.exception_handler(OpenArcticError)
+    async def known(request: Request, error: OpenArcticError) -> Response:
+        return answer(as_http(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> Response:
+        return answer(invalid(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> Response:
+        kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+        return answer(HTTPError(error.status_code, str(error.detail), type=kind, headers=error.headers))
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=499)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        return answer(HTTPError(500, "internal error", type="server_error"))
+
+
+def _events(stream: AsyncIterator[bytes]) -> Response:
+    """Server-sent events, which no proxy shall collect."""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+def _key(request: Request) -> Key:
+    key = request.scope.get("state", {}).get("key", ANYONE)
+    assert isinstance(key, Key)
+    return key
+
+
+def _add_plain_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/health", tags=["server"])
+    @app.get("/ping", tags=["server"], include_in_schema=False)
+    async def health() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    @app.get("/ready", tags=["server"])
+    async def ready() -> Response:
+        """Whether requests are taken: not while the server stops."""
+        if service.is_draining:
+            raise HTTPError(503, "the server is stopping", type="overloaded_error", headers={"Retry-After": "5"})
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/version", tags=["server"])
+    async def version() -> dict[str, str]:
+        """Of OpenArctic."""
+        return {"version": __version__}
+
+    @app.get("/metrics", tags=["server"])
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def model_object() -> dict[str, Any]:
+        return {
+            "id": service.name,
+            "object": "model",
+            "created": service.created,
+            "owned_by": "openarctic",
+            "root": service.engine.name,
+            "max_model_len": service.engine.context,
+        }
+
+    @app.get("/v1/models", tags=["models"])
+    async def models() -> dict[str, Any]:
+        """The model that is served."""
+        return {"object": "list", "data": [model_object()]}
+
+    @app.get("/v1/models/{model:path}", tags=["models"])
+    async def model(model: str) -> dict[str, Any]:
+        """By id."""
+        service.check_model(model)
+        return model_object()
+
+
+def _add_model_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/completions", tags=["models"])
+    async def complete(body: CompletionRequest, request: Request) -> Response:
+        """Texts after prompts."""
+        work, answer = await completions.begin(service, body, _key(request))
+        if body.stream:
+            return _events(completions.stream(work, answer))
+        return JSONResponse(await completions.whole(work, answer, request))
+
+    @app.post("/v1/chat/completions", tags=["models"])
+    async def converse(body: ChatRequest, request: Request) -> Response:
+        """An answer to messages."""
+        work, answer = await chat.begin(service, body, _key(request))
+        if body.stream:
+            return _events(chat.stream(work, answer))
+        return JSONResponse(await chat.whole(work, answer, request))
+
+    @app.post("/v1/responses", tags=["models"])
+    async def respond(body: ResponsesRequest, request: Request) -> Response:
+        """An answer to messages, in the newer form."""
+        work, answer = await responses.begin(service, body, _key(request))
+        if body.stream:
+            return _events(responses.stream(work, answer))
+        return JSONResponse(await responses.whole(work, answer, request))
+
+    @app.post("/tokenize", tags=["tokens"])
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        """Text to ids."""
+        return tokens.tokenize(service, body)
+
+    @app.post("/detokenize", tags=["tokens"])
+    async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+        """Ids to text."""
+        return tokens.detokenize(service, body)
+
+    @app.get("/tokenizer_info", tags=["tokens"])
+    async def tokenizer_info() -> dict[str, Any]:
+        """Special tokens and chat template."""
+        return tokens.tokenizer_info(service)

@@ -1,0 +1,94 @@
+"""Every failure as an HTTP answer: OpenAI's error object, a status, and never a path or a trace.
+
+`{"error": {"message", "type", "param", "code"}}`; the hint of our own errors is part of the message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openarctic.errors import (
+    AbstainedError,
+    CapacityError,
+    CorruptError,
+    MissingError,
+    OpenArcticError,
+    RefusedError,
+    UserError,
+)
+
+# The first class that fits decides.
+STATUSES: tuple[tuple[type[OpenArcticError], int, str], ...] = (
+    (MissingError, 404, "not_found_error"),
+    (UserError, 400, "invalid_request_error"),
+    (RefusedError, 403, "permission_error"),
+    (AbstainedError, 422, "abstained"),
+    (CapacityError, 503, "overloaded_error"),
+    (CorruptError, 500, "server_error"),
+)
+
+
+class HTTPError(Exception):
+    """A refusal with its status, and headers such as Retry-After."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.type, self.param, self.code = status, message, type, param, code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The answer's body."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def as_http(error: OpenArcticError, fields: Sequence[str] = ()) -> HTTPError:
+    """Ours as HTTP. Our messages begin with the name of what is wrong; one of the request's `fields` is told as `param`."""
+    first = re.match(r"[a-z_]+", error.message)
+    param = first.group() if first and first.group() in fields else None
+    message = f"{error.message} ({error.hint})" if error.hint else error.message
+    for kind, status, type in STATUSES:
+        if isinstance(error, kind):
+            code = error.type if isinstance(error, RefusedError) else None
+            return HTTPError(status, message, type=type, param=param, code=code)
+    return HTTPError(500, "internal error", type="server_error")
+
+
+def invalid(errors: Sequence[Mapping[str, Any]]) -> HTTPError:
+    """pydantic's findings, of which the first is told. Of the kinds of a union the one that came furthest speaks."""
+    worst = max(errors, key=lambda error: len(error["loc"]))
+    place = [part for part in worst["loc"] if part != "body"]
+    param = _path(place)
+    kind = worst["type"]
+    if kind == "json_invalid":
+        return HTTPError(400, "the body is not JSON")
+    if kind == "extra_forbidden":
+        message = f"{param} is not a field of this request"
+    elif kind == "none_required":
+        message = f"{param} is not supported"
+    elif kind == "missing":
+        message = f"{param} is missing" if param else "the body is missing"
+    else:
+        message = f"{param}: {worst['msg']}"
+    return HTTPError(400, message, param=param or None, code="unknown_parameter" if kind == "extra_forbidden" else None)
+
+
+def _path(parts: Sequence[Any]) -> str:
+    """`messages[0].content` from what pydantic tells; names of a union's kinds are left out."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif re.fullmatch(r"[a-z][a-z_]*", str(part)) and part not in ("str", "int", "float", "bool", "none"):
+            text += f".{part}" if text else str(part)
+    return text

@@ -1,0 +1,226 @@
+"""Everything that a request must pass before a route sees it: host, origin, key, rate, size; and the line that is logged of it.
+
+A plain ASGI middleware: it counts bodies as they come and never holds an answer back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from openarctic.serve.errors import HTTPError
+from openarctic.serve.keys import ANYONE, Key, find_key
+from openarctic.serve.service import Service, new_id
+from openarctic.serve.settings import LOOPBACK
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+log = logging.getLogger("openarctic.serve")
+
+OPEN_ROUTES = frozenset({"/", "/health", "/ready", "/version", "/ping", "/openapi.json"})
+# By the beginning of the path, the first that fits; what fits none needs `generate`.
+SCOPES = (("/metrics", "admin"), ("/v1/ask", "ask"), ("/v1/query", "query"), ("/v1/schema", "ask"), ("/api/v2/cortex", "ask"))
+GENERATES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+MINUTE = 60.0
+
+
+class Gate:
+    """Refuses, limits, logs. State: of each key the requests under way, and the times of those of the last minute."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], service: Service) -> None:
+        self.app, self.service = app, service
+        self._under_way: dict[str, int] = defaultdict(int)
+        self._recent: dict[str, deque[float]] = defaultdict(deque)
+        settings = service.settings
+        self._hosts = {*LOOPBACK, settings.host, *settings.hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send, self.service.settings.max_body_bytes)
+        try:
+            try:
+                key = self._admit(exchange)
+            except HTTPError as error:
+                await exchange.refuse(error)
+                return
+            scope.setdefault("state", {})["key"] = key
+            scope["state"]["request_id"] = exchange.id
+            exchange.key = key.name
+            is_counted = exchange.path in GENERATES
+            if is_counted:
+                self._under_way[key.name] += 1
+            try:
+                await self.app(scope, exchange.receive, exchange.send)
+            finally:
+                if is_counted:
+                    self._under_way[key.name] -= 1
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            self.service.metrics.answered(route, exchange.status)
+            exchange.log(route)
+
+    def _admit(self, exchange: _Exchange) -> Key:
+        self._check_host(exchange)
+        self._check_origin(exchange)
+        key = self._key(exchange)
+        if exchange.path in GENERATES:
+            if self.service.is_draining:
+                raise HTTPError(503, "the server is stopping", type="overloaded_error", headers={"Retry-After": "5"})
+            self._check_rate(key)
+        length = exchange.header("content-length")
+        if length is not None and (not length.isdigit() or int(length) > exchange.max_bytes):
+            raise exchange.too_large()
+        return key
+
+    def _check_host(self, exchange: _Exchange) -> None:
+        """DNS rebinding: a page's own name that resolves to this server is in its Host header."""
+        if "*" in self._hosts:
+            return
+        host = _host_of(exchange.header("host") or "")
+        bound = self.service.settings.host
+        if host not in self._hosts and not (bound in ("0.0.0.0", "::") and _is_address(host)):
+            raise HTTPError(421, f"this server is not {host or 'without a name'}", code="unknown_host")
+
+    def _check_origin(self, exchange: _Exchange) -> None:
+        origin = exchange.header("origin")
+        if origin is None or origin in self.service.settings.origins:
+            return
+        if urlsplit(origin).netloc != exchange.header("host"):
+            raise HTTPError(403, "pages of other sites may not call this server", type="permission_error", code="origin")
+
+    def _key(self, exchange: _Exchange) -> Key:
+        keys = self.service.settings.keys
+        if exchange.path in OPEN_ROUTES or exchange.path.startswith("/assets/"):
+            return ANYONE
+        if not keys:
+            return ANYONE
+        scheme, _, given = (exchange.header("authorization") or "").partition(" ")
+        given = given.strip() if scheme.lower() == "bearer" else exchange.header("x-api-key") or ""
+        key = find_key(keys, given) if given else None
+        if key is None:
+            message = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise HTTPError(401, message, type="authentication_error", code="invalid_api_key", headers=headers)
+        scope = next((scope for start, scope in SCOPES if exchange.path.startswith(start)), "generate")
+        if not key.may(scope):
+            raise HTTPError(403, f"this key lacks the scope {scope}", type="permission_error", code="insufficient_scope")
+        return key
+
+    def _check_rate(self, key: Key) -> None:
+        settings = self.service.settings
+        total = sum(self._under_way.values())
+        if total >= settings.max_concurrent or self._under_way[key.name] >= settings.max_concurrent_per_key:
+            raise _too_many(f"{total} requests are under way", 1)
+        if settings.requests_per_minute is None:
+            return
+        now, recent = time.monotonic(), self._recent[key.name]
+        while recent and now - recent[0] >= MINUTE:
+            recent.popleft()
+        if len(recent) >= settings.requests_per_minute:
+            wait = MINUTE - (now - recent[0])
+            raise _too_many(f"{len(recent)} requests came within a minute, the limit", int(wait) + 1)
+        recent.append(now)
+
+
+def _too_many(what: str, wait: int) -> HTTPError:
+    return HTTPError(
+        429,
+        f"{what}; try again in {wait} s",
+        type="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": str(wait)},
+    )
+
+
+def _host_of(header: str) -> str:
+    """`[::1]:8000` is `::1`, `localhost:8000` is `localhost`."""
+    match = re.fullmatch(r"\[([^\]]+)\](?::\d+)?|([^:]*)(?::\d+)?", header.lower())
+    return (match[1] or match[2] or "") if match else header
+
+
+def _is_address(host: str) -> bool:
+    """A number, not a name: rebinding needs a name."""
+    return re.fullmatch(r"[\d.]+|[0-9a-f:]+", host) is not None
+
+
+class _Exchange:
+    """One request and its answer: counts the body, names the request, remembers status and times for the log."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
+        self.path: str = scope["path"]
+        self.method: str = scope["method"]
+        self.max_bytes = max_bytes
+        self.status = 499  # until something is answered: the client has gone
+        self.key = ""
+        self._headers = {name: value for name, value in scope["headers"]}
+        self._receive, self._send = receive, send
+        self._started = time.monotonic()
+        self._first: float | None = None
+        self._size = 0
+        self._is_too_large = False
+        given = self.header("x-request-id") or ""
+        self.id = given if re.fullmatch(r"[\w.\-]{1,128}", given) else new_id("req-")
+
+    def header(self, name: str) -> str | None:
+        value = self._headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+    def too_large(self) -> HTTPError:
+        return HTTPError(413, f"the body is larger than {self.max_bytes} bytes", code="body_too_large")
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            if self._size > self.max_bytes:
+                self._is_too_large = True
+                raise self.too_large()
+        return message
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """On its way out. What a route says of a body that was cut off is replaced by the reason."""
+        if self._is_too_large:
+            if message["type"] == "http.response.start":
+                self._is_too_large = False
+                await self.refuse(self.too_large())
+                self._is_too_large = True
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", self.id.encode())]}
+        elif self._first is None:
+            self._first = time.monotonic()
+        await self._send(message)
+
+    async def refuse(self, error: HTTPError) -> None:
+        body = json.dumps(error.body()).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
+        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": pairs})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def log(self, route: str) -> None:
+        """One line, without any content."""
+        now = time.monotonic()
+        line = {
+            "id": self.id,
+            "key": self.key,
+            "method": self.method,
+            "route": route,
+            "status": self.status,
+            "seconds": round(now - self._started, 4),
+            "first_byte_s": None if self._first is None else round(self._first - self._started, 4),
+            "request_bytes": self._size,
+        }
+        log.info(json.dumps(line))

@@ -1,0 +1,100 @@
+"""A server's life: bind, say where, serve, drain, end with 0."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from openarctic.errors import UserError
+from openarctic.serve.app import build_app
+from openarctic.serve.service import Service
+from openarctic.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from openarctic.engine import Engine
+
+BACKLOG = 1024
+
+
+def bind(settings: ServeSettings) -> socket.socket:
+    """The listening socket. Raises UserError where the address cannot be had; done before a model is loaded."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    server = socket.socket(family)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((settings.host, settings.port))
+        server.listen(BACKLOG)
+    except OSError as error:
+        server.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"port {settings.port} of {settings.host} is in use", "give another --port") from error
+        raise UserError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+    except OverflowError as error:
+        raise UserError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
+    return server
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, with our own manners at the end: the first signal drains, the second ends at once, and both end with 0."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.service, self.on_ready = service, on_ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Instead of uvicorn's, which raises them again afterwards."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        if self.should_exit:
+            self.force_exit = True
+        self.service.is_draining = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens, then tells."""
+        await super().startup(sockets)
+        if self.started:
+            self.on_ready()
+
+
+def serve(engine: Engine, settings: ServeSettings, listening: socket.socket, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or Ctrl-C; then finish what is under way, for `drain_timeout_s` at most."""
+    log = logging.getLogger("openarctic.serve")
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    service = Service(engine, settings)
+    config = uvicorn.Config(
+        build_app(service),
+        access_log=False,
+        log_level="warning",
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_timeout_s),
+        timeout_keep_alive=30,
+        backlog=BACKLOG,
+        loop="asyncio",
+    )
+    server = _Server(config, service, on_ready)
+    with listening:
+        asyncio.run(server.serve(sockets=[listening]))

@@ -1,0 +1,131 @@
+"""What every route needs: the engine, the name it is served under, limits, metrics; and a prompt's way to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from openarctic.engine.request import Stream
+from openarctic.errors import OpenArcticError
+from openarctic.generator import Constraint, Sampling
+from openarctic.serve.errors import HTTPError, as_http
+from openarctic.serve.keys import Key
+from openarctic.serve.metrics import Metrics
+from openarctic.serve.protocol import SamplingFields
+from openarctic.serve.settings import ServeSettings
+from openarctic.serve.work import Work
+
+if TYPE_CHECKING:
+    from openarctic.engine import Engine
+    from openarctic.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Service:
+    """One engine behind many routes."""
+
+    engine: Engine
+    settings: ServeSettings
+    name: str = ""
+    metrics: Metrics = field(init=False)
+    created: int = field(default_factory=lambda: int(time.time()))
+    is_draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.name = self.settings.served_model_name or self.engine.name
+        self.metrics = Metrics(self.engine, self.name)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The engine's. Raises HTTPError where the model has none."""
+        if self.engine.tokenizer is None:
+            raise HTTPError(400, "this model has no tokenizer: give token ids", param="prompt")
+        return self.engine.tokenizer
+
+    def check_model(self, wanted: str | None) -> None:
+        """Raises HTTPError unless it is the model that is served, or none is named."""
+        if wanted is not None and wanted != self.name:
+            message = f"the model {wanted} does not exist, {self.name} is served"
+            raise HTTPError(404, message, type="not_found_error", param="model", code="model_not_found")
+
+    def room(self, num_prompt: int, asked: int | None, default: int | None, param: str) -> int:
+        """Tokens that may be written after a prompt: as many as are asked for, or the default, or all that fit.
+
+        Raises HTTPError where prompt and answer do not fit into the context.
+        """
+        context = self.engine.context
+        left = context - num_prompt
+        most = self.settings.max_output_tokens
+        if asked is not None:
+            if asked < 1:
+                raise HTTPError(400, f"{param} is {asked}, it must be at least 1", param=param)
+            if most is not None and asked > most:
+                raise HTTPError(400, f"{param} is {asked}, this server allows {most}", param=param)
+        if left < 1 or (asked is not None and asked > left):
+            wanted = "" if asked is None else f" and {asked} tokens were asked for"
+            raise HTTPError(
+                400,
+                f"the context is {context} tokens; the prompt has {num_prompt}{wanted}",
+                param="messages" if param == "max_completion_tokens" else "prompt",
+                code="context_length_exceeded",
+            )
+        tokens = asked if asked is not None else min(left, default) if default is not None else left
+        return tokens if most is None else min(tokens, most)
+
+    async def submit(
+        self,
+        prompts: Sequence[Sequence[int]],
+        fields: SamplingFields,
+        sampling: Sampling,
+        rooms: Sequence[int],
+        constraint: Constraint | None,
+        key: Key,
+    ) -> Work:
+        """The prompts on the engine. Raises HTTPError, with nothing left running."""
+        streams: list[Stream] = []
+
+        def start() -> None:
+            for ids, room in zip(prompts, rooms, strict=True):
+                streams.append(
+                    self.engine.submit(
+                        ids,
+                        sampling=sampling,
+                        max_tokens=room,
+                        grammar=constraint,
+                        priority=fields.priority or 0,
+                        tenant=key.name,
+                        timeout=self.settings.request_timeout_s,
+                    )
+                )
+
+        work = Work(streams, self.metrics)
+        try:
+            if constraint is None:
+                start()
+            else:  # compiling a grammar takes its time
+                await asyncio.to_thread(start)
+        except OpenArcticError as error:
+            work.cancel()
+            raise as_http(error, (*type(fields).model_fields, "prompt")) from error
+        except BaseException:
+            work.cancel()
+            raise
+        return work
+
+
+def new_id(prefix: str) -> str:
+    """`prefix` and 32 random hexadecimal digits."""
+    return f"{prefix}{uuid.uuid4().hex}"
+
+
+def event(data: Any) -> bytes:
+    """One server-sent event. In ASCII: some clients take U+2028 and its like for the end of a line."""
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
