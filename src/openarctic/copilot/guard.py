@@ -11,10 +11,11 @@ import difflib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import OptimizeError, SqlglotError
 from sqlglot.optimizer.qualify import qualify
 
@@ -151,9 +152,20 @@ def check_within(sql: str, dialect: str, bounds: Bounds) -> Checked:
         for node in tree.walk():
             _check_node(node, dialect, bounds.functions)
         columns = _check_columns(tree, dialect, bounds, tables)
-        return Checked(tree.sql(dialect=dialect), tuple(sorted(tables)), columns, tree=tree)
+        return Checked(write_sql(tree, dialect), tuple(sorted(tables)), columns, tree=tree)
     except RecursionError as error:
         raise RefusedError("too_expensive", "the statement is nested too deeply") from error
+
+
+class _DuckDBWriter(DuckDB.Generator):
+    """sqlglot takes the qualifiers off every column below a PIVOT, also those of the query that it pivots: there they matter."""
+
+    TRANSFORMS: ClassVar = {kind: write for kind, write in DuckDB.Generator.TRANSFORMS.items() if kind is not exp.Pivot}
+
+
+def write_sql(tree: exp.Expr, dialect: str) -> str:
+    """The text of a tree. It is this text that runs, so it must say what the tree says."""
+    return _DuckDBWriter(dialect=dialect).generate(tree) if dialect == "duckdb" else tree.sql(dialect=dialect)
 
 
 def _known_tables(schema: Schema | None, allowed: Iterable[str] | None) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
 from openarctic.copilot.policy.file import Mask
 
@@ -10,13 +11,21 @@ TEXT_MASKS: tuple[Mask, ...] = ("hash", "last4")
 LAST = 4
 
 
-def masked(column: exp.Expr, mask: Mask, salt: str, dialect: str) -> exp.Expr:
-    """`null`: nothing; `hash`: SHA-256 of salt and text, in hex, so that equal values stay equal; `last4`: `****` and the last
-    four characters of a text that has more than four."""
+def masked(column: exp.Expr, mask: Mask, type_: str, salt: str, dialect: str) -> exp.Expr:
+    """`null`: nothing, of the column's declared `type_`; `hash`: SHA-256 of salt and text, in hex, so that equal values stay
+    equal; `last4`: `****` and the last four characters of a text that has more than four."""
     if mask == "null":
-        return exp.Null()
+        return _null(type_, dialect)
     text = exp.cast(column.copy(), "text")
     return _hash(text, salt, dialect) if mask == "hash" else _last4(text)
+
+
+def _null(type_: str, dialect: str) -> exp.Expr:
+    """A NULL of the column's own type, so that comparisons and sums with it still make sense."""
+    try:
+        return exp.cast(exp.Null(), exp.DataType.build(type_, dialect=dialect), dialect=dialect) if type_ else exp.Null()
+    except SqlglotError:
+        return exp.Null()
 
 
 def _hash(text: exp.Expr, salt: str, dialect: str) -> exp.Expr:

@@ -22,7 +22,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from openarctic.copilot.guard import Bounds, Checked, check_within
+from openarctic.copilot.guard import Bounds, Checked, check_within, write_sql
 from openarctic.copilot.policy.definitions import UnclearViewError, output_names, parse_view, view_query
 from openarctic.copilot.policy.rules import Rules, TableRule, is_placed, placed, whole_table
 from openarctic.copilot.policy.view import Readable, seen_columns, visible_schema
@@ -38,9 +38,10 @@ MAX_VIEW_DEPTH = 32
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A tree that reads what may be seen, what it touches, and what is shown in part."""
+    """A tree that reads what may be seen, what it touches, what is shown in part, and the `texts` of queries that were put in."""
 
     tree: exp.Query
+    texts: Counter[str]
     reads: frozenset[str]
     filtered: frozenset[str]
 
@@ -83,12 +84,14 @@ class Reader:
             return self._secured(rule, view.columns, whole_table(view), self._touched(view))
         visible = visible_schema(self.schema, {name: table for name, table in below.items() if table is not None})
         query = view_query(view, self.schema)
-        check_within(query.sql(dialect=self.dialect), self.dialect, Bounds(visible, whole=self.schema))
+        spell(query, self.dialect, self.schema)
+        check_within(write_sql(query, self.dialect), self.dialect, Bounds(visible, whole=self.schema))
         by_name = {column.name.lower(): column for column in view.columns}
         outputs = output_names(query, visible)
         if len(set(outputs)) < len(outputs) or not by_name.keys() >= set(outputs):
             raise UnclearViewError("its columns cannot be told")
         rewritten = self.rewrite(query)
+        _check_unchanged(write_sql(rewritten.tree, self.dialect), rewritten, self.dialect)
         source = exp.Subquery(this=rewritten.tree, alias=exp.TableAlias(this=exp.to_identifier(view.name, quoted=True)))
         columns = tuple(by_name[name] for name in outputs)
         return self._secured(rule, columns, source, rewritten.reads, rewritten.filtered)
@@ -108,15 +111,27 @@ class Reader:
         if rule.is_whole and isinstance(source, exp.Table):
             return Readable(seen, None, reads, filtered)
         shown = [c for c in columns if rule.is_visible(c)]
-        query = exp.select(*(exp.alias_(rule.cell(c), exp.to_identifier(c.name, quoted=True)) for c in shown)).from_(source)
-        tables = [node.name.lower() for node in query.find_all(exp.Table)] if isinstance(source, exp.Table) else []
+        if not shown:
+            raise UnclearViewError("nothing of it may be seen")
         condition = rule.condition
+        query = exp.select(*(exp.alias_(rule.cell(c), exp.to_identifier(c.name, quoted=True)) for c in shown))
+        ruling = [query] if condition is None else [query, condition]
+        self._check_known(rule, columns, ruling)
+        tables = [node.name.lower() for part in ruling for node in part.find_all(exp.Table)]
+        query = query.from_(source)
         if condition is not None:
             query = self._fenced(query.where(condition))
-            tables += [node.name.lower() for node in condition.find_all(exp.Table)]
         hashed = frozenset(c.name.lower() for c in shown if rule.masks(c) == {"hash"} and not rule.is_mixed(c))
         dark = frozenset(c.name.lower() for c in shown if not rule.is_clear(c)) - hashed
-        return Readable(seen, query, reads.union(tables), filtered, hashed, dark)
+        return Readable(seen, query, reads.union(tables), filtered, hashed, dark, write_sql(query, self.dialect))
+
+    @staticmethod
+    def _check_known(rule: TableRule, columns: Iterable[Column], parts: Iterable[exp.Expr]) -> None:
+        """Of a view there may be less than its own rules speak of."""
+        known = {column.name.lower() for column in columns}
+        for node in (column for part in parts for column in part.find_all(exp.Column)):
+            if node.table.lower() == rule.alias.lower() and node.name.lower() not in known:
+                raise UnclearViewError(f"its own rules speak of {node.name}, which may not be read")
 
     def _fenced(self, query: exp.Select) -> exp.Select:
         if self.dialect == "sqlite":  # which has no OFFSET without LIMIT
@@ -150,6 +165,7 @@ class Reader:
             _rename(cte, references, next(fresh))
         reads: frozenset[str] = frozenset()
         filtered: frozenset[str] = frozenset()
+        texts: Counter[str] = Counter()
         for node in names.tables:
             readable = self.readable(node.name.lower())
             if readable is None:
@@ -157,18 +173,18 @@ class Reader:
             reads, filtered = reads | readable.reads, filtered | readable.filtered
             if readable.query is not None:
                 node.replace(_in_place_of(node, readable.query, self.dialect))
+                texts[readable.text] += 1
             else:
                 placed(node)
-        return Rewritten(tree, reads, filtered)
+        return Rewritten(tree, texts, reads, filtered)
 
     def apply(self, checked: Checked) -> Checked:
         """The statement that runs in place of a checked one."""
         assert isinstance(checked.tree, exp.Query | exp.Pivot)
         limits = self.rules.limits
         rewritten = self.rewrite(checked.tree)  # type: ignore[arg-type]
-        spell(rewritten.tree, self.dialect, self.schema)
-        sql = rewritten.tree.sql(dialect=self.dialect)
-        _check_unchanged(sql, rewritten.tree, self.dialect)
+        sql = write_sql(rewritten.tree, self.dialect)
+        _check_unchanged(sql, rewritten, self.dialect)
         return Checked(
             sql,
             tuple(sorted(rewritten.reads)),
@@ -206,14 +222,16 @@ def _in_place_of(node: exp.Table, query: exp.Query, dialect: str) -> exp.Subquer
     return exp.Subquery(this=query.copy(), alias=alias, **kept)
 
 
-def _check_unchanged(sql: str, tree: exp.Expr, dialect: str) -> None:
-    """Two ways to the same answer: only tables that were put there stand in the tree, and the text reads as the tree does.
+def _check_unchanged(sql: str, rewritten: Rewritten, dialect: str) -> None:
+    """Two ways to the same answer: only tables that were put there stand in the tree; the text names the same ones, and holds
+    every query that was put in, letter for letter.
 
     Raises RefusedError, which means that a part of SQL was not understood.
     """
-    written = read_names(tree)
+    written = read_names(rewritten.tree)
     strays = [node.name for node in written.tables if not is_placed(node)]
     again = read_names(sqlglot.parse_one(sql, read=dialect))
     counts = [Counter(node.name.lower() for node in names.tables) for names in (written, again)]
-    if strays or counts[0] != counts[1] or len(written.functions) != len(again.functions):
+    is_changed = any(sql.count(text) < count for text, count in rewritten.texts.items())
+    if strays or is_changed or counts[0] != counts[1] or len(written.functions) != len(again.functions):
         raise RefusedError("not_permitted", "this statement cannot be kept to the policy", "write it in a simpler way")

@@ -15,7 +15,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
 
-from openarctic.copilot.guard import Bounds, check_within, names_of
+from openarctic.copilot.guard import Bounds, check_within, names_of, write_sql
 from openarctic.copilot.policy.file import Grant, Limits, Mask, Policy, Role, Security, check_names
 from openarctic.copilot.policy.masks import TEXT_MASKS, masked
 from openarctic.copilot.principal import Principal
@@ -85,7 +85,7 @@ class TableRule:
         for form in _CLEAR_TO_DARK:
             showing = [part.rows for part in self._parts if part.forms.get(name, "null") == form]
             if showing:
-                shown = masked(value, form, self._salt, self._dialect) if form else value
+                shown = masked(value, form, "" if is_text else column.type, self._salt, self._dialect) if form else value
                 branches.append((_either(showing), exp.cast(shown, "text") if is_text and not form else shown))
         case = exp.Case()
         for condition, shown in branches[:-1]:
@@ -182,7 +182,7 @@ class Rules:
             placeholder.replace(name)
         probe = exp.select(exp.Literal.number(1)).from_(whole_table(table)).where(condition)
         try:
-            check_within(probe.sql(dialect=dialect), dialect, self._bounds)
+            check_within(write_sql(probe, dialect), dialect, self._bounds)
             qualified = qualify(probe, schema=names_of(self.schema.tables), dialect=dialect, expand_stars=False, identify=True)
         except (RefusedError, SqlglotError, RecursionError) as error:
             raise _row_error(grant, f"makes no sense: {str(error).splitlines()[0]}") from error

@@ -20,7 +20,8 @@ from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 class Readable:
     """What a principal reads where a statement names a table: `query` in its place, or (None) the table as it is.
 
-    `reads` are the real tables and views that the engine touches, `filtered` those of which some rows may be hidden.
+    `text` is `query` as it is written; `reads` are the real tables and views that the engine touches, `filtered` those of which
+    some rows may be hidden; `hashed` columns can still be compared with each other, `dark` ones are masked in another way.
     """
 
     columns: tuple[Column, ...]
@@ -29,6 +30,7 @@ class Readable:
     filtered: frozenset[str]
     hashed: frozenset[str] = frozenset()
     dark: frozenset[str] = frozenset()
+    text: str = ""
 
     def joins(self, column: str, other: Readable, to_column: str) -> bool:
         """Whether a key still leads from here to there: both ends clear, or both hashed."""
