@@ -7,6 +7,7 @@ column belongs to a table in scope. Whatever the list does not name is refused, 
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import logging
 from collections.abc import Iterable, Iterator
@@ -38,12 +39,12 @@ _NODES: tuple[type[exp.Expr], ...] = tuple(
     getattr(exp, name)
     for name in (
         "Select Union Except Intersect Subquery With CTE From Join Where Group Having Qualify Order Ordered Limit Offset "
-        "Fetch LimitOptions Distinct Table TableAlias TableSample Alias Column Identifier Star Literal Boolean Null Paren Tuple "
-        "And Or Not EQ NEQ GT GTE LT LTE Is In Between Like ILike SimilarTo Escape NullSafeEQ NullSafeNEQ Glob "
-        "Add Sub Mul Div Mod IntDiv Neg DPipe BitwiseAnd BitwiseOr BitwiseXor BitwiseNot Case If Cast TryCast DataType "
-        "DataTypeParam Interval IntervalSpan Var Window WindowSpec Filter WithinGroup Exists Any All Values Lateral "
-        "Unnest Pivot PivotAlias Collate Bracket Slice Rollup Cube GroupingSets IgnoreNulls RespectNulls AtTimeZone "
-        "Array Struct PropertyEQ Kwarg TableColumn JSONPath JSONPathRoot JSONPathKey JSONPathSubscript"
+        "Fetch LimitOptions Distinct Table TableAlias TableSample Alias Column Identifier Star Literal Boolean Null Paren "
+        "Tuple And Or Not EQ NEQ GT GTE LT LTE Is In Between Like ILike SimilarTo Escape NullSafeEQ NullSafeNEQ Glob Add Sub "
+        "Mul Div Mod IntDiv Neg DPipe BitwiseAnd BitwiseOr BitwiseXor BitwiseNot Case If Cast TryCast DataType DataTypeParam "
+        "Interval IntervalSpan Var Window WindowSpec Filter WithinGroup Exists Any All Values Lateral Unnest Pivot PivotAlias "
+        "UnpivotColumns Lambda Dot Collate Bracket Slice Rollup Cube GroupingSets IgnoreNulls RespectNulls AtTimeZone "
+        "JSONKeyValue Array Struct PropertyEQ Kwarg TableColumn JSONPath JSONPathRoot JSONPathKey JSONPathSubscript"
     ).split()
     if hasattr(exp, name)
 )
@@ -51,30 +52,57 @@ _NODES: tuple[type[exp.Expr], ...] = tuple(
 # Nothing with side effects, nothing that reads a file, a setting or the catalogue, nothing that grows without bound.
 PERMITTED_FUNCTIONS = frozenset(
     """
-    abs acos and any_value approx_count_distinct approx_distinct approx_quantile arg_max arg_min array array_agg
-    array_concat_agg array_length array_size array_to_string ascii asin atan atan2 avg bool_and bool_or case cast cbrt
-    ceil ceiling char_length chr coalesce concat concat_ws contains corr cos cot count count_if covar_pop covar_samp
-    cume_dist current_date current_time current_timestamp date date_add date_diff date_part date_sub date_trunc datediff
-    dateadd datetime datetrunc day day_of_month day_of_week day_of_week_iso day_of_year dayname degrees dense_rank
-    ends_with epoch exists exp extract first first_value floor format_date greatest group_concat hour if ifnull
-    initcap instr is_nan iso_week isnull julianday last last_day last_value lag lead least left length list ln log
-    log10 log2 logical_and logical_or lower ltrim make_date mad max max_by median min min_by minute mod mode month
-    monthname ntile nth_value nullif nvl now or percent_rank percentile_cont percentile_disc pi position pow power
-    quantile quantile_cont quantile_disc quarter radians rank regexp_extract regexp_full_match regexp_like
-    regexp_matches replace reverse right round row_number rtrim second sign sin sqrt starts_with stddev stddev_pop
-    stddev_samp str_position str_to_date str_to_time strftime string_agg strip strpos strptime struct substr substring
-    sum tan time time_to_str timestamp timestamp_trunc to_char to_date to_days to_number total trim trunc try_cast
-    ts_or_ds_to_date typeof unicode unix_epoch unixepoch unnest upper var_pop var_samp variance week week_of_year
-    weekday year year_of_week xor approx_top_k hex sha md5 date_str_to_date time_str_to_time ts_or_ds_to_timestamp
-    ts_or_ds_add ts_or_ds_diff cast_to_str_type sample_stddev time_to_unix dpipe like ilike explode
-    count_star json_extract json_extract_scalar rand random regexp_replace to_varchar age glob
+    abs acos add_months age all and any_value approx_count_distinct approx_distinct approx_quantile approx_top_k arg_max
+    arg_min array array_agg array_append array_concat array_concat_agg array_contains array_distinct array_length
+    array_max array_min array_overlaps array_position array_prepend array_remove array_reverse array_size array_sort
+    array_to_string as_integer ascii asin atan atan2 avg base64 base64_encode bin bit_count bit_length bitand bitor
+    bitwise_and bitwise_and_agg bitwise_or bitwise_or_agg bitwise_xor bitwise_xor_agg bitxor bool_and bool_or
+    cardinality case cast cast_to_str_type cbrt ceil ceiling century char_length charindex check_json chr
+    clock_timestamp coalesce columns concat concat_ws contains convert_timezone corr cos cosh cot count count_if
+    count_star covar_pop covar_samp cume_dist current_date current_time current_timestamp damerau_levenshtein date
+    date_add date_bin date_diff date_from_parts date_part date_str_to_date date_sub date_trunc dateadd datediff
+    datesub datetime datetrunc day day_of_month day_of_week day_of_week_iso day_of_year dayname dayofweek_iso decade
+    decode decode_case degrees dense_rank div div0 divide dpipe element_at encode ends_with endswith entropy epoch
+    equal_null era even every exists exp explode extract favg filter first first_value flatten floor fmod
+    format_bytes format_date fsum gamma gcd geomean geometric_mean get_current_timestamp get_extract glob greatest
+    greatest_common_divisor group_concat grouping grouping_id hash haversine hex histogram hll hour if iff ifnull
+    ilike initcap instr is_inf is_nan is_null_value isfinite isinf isnull iso_week j_s_o_n_array j_s_o_n_array_agg
+    j_s_o_n_object j_s_o_n_object_agg jaccard jarowinkler_similarity json json_array json_array_length
+    json_build_object json_extract json_extract_scalar json_format json_keys json_quote json_structure json_type
+    json_typeof json_valid jsonb_agg jsonb_array_length jsonb_build_object jsonb_extract jsonb_extract_path_text
+    jsonb_extract_scalar julian julianday justify_days kurtosis lag last last_day last_value lcm lead least left
+    length levenshtein lgamma like likelihood list list_aggregate list_avg list_extract list_position list_reduce
+    list_reverse list_slice list_string_agg list_sum list_unique ln localtimestamp log log10 log2 logical_and
+    logical_or lower ltrim mad make_date make_interval map map_keys map_values max max_by md5 median microsecond
+    millisecond min min_by minute mod mode month monthname months_between next_day nextafter nfc_normalize now
+    nth_value ntile nullif num_nonnulls num_nulls nvl nvl2 object_agg octet_length or ord overlay pad parse_json
+    percent_rank percentile_cont percentile_disc pg_typeof pi position pow power prefix previous_day product
+    quantile quantile_cont quantile_disc quarter quote_literal radians rand random rank ratio_to_report regexp_count
+    regexp_extract regexp_extract_all regexp_full_match regexp_i_like regexp_instr regexp_like regexp_match
+    regexp_matches regexp_replace regexp_split regexp_split_to_array regr_avgx regr_avgy regr_count regr_intercept
+    regr_r2 regr_slope regr_sxx regr_sxy regr_syy repeat replace reverse right round row row_number row_to_json
+    rtrim s_h_a2_digest sample_stddev scale second sem sha sha2 sign similarity sin sinh skewness soundex split
+    split_part sqrt square starts_with startswith stddev stddev_pop stddev_samp str_position str_to_date str_to_time
+    strftime string_agg string_to_array strip strip_accents strlen strpos strptime strtok struct struct_extract
+    stuff substr substring suffix sum tan tanh time time_bucket time_from_parts time_slice time_str_to_time
+    time_to_str time_to_unix timediff timestamp timestamp_from_parts timestamp_from_parts_ntz timestamp_trunc
+    to_array to_base64 to_boolean to_char to_date to_days to_double to_hours to_json to_jsonb to_minutes to_months
+    to_number to_object to_seconds to_timestamp to_timestamp_ntz to_varchar to_variant to_weeks to_years total
+    transform translate trim trunc try_cast try_parse_json try_strptime try_to_timestamp ts_or_ds_add ts_or_ds_diff
+    ts_or_ds_to_date ts_or_ds_to_time ts_or_ds_to_timestamp typeof unaccent unhex unicode unix_epoch unix_to_time
+    unixepoch unnest upper var_pop var_samp variance week week_of_year weekday weighted_avg width_bucket xor year
+    year_of_week yearweek
     """.split()
 )
+# Functions that make long texts: so many characters or copies at most, and none inside another.
+_GROWING = (exp.Pad, exp.Repeat)
+MAX_GROWTH = 1000
 _SERIES = ("generate_series", "range", "generateseries", "exploding_generate_series")
 _MANY_ROWS = ("GenerateSeries", "ExplodingGenerateSeries")
+_DAYS = {"second": 1 / 86400, "minute": 1 / 1440, "hour": 1 / 24, "day": 1, "week": 7, "month": 28, "quarter": 90, "year": 365}
 # The schema that unqualified names mean anyway: its name is dropped.
 _MAIN_SCHEMAS = ("main", "public")
-_CONSTRUCTS = (exp.Connector, exp.Case, exp.Cast, exp.If, exp.Any, exp.Exists, exp.Array, exp.Struct, exp.Unnest)
+_CONSTRUCTS = (exp.Connector, exp.Case, exp.Cast, exp.If, exp.Any, exp.All, exp.Exists, exp.Array, exp.Struct, exp.Unnest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,21 +287,38 @@ def _check_recursion(query: exp.Expr, name: str) -> None:
 
 
 def is_small_series(node: exp.Expr) -> bool:
-    """A series of literal numbers with a small number of steps."""
+    """A series from literal to literal, numbers or dates, with a small number of steps."""
     if type(node).__name__ in _MANY_ROWS:
         parts = [node.args.get(k) for k in ("start", "end", "step")]
     elif isinstance(node, exp.Anonymous) and node.name.lower() in _SERIES:
         parts = list(node.expressions)
     else:
         return False
-    try:
-        numbers = [float(p.sql()) for p in parts if p is not None]
-    except ValueError:
-        return False
+    numbers = [_number(p) for p in parts if p is not None]
     if len(numbers) == 1:
         numbers.insert(0, 0)
-    step = abs(numbers[2]) if len(numbers) > 2 else 1
-    return len(numbers) >= 2 and step > 0 and abs(numbers[1] - numbers[0]) / step <= MAX_SERIES
+    if None in numbers or len(numbers) < 2:
+        return False
+    start, end, step = (*numbers, 1)[:3]
+    assert start is not None and end is not None and step is not None
+    return step != 0 and abs((end - start) / step) <= MAX_SERIES
+
+
+def _number(node: exp.Expr) -> float | None:
+    """What a literal counts: itself, the days of a date since the year 1, or the days of an interval; None for anything else."""
+    if isinstance(node, exp.Interval):
+        days = _DAYS.get(node.text("unit").lower().removesuffix("s"))
+        count = _number(node.this)
+        return None if days is None or count is None else count * days
+    if isinstance(node, exp.Cast) and isinstance(node.this, exp.Literal) and node.to.is_type(*exp.DataType.TEMPORAL_TYPES):
+        node = node.this
+    text = node.this.name if isinstance(node, exp.Neg) and isinstance(node.this, exp.Literal) else node.name
+    if not isinstance(node, exp.Literal | exp.Neg):
+        return None
+    try:
+        return datetime.date.fromisoformat(text[:10]).toordinal() if text[4:5] == "-" else float(text)
+    except ValueError:
+        return None
 
 
 def _check_node(node: exp.Expr, dialect: str, functions: frozenset[str] | None) -> None:
@@ -295,6 +340,8 @@ def _check_node(node: exp.Expr, dialect: str, functions: frozenset[str] | None) 
     if isinstance(node, exp.In) and dialect == "sqlite" and node.args.get("field"):
         # SQLite takes the name after IN for a table.
         raise RefusedError("not_a_read", f"IN {node.args['field'].sql()} may not be used", "write IN (SELECT ...)")
+    if isinstance(node, exp.Dot) and not isinstance(node.expression, exp.Identifier):
+        raise RefusedError("not_a_read", f"{node.sql()} may not be used", "write f(x) for x.f()")
     if isinstance(node, exp.Limit):
         _check_limit(node)
 
@@ -314,9 +361,20 @@ def _check_function(node: exp.Func, permitted: frozenset[str] | None) -> None:
         near = difflib.get_close_matches(names[0], PERMITTED_FUNCTIONS, 1)
         hint = f"did you mean {near[0]}?" if near else "only functions that compute on values may be used"
         raise RefusedError("forbidden_function", f"function {names[0]} may not be used", hint)
+    if isinstance(node, _GROWING):
+        _check_growth(node, names[0])
     if permitted is not None and not permitted.intersection(names):
         raise RefusedError(
             "not_permitted", f"function {names[0]} may not be used here", f"permitted: {', '.join(sorted(permitted))}"
+        )
+
+
+def _check_growth(node: exp.Func, name: str) -> None:
+    size = node.args.get("times") or node.expression
+    is_small = isinstance(size, exp.Literal) and not size.is_string and float(size.this) <= MAX_GROWTH
+    if not is_small or any(inner is not node for inner in node.find_all(*_GROWING)):
+        raise RefusedError(
+            "too_expensive", f"{name} may make {MAX_GROWTH} characters, written as a number, and not inside another"
         )
 
 
@@ -364,8 +422,10 @@ def _check_names(names: set[str], tree: exp.Expr, bounds: Bounds) -> None:
 
 
 def _defined_names(tree: exp.Expr) -> Iterator[str]:
-    for node in tree.find_all(exp.Alias, exp.TableAlias, exp.CTE, exp.Table, exp.Literal):
-        if isinstance(node, exp.Literal):
+    for node in tree.find_all(exp.Alias, exp.TableAlias, exp.CTE, exp.Table, exp.Literal, exp.UnpivotColumns):
+        if isinstance(node, exp.UnpivotColumns):
+            yield from (c.name.lower() for c in node.find_all(exp.Column))
+        elif isinstance(node, exp.Literal):
             yield node.name.lower()  # pivoted values become columns
         elif isinstance(node, exp.TableAlias):
             yield node.name.lower()

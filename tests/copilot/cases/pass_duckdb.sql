@@ -60,3 +60,30 @@ SELECT '; DROP TABLE orders; --' FROM orders -- a comment
 SELECT x FROM (SELECT x FROM (SELECT x FROM orders))
 SELECT (SELECT max(x) FROM orders) - (SELECT min(x) FROM orders)
 SELECT 1
+-- what analysts write
+SELECT list_transform(tags, t -> t || '!') FROM orders
+SELECT COLUMNS('x|id') FROM orders
+SELECT COLUMNS(c -> c LIKE 'x%') FROM orders
+SELECT {'a': id, 'b': x}.a FROM orders
+SELECT * FROM generate_series(DATE '2024-01-01', DATE '2024-12-31', INTERVAL 1 DAY) AS g(day)
+UNPIVOT orders ON x, cid INTO NAME n VALUE v
+SELECT region, sum(x) AS total FROM orders GROUP BY ALL ORDER BY ALL
+SELECT o.*, c.name FROM orders AS o LEFT JOIN customers AS c ON o.cid = c.id WHERE c.name IS NOT DISTINCT FROM 'Ann'
+SELECT lpad(CAST(id AS VARCHAR), 5, '0'), rpad(name, 10, ' ') FROM customers
+SELECT split_part(name, ' ', 1) AS first_name, count(*) FROM customers GROUP BY 1
+SELECT date_diff('day', min(d), max(d)), time_bucket(INTERVAL '1 month', d) FROM orders GROUP BY 2
+SELECT id FROM orders ANTI JOIN customers ON orders.cid = customers.id
+SELECT id FROM orders SEMI JOIN customers ON orders.cid = customers.id
+SELECT * FROM orders ASOF JOIN customers ON orders.id >= customers.id
+SELECT region, list(x ORDER BY x) AS xs, len(list(x)) FROM orders GROUP BY region
+SELECT x, ntile(4) OVER (ORDER BY x) AS quarter FROM orders
+SELECT d, sum(x) OVER (ORDER BY d RANGE BETWEEN INTERVAL 7 DAY PRECEDING AND CURRENT ROW) AS week FROM orders
+SELECT region, grouping(region), sum(x) FROM orders GROUP BY CUBE (region)
+SELECT region, cid, sum(x) FROM orders GROUP BY GROUPING SETS ((region), (region, cid), ())
+SELECT regr_slope(x, id), corr(x, id), skewness(x), kurtosis(x) FROM orders
+SELECT json_extract_string(note, '$.a'), note->>'$.b' FROM orders
+SELECT list_filter([1, 2, 3], v -> v > 1), list_contains([1, 2], 2)
+SELECT levenshtein(name, 'Ann') AS distance, name FROM customers ORDER BY distance LIMIT 3
+SELECT id FROM orders WHERE d BETWEEN DATE '2024-01-01' AND current_date AND region NOT IN ('east')
+SELECT (SELECT count(*) FROM orders AS o WHERE o.cid = c.id) AS n, c.name FROM customers AS c ORDER BY n DESC
+WITH m AS MATERIALIZED (SELECT region, avg(x) AS a FROM orders GROUP BY region) SELECT * FROM m WHERE a > (SELECT avg(a) FROM m)

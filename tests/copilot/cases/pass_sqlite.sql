@@ -23,3 +23,16 @@ SELECT * FROM orders LIMIT 1, 2
 SELECT * FROM (SELECT count(*) AS n FROM orders) WHERE n > 0
 SELECT EXISTS (SELECT 1 FROM orders)
 SELECT current_date, current_timestamp
+-- what analysts write
+SELECT iif(x > 3, 'a', 'b'), instr(note, 'a'), replace(note, 'a', 'b') FROM orders
+SELECT json_array_length(note), json_type(note), json_valid(note) FROM orders WHERE note LIKE '[%'
+SELECT strftime('%Y-%m', d) AS month, sum(x) AS total FROM orders GROUP BY month ORDER BY month
+SELECT date(d, 'start of month', '+1 month', '-1 day') FROM orders
+SELECT region, group_concat(DISTINCT cid) FROM orders GROUP BY region
+SELECT o.id, c.name FROM orders o NATURAL JOIN customers c
+SELECT id, x, sum(x) OVER (PARTITION BY region ORDER BY d, id) AS running FROM orders
+SELECT id, CASE region WHEN 'north' THEN 1 WHEN 'south' THEN 2 ELSE 3 END AS code FROM orders
+SELECT count(*) FILTER (WHERE x > 3) AS many, count(DISTINCT region) FROM orders
+SELECT name FROM customers WHERE lower(name) = 'ann' OR name IS NULL ORDER BY name COLLATE NOCASE
+SELECT cid, x, rank() OVER (PARTITION BY cid ORDER BY x DESC) AS place FROM orders
+SELECT * FROM orders WHERE (cid, region) IN (SELECT cid, region FROM orders WHERE x > 3)
