@@ -20,7 +20,7 @@ from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import OptimizeError, SqlglotError
 from sqlglot.optimizer.qualify import qualify
 
-from openarctic.copilot.schema import Schema, Table
+from openarctic.copilot.schema import Schema
 from openarctic.copilot.scopes import read_names
 from openarctic.copilot.spelling import meant_name, plain_name, spell
 from openarctic.errors import RefusedError, UserError
@@ -403,11 +403,6 @@ def _check_columns(tree: exp.Expr, dialect: str, bounds: Bounds, tables: set[str
     except SqlglotError as error:
         raise RefusedError("unparsable", f"the statement does not make sense: {error}") from error
     return tuple(sorted(names))
-
-
-def names_of(tables: Iterable[Table]) -> dict[str, object]:
-    """Tables and columns as sqlglot's optimizer wants them: in lower case, all of one type, for only names matter here."""
-    return {table.name.lower(): dict.fromkeys((c.name.lower() for c in table.columns), "text") for table in tables}
 
 
 def _check_names(names: set[str], tree: exp.Expr, bounds: Bounds) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.optimizer.qualify import qualify
 
-from openarctic.copilot.guard import PERMITTED_FUNCTIONS, is_in_main, is_small_series, names_of
+from openarctic.copilot.guard import PERMITTED_FUNCTIONS, is_in_main, is_small_series
+from openarctic.copilot.policy.qualify import qualified
 from openarctic.copilot.schema import Schema, Table
 from openarctic.copilot.scopes import read_names
 
@@ -69,7 +69,7 @@ def _check_followable(query: exp.Query, dialect: str, namespace: str) -> None:
 
 def output_names(query: exp.Query, schema: Schema) -> list[str]:
     """The names of a query's columns over `schema`, in lower case, stars written out. Raises SqlglotError."""
-    return [column.lower() for column in _expanded(query, schema).named_selects]
+    return [column.lower() for column in qualified(query, schema, expand_stars=True).named_selects]
 
 
 def _name_columns(query: exp.Query, view: Table, schema: Schema) -> None:
@@ -86,7 +86,7 @@ def _name_columns(query: exp.Query, view: Table, schema: Schema) -> None:
             "expressions",
             [item if item.is_star else exp.alias_(item.unalias(), f"_{i}_") for i, item in enumerate(select.expressions)],
         )
-        outputs = [name.lower() for name in _first(_expanded(tagged, schema)).named_selects]
+        outputs = [name.lower() for name in _first(qualified(tagged, schema, expand_stars=True)).named_selects]
         if len(outputs) != len(names):
             raise UnclearViewError("its columns cannot be told")
         places = {tags[name]: names[at] for at, name in enumerate(outputs) if name in tags}
@@ -117,9 +117,3 @@ def _first(query: exp.Expr) -> exp.Select:
             raise UnclearViewError("its text is not one query")
         query = query.this
     return query
-
-
-def _expanded(query: exp.Query, schema: Schema) -> exp.Query:
-    """A copy with every star written out."""
-    copy = query.copy()
-    return qualify(copy, schema=names_of(schema.tables), dialect=schema.dialect, identify=False)  # type: ignore[return-value]

@@ -13,13 +13,14 @@ from functools import reduce
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.optimizer.qualify import qualify
 
-from openarctic.copilot.guard import Bounds, check_within, names_of, write_sql
+from openarctic.copilot.guard import Bounds, check_within, write_sql
 from openarctic.copilot.policy.file import Grant, Limits, Mask, Policy, Role, Security, check_names
 from openarctic.copilot.policy.masks import TEXT_MASKS, masked
+from openarctic.copilot.policy.qualify import qualified
 from openarctic.copilot.principal import Principal
 from openarctic.copilot.schema import Column, Schema, Table
+from openarctic.copilot.spelling import spell
 from openarctic.errors import RefusedError, UserError
 
 USER = "user"  # `:user` in a row condition is the name of who asks
@@ -183,10 +184,10 @@ class Rules:
         probe = exp.select(exp.Literal.number(1)).from_(whole_table(table)).where(condition)
         try:
             check_within(write_sql(probe, dialect), dialect, self._bounds)
-            qualified = qualify(probe, schema=names_of(self.schema.tables), dialect=dialect, expand_stars=False, identify=True)
+            spell(probe, dialect, self.schema)
+            where = qualified(probe, self.schema).args["where"].this
         except (RefusedError, SqlglotError, RecursionError) as error:
             raise _row_error(grant, f"makes no sense: {str(error).splitlines()[0]}") from error
-        where = qualified.args["where"].this
         assert isinstance(where, exp.Expr)
         for node in where.find_all(exp.Table):
             placed(node)
