@@ -22,6 +22,7 @@ COMMANDS = (
     "schema",
     "init",
     "semantic",
+    "feedback",
     "generate",
     "eval",
     "data",
