@@ -67,5 +67,5 @@ def _flat(tree: exp.Expr, schema: Schema) -> exp.Expr:
     """Without the subqueries that only gave columns their logical names: a model should learn the plain form."""
     if tree.find(exp.Subquery) is None:
         return tree
-    mapping = {t.name.lower(): {c.name.lower(): "text" for c in t.columns} for t in schema.tables}
+    mapping: dict[str, object] = {t.name.lower(): {c.name.lower(): "text" for c in t.columns} for t in schema.tables}
     return merge_subqueries(qualify(tree, schema=mapping, dialect=schema.dialect, identify=False, quote_identifiers=False))

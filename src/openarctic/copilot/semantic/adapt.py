@@ -30,7 +30,7 @@ def adapted(tree: exp.Query, changes: Sequence[Change], schema: Schema) -> exp.Q
     origins = _origins(tree, schema)
     if origins is None:
         return None
-    replaced: list[tuple[exp.Literal, exp.Literal]] = []
+    replaced: list[tuple[exp.Literal, exp.Expr]] = []
     for change in changes:
         found = _texts(tree, change, origins) if change.places else _number(tree, change)
         if not found or _is_hidden(tree, change, found):
@@ -44,7 +44,7 @@ def adapted(tree: exp.Query, changes: Sequence[Change], schema: Schema) -> exp.Q
     return copy
 
 
-def _like(literal: exp.Literal, text: str) -> exp.Literal:
+def _like(literal: exp.Literal, text: str) -> exp.Expr:
     return exp.Literal.string(text) if literal.is_string else exp.Literal.number(text)
 
 
@@ -97,7 +97,7 @@ def _origins(tree: exp.Query, schema: Schema) -> list[tuple[str, str] | None] | 
     """For each literal, in the order of the tree, the base column that it is compared with; None where scopes are not clear."""
     copy = tree.copy()
     literals = list(copy.find_all(exp.Literal))
-    mapping = {t.name.lower(): {c.name.lower(): "text" for c in t.columns} for t in schema.tables}
+    mapping: dict[str, object] = {t.name.lower(): {c.name.lower(): "text" for c in t.columns} for t in schema.tables}
     try:
         qualify(copy, schema=mapping, dialect=schema.dialect, expand_stars=False, identify=False, quote_identifiers=False)
         scopes = {id(column): scope for scope in traverse_scope(copy) for column in scope.columns}

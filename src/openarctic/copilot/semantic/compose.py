@@ -265,8 +265,9 @@ class _Composer:
 
 
 def _outermost_aggregates(tree: exp.Expr) -> Iterable[exp.Expr]:
-    for node in tree.find_all(exp.AggFunc):
-        node = node.parent if isinstance(node.parent, exp.Filter) and node.parent.this is node else node
+    for aggregate in tree.find_all(exp.AggFunc):
+        is_filtered = isinstance(aggregate.parent, exp.Filter) and aggregate.parent.this is aggregate
+        node: exp.Expr = aggregate.parent if is_filtered and aggregate.parent else aggregate
         above = node.parent
         while above is not None and not isinstance(above, exp.AggFunc):
             above = above.parent

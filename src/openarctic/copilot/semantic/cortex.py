@@ -143,7 +143,8 @@ _KEYS: dict[type, dict[str, Reader]] = {
 
 
 def _read(cls: type[T], entry: Entry, warnings: list[str]) -> T:
-    fields, values = entry.fields(), {}
+    fields = entry.fields()
+    values: dict[str, Any] = {}
     required = {f.name for f in dataclasses.fields(cls) if _is_required(f)}  # type: ignore[arg-type]
     for key, read in _KEYS[cls].items():
         found = fields.require(key) if key in required else fields.get(key)
@@ -159,7 +160,8 @@ def _read(cls: type[T], entry: Entry, warnings: list[str]) -> T:
     for key, item in extra.items():
         if key not in _PASSED_ON:
             warnings.append(f"line {item.line}: {item.path} is not a known key; it is kept and not used")
-    return cls(**values, extra={key: item.value() for key, item in extra.items()})
+    values["extra"] = {key: item.value() for key, item in extra.items()}
+    return cls(**values)
 
 
 def _is_required(item: dataclasses.Field[Any]) -> bool:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from openarctic.copilot.joins import identifier
 from openarctic.copilot.narrow import stem
@@ -96,7 +96,7 @@ class _Drafter:
         is_unique = table.primary_key == (column.name,) or (spread is not None and spread.is_unique)
         role = self._role(table, column, is_key or column.name in table.primary_key, spread)
         samples, is_whole = self._samples(table, column, role, spread)
-        about = {
+        about: dict[str, Any] = {
             "name": column.name,
             "synonyms": synonyms_of(column.name, column.comment),
             "description": column.comment,

@@ -221,8 +221,8 @@ class SemanticLayer:
         inner = table.name
         shown = [exp.alias_(self.field(table, f.name, inner), identifier(f.name)) for f in fields]
         base = self.base_of(table)
-        for column in base.columns if base is not None and named is not None else ():
-            if column.name.lower() in named and table.field(column.name) is None:
+        for column in base.columns if base is not None else ():
+            if named is not None and column.name.lower() in named and table.field(column.name) is None:
                 shown.append(exp.Column(this=identifier(column.name), table=identifier(inner)))
         query = exp.select(*(shown or [exp.Literal.number(1)])).from_(self.relation(table, inner))
         node.replace(exp.Subquery(this=query, alias=label))
@@ -303,7 +303,7 @@ def _overlaid_table(layer: SemanticLayer, base: Table, tables: Sequence[Semantic
         base,
         columns=tuple(_overlaid_column(c, told.get(c.name.lower()), layer.shows_samples) for c in shown or base.columns),
         foreign_keys=(*declared, *keys),
-        **({"comment": comment} if comment else {}),
+        comment=comment or base.comment,
     )
 
 

@@ -96,7 +96,8 @@ def _names(model: m.SemanticModel) -> Iterator[Finding]:
 def _named_items(model: m.SemanticModel) -> Iterator[tuple[str, m.SemanticTable | m.Field | m.Metric | m.Filter]]:
     for table in model.tables:
         yield f"tables.{table.name}", table
-        for item in (*table.fields, *table.metrics, *table.filters):
+        items: tuple[m.Field | m.Metric | m.Filter, ...] = (*table.fields, *table.metrics, *table.filters)
+        for item in items:
             yield f"tables.{table.name}.{item.name}", item
     for metric in model.metrics:
         yield f"metrics.{metric.name}", metric
@@ -155,14 +156,14 @@ def _tables(layer: SemanticLayer) -> Iterator[Finding]:
             yield Finding("warning", "name-clash", place, f"another table of the database is called {table.name}")
         for item in table.fields:
             yield from _field(layer, table, item)
-        for item in table.filters:
+        for condition in table.filters:
             try:
-                tree = layer.condition(item, table)
+                tree = layer.condition(condition, table)
             except UserError as error:
-                yield Finding("error", "bad-expression", f"{place}.{item.name}", error.message)
+                yield Finding("error", "bad-expression", f"{place}.{condition.name}", error.message)
             else:
                 if tree.find(exp.AggFunc):
-                    yield Finding("error", "bad-filter", f"{place}.{item.name}", "a filter cannot aggregate")
+                    yield Finding("error", "bad-filter", f"{place}.{condition.name}", "a filter cannot aggregate")
         for key in ((table.primary_key,) if table.primary_key else ()) + table.unique_keys:
             for column in key.columns:
                 if base is not None and key_column(layer, table, column) is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from openarctic.copilot.semantic import model as m
 from openarctic.copilot.semantic.cortex import Loaded
@@ -115,7 +116,7 @@ class _Reader:
         name = fields.require("name").name()
         note, synonyms = self._context(fields)
         label = _text(fields, "label")
-        about = {
+        about: dict[str, Any] = {
             "name": name,
             "synonyms": synonyms,
             "description": _joined(_text(fields, "description"), label, note),
