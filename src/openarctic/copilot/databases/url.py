@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from openarctic.copilot.databases import files, postgres
+from openarctic.copilot.databases import files, postgres, snowflake
 from openarctic.copilot.databases.database import Database
 from openarctic.errors import MissingError, UserError
 
@@ -41,6 +41,8 @@ def open_database(url_or_path: str | Path) -> Database:
         return _open_path(_path_of(parts), scheme, options_of(parts, ("schema",) if scheme == "duckdb" else ()))
     if scheme in ("postgresql", "postgres"):
         return postgres.open_url(parts, options_of(parts))
+    if scheme == "snowflake":
+        return snowflake.open_url(parts, options_of(parts, snowflake.OPTIONS))
     raise UserError(f"unknown database URL scheme {parts.scheme!r}", f"use {KNOWN}")
 
 
