@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("DATABASE_URL", None)  # the sample is meant where no database is named
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that; some tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -112,7 +112,7 @@ def test_schema(capsys: pytest.CaptureFixture[str], shop: Path) -> None:
         (["query", "SELECT 1", "--timeout", "0"], 2, "--timeout"),
         (["query", "SELEC 1"], 3, "SQL"),
         (["query", "SELECT nme FROM customers"], 3, "nme"),
-        (["schema", "--db", "/"], 2, "directory"),
+        (["schema", "--db", "/dev"], 2, "directory"),
         (["generate", "x", "--max-tokens", "0"], 2, "--max-tokens is 0"),
         (["generate", "x", "--grammar", "/no/grammar"], 2, "no grammar"),
         (["eval", "spider", "--questions", "/no/q.jsonl", "--databases", "/no"], 2, "no question file"),

@@ -14,7 +14,7 @@ from openarctic.copilot.databases import read_schema
 from openarctic.copilot.grammar import schema_grammar
 from openarctic.copilot.link import ValueIndex
 from openarctic.copilot.prompt import question_text, schema_text
-from openarctic.copilot.sample import database_or_sample
+from openarctic.copilot.sample import sample_database
 from openarctic.copilot.schema import Schema
 
 QUESTIONS = (
@@ -82,5 +82,5 @@ def sql_trace(draw: int, *, with_grammar: bool = False) -> Trace:
 
 @cache
 def _sample() -> tuple[Schema, ValueIndex]:
-    schema = read_schema(database_or_sample(None))
+    schema = read_schema(sample_database())
     return schema, ValueIndex(schema)

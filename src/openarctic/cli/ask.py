@@ -26,7 +26,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("question", help="the question; - reads it from standard input")
-    parser.add_argument("--db", metavar="URL_OR_PATH", help="DuckDB or SQLite file (default: the bundled sample)")
+    parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")
     parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try and vote on (default 4)")
     parser.add_argument("--no-exec", action="store_true", help="print the SQL, do not run it")

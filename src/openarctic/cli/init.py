@@ -23,7 +23,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--db", metavar="URL_OR_PATH", help="the database (default: the bundled sample)")
+    parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--out", metavar="FILE", help="where to write it (default: standard output)")
     parser.add_argument("--name", metavar="NAME", help="of the model (default: the database's)")
     parser.add_argument("--no-values", action="store_true", help="no sample values")

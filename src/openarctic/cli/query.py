@@ -24,7 +24,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("sql", help="the statement; - reads it from standard input")
-    parser.add_argument("--db", metavar="URL_OR_PATH", help="DuckDB or SQLite file (default: the bundled sample)")
+    parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--tables", metavar="A,B", help="only these tables may be read")
     add_policy_arguments(parser)
     parser.add_argument("--no-exec", action="store_true", help="check only, and print the SQL that would run")
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.cli.ask import check_limits, read_question
     from openarctic.cli.render import render
     from openarctic.copilot.access import open_access
-    from openarctic.copilot.databases import read_schema
+    from openarctic.copilot.databases import cached_schema
     from openarctic.copilot.execute import Worker
     from openarctic.copilot.sample import database_or_sample
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     sql, database = read_question(args.sql), database_or_sample(args.db)
     allowed = [t.strip() for t in args.tables.split(",")] if args.tables else None
-    access = open_access(read_schema(database, values=False), args.policy, args.user, allowed)
+    access = open_access(cached_schema(database, values=False), args.policy, args.user, allowed)
     with access.recorded("query", sql=sql) as event:
         event.checked = checked = access.check(sql)
         guarded = time.perf_counter()

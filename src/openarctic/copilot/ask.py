@@ -18,7 +18,7 @@ from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.answers.sentence import answer_sentence
 from openarctic.copilot.audit import Event
 from openarctic.copilot.charts.choose import chart_for
-from openarctic.copilot.databases import Database, read_schema
+from openarctic.copilot.databases import Database, cached_schema
 from openarctic.copilot.execute import Result, Worker
 from openarctic.copilot.grammar import schema_grammar
 from openarctic.copilot.guard import Checked
@@ -37,7 +37,7 @@ from openarctic.copilot.semantic.load import load_semantic_model
 from openarctic.copilot.semantic.model import SemanticModel
 from openarctic.copilot.semantic.propose import Proposal, Proposer
 from openarctic.copilot.vote import Ballot, elect
-from openarctic.errors import AbstainedError, CapacityError, OpenArcticError, RefusedError, UserError
+from openarctic.errors import AbstainedError, CapacityError, MissingError, OpenArcticError, RefusedError, UserError
 from openarctic.generator import Completion, Generator, Sampling
 
 MAX_SQL_TOKENS = 160
@@ -164,7 +164,7 @@ class Copilot:
         self.database, self.model = database, model
         if isinstance(semantic, str | Path):
             semantic = load_semantic_model(Path(semantic)).model
-        self.access: Access = open_access(schema or read_schema(database), policy, user)
+        self.access: Access = open_access(schema or cached_schema(database), policy, user)
         self.schema = self.access.schema
         self.proposer: Proposer | None = None
         if semantic is not None:
@@ -326,7 +326,7 @@ class Copilot:
         return ballots
 
     def _nothing_ran(self, tally: Tally) -> OpenArcticError:
-        if isinstance(tally.error, CapacityError):
+        if isinstance(tally.error, CapacityError | MissingError | RefusedError):
             return tally.error
         hint = "rephrase the question, naming tables or columns"
         if tally.error is None and tally.not_permitted is not None:

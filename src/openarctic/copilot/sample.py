@@ -70,8 +70,16 @@ Rows = list[tuple[Any, ...]]
 
 
 def database_or_sample(db: str | Path | None) -> Database:
-    """The named database, or the sample when none is named."""
-    return sample_database() if db is None else open_database(db)
+    """The named database, else that of DATABASE_URL, else the sample. Raises what `open_database` raises."""
+    if db is not None:
+        return open_database(db)
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        return sample_database()
+    try:
+        return open_database(url)
+    except UserError as error:
+        raise UserError(f"DATABASE_URL: {error.message}", "name a database with --db, or unset DATABASE_URL") from error
 
 
 def sample_database() -> Database:

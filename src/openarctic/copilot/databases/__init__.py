@@ -4,6 +4,7 @@
 Connections are made where they are used, read-only every time. One module a kind: duckdb, sqlite, files, postgres, snowflake.
 """
 
+from openarctic.copilot.databases.cache import cached_schema
 from openarctic.copilot.databases.database import Database, DataTable, State
 from openarctic.copilot.databases.reading import (
     VALUES_PER_COLUMN,
@@ -19,6 +20,7 @@ __all__ = [
     "DataTable",
     "Database",
     "State",
+    "cached_schema",
     "has_changed",
     "open_database",
     "read_schema",

@@ -17,7 +17,7 @@ def failure(database: Database, kind: str, message: str, is_open: bool = True) -
         return CapacityError(f"{what}: {text}", "check that the server runs and can be reached, and ask again")
     if kind == "missing":
         if is_open:
-            return MissingError(f"the database says: {text}", "tables have changed since their schema was read; ask again")
+            return MissingError(f"the database says: {text}", "tables may have changed since their schema was read; ask again")
         return MissingError(f"cannot open {place}: {text}", "check the names in the URL")
     if kind == "failed":
         return (
