@@ -126,7 +126,7 @@ class Engine:
             )
             self.limits = limits
         self.cursor = self.connection.cursor()
-        self.cursor.execute(request["sql"], timeout=seconds)
+        self.cursor.execute(request["sql"], timeout=seconds)  # connectors from 5 on leave it to the session
         return [column[0] for column in self.cursor.description or ()]
 
     def fetch(self, count: int) -> list[tuple[Any, ...]]:
