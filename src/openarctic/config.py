@@ -25,9 +25,14 @@ def cache_folder() -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Through a temporary file beside it, renamed when it is complete."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Through a temporary file beside it, renamed when it is complete."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COMMANDS = (
     "ask",
     "query",
+    "explain",
+    "optimise",
+    "report",
     "schema",
     "init",
     "semantic",

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from openarctic.cli.chart import add_chart_argument, check_chart, show_chart
+
 if TYPE_CHECKING:
     from openarctic.copilot.semantic.model import SemanticModel
 
@@ -19,6 +21,7 @@ examples:
   openarctic ask "How many customers are there?"
   openarctic ask "Which product has the highest price?" --db shop.duckdb
   echo "List all suppliers" | openarctic ask - --db shop.sqlite --format json
+  openarctic ask "How many customers are there in each country?" --chart
   openarctic ask "Which customers are new?" --db shop.duckdb --policy policy.yaml --user ann
 """
 
@@ -37,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix-cache", action="store_true", help="keep what was computed of the schema on disk (cache folder)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled candidates (default 0)")
     parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")
+    add_chart_argument(parser)
     add_policy_arguments(parser)
 
 
@@ -58,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.errors import UserError
 
     check_limits(args)
+    check_chart(args)
     if not 1 <= args.candidates <= 64:
         raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
     question = read_question(args.question)
@@ -68,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         execute=not args.no_exec,
         seed=args.seed,
         keep_prefix=args.prefix_cache,
+        chart=args.chart is not None,
     )
     question, database = check_question(question), database_or_sample(args.db)
     model = load(
@@ -80,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     answer = ask(question, db=database, model=model, options=options, policy=args.policy, user=args.user, semantic=semantic)
     if args.format == "json":
         print(json.dumps(answer.to_dict(), ensure_ascii=False, default=str))
+        show_chart(args, answer.chart)
         return 0
     if args.no_exec:
         print(answer.sql)
@@ -87,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "table":
         print(f"{answer.sql}\n")
     print(render(answer.columns or [], answer.rows or [], args.format), end="")
+    show_chart(args, answer.chart)
     if answer.truncated:
         print(f"only the first {args.limit} rows are shown; --limit changes that", file=sys.stderr)
     print(f"{answer.answer} (confidence {answer.confidence:.2f})", file=sys.stderr)

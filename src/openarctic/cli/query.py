@@ -8,6 +8,7 @@ import sys
 import time
 
 from openarctic.cli.ask import add_policy_arguments
+from openarctic.cli.chart import add_chart_argument, check_chart, show_chart
 
 SUMMARY = "run one read-only SQL statement"
 DESCRIPTION = """\
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sql", help="the statement; - reads it from standard input")
     parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--tables", metavar="A,B", help="only these tables may be read")
+    add_chart_argument(parser)
     add_policy_arguments(parser)
     parser.add_argument("--no-exec", action="store_true", help="check only, and print the SQL that would run")
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most (default 1000)")
@@ -38,11 +40,13 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.cli.ask import check_limits, read_question
     from openarctic.cli.render import render
     from openarctic.copilot.access import open_access
+    from openarctic.copilot.charts.choose import choose_chart
     from openarctic.copilot.databases import cached_schema
     from openarctic.copilot.execute import Worker
     from openarctic.copilot.sample import database_or_sample
 
     check_limits(args)
+    check_chart(args)
     started = time.perf_counter()
     sql, database = read_question(args.sql), database_or_sample(args.db)
     allowed = [t.strip() for t in args.tables.split(",")] if args.tables else None
@@ -58,6 +62,11 @@ def run(args: argparse.Namespace) -> int:
     if result is None:
         print(checked.shown)
         return 0
+    chart, reason = None, ""
+    if args.chart is not None:
+        chart, reason = choose_chart(
+            result.columns, (), result.rows, sql=checked.shown, dialect=database.dialect, truncated=result.truncated
+        )
     if args.format == "json":
         body = {
             "status": "ok",
@@ -72,10 +81,13 @@ def run(args: argparse.Namespace) -> int:
             },
             "error": None,
             "hidden_by_policy": checked.filtered,
+            "chart": chart,
         }
         print(json.dumps(body, ensure_ascii=False))
+        show_chart(args, chart, reason)
         return 0
     print(render(result.columns, result.rows, args.format), end="")
+    show_chart(args, chart, reason)
     if result.truncated:
         print(f"only the first {len(result.rows)} rows are shown; {_what_limits(checked.max_rows, args.limit)}", file=sys.stderr)
     if hidden := access.hidden(checked):

@@ -75,8 +75,11 @@ class Worker:
             pass  # it has ended already: whoever reads from it is told
         return process
 
-    def execute(self, checked: Checked, limit: int = 1000, timeout_s: float = 10.0, role: str | None = None) -> Result:
+    def execute(
+        self, checked: Checked, limit: int = 1000, timeout_s: float = 10.0, role: str | None = None, is_plan: bool = False
+    ) -> Result:
         """Run one statement, on PostgreSQL as `role` where one is named. Limits and role of the statement itself come first.
+        With `is_plan` it does not run: the rows are the engine's plan for it, in the engine's own form.
 
         Raises CapacityError at a limit or when a server is gone, MissingError when a table or column of the schema is no longer
         there, RefusedError for a role that may write, UserError when the engine refuses the statement.
@@ -96,6 +99,7 @@ class Worker:
             "timeout": timeout_s,
             "max_bytes": RESULT_BYTES,
             "role": role,
+            "plan": is_plan,
         }
         try:
             reply = self._exchange(json.dumps(request), time.monotonic() + timeout_s + GRACE_S)

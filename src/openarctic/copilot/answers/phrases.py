@@ -60,6 +60,30 @@ _WINDOWS = {
     "PercentRank": "the relative rank",
     "CumeDist": "the cumulative share",
 }
+# What the words for a node tell; a node with more is written as SQL. Dialects set the flags of divisions themselves.
+_PAIR = frozenset({"this", "expression", "typed", "safe"})
+_PARTS = {
+    name: frozenset(parts.split())
+    for name, parts in {
+        "Like": "this expression negate",
+        "ILike": "this expression negate",
+        "Is": "this expression negate",
+        "In": "this expressions query unnest",
+        "Between": "this low high",
+        "Count": "this big_int",
+        "Cast": "this to",
+        "TryCast": "this to safe requires_string",
+        "Round": "this decimals",
+        "Extract": "this expression",
+        "Interval": "this unit",
+        "Case": "this ifs default",
+        "Window": "this alias partition_by order spec over",
+        "Exists": "this",
+        "Column": "this table db catalog",
+        **{name: "this" for name in ("Avg", "Sum", "Median")},
+        **{name: "this expressions" for name in ("Max", "Min")},
+    }.items()
+}
 HIDDEN = "the value asked for"  # stands for values where numbers may not be named
 
 
@@ -92,6 +116,9 @@ class Phrases:
         if not isinstance(node, exp.Expr):
             return str(node)
         name = type(node).__name__
+        said_parts = _PARTS.get(name) or (_PAIR if name in _COMPARED or name in _ARITHMETIC else None)
+        if said_parts is not None and not {k for k, v in node.args.items() if v} <= said_parts:
+            return self._sql(node)  # something that the words would leave out
         method: Callable[[Any], str] | None = getattr(self, f"_{name.lower()}", None)
         if method is not None:
             return method(node)
@@ -105,8 +132,6 @@ class Phrases:
             return _WRAPPERS[name].format(self.say(node.this))
         if name in _WINDOWS:
             return _WINDOWS[name]
-        if isinstance(node, exp.Func):
-            return self._function(node)
         return self._sql(node)
 
     def _sql(self, node: exp.Expr) -> str:
@@ -125,8 +150,9 @@ class Phrases:
         return node.name
 
     def _star(self, node: exp.Star) -> str:
-        out = node.args.get("except_") or node.args.get("except")
-        return "every column" + (f" but {listed([self.say(e) for e in out])}" if out else "")
+        out, replaced = node.args.get("except_") or node.args.get("except"), node.args.get("replace")
+        said = "every column" + (f" but {listed([self.say(e) for e in out])}" if out else "")
+        return said + (f" with {listed([self.say(e) for e in replaced])}" if replaced else "")
 
     def _literal(self, node: exp.Literal) -> str:
         if self.hide_numbers and re.search(r"\d", node.name):
@@ -183,20 +209,24 @@ class Phrases:
         inner = node.this
         while isinstance(inner, exp.Paren):
             inner = inner.this
-        if isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null):
+        if isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null) and not inner.args.get("negate"):
             return f"{self.say(inner.this)} is known"
         if isinstance(inner, exp.In):
             return self._in(inner, "is none of", "is not among")
         if isinstance(inner, exp.Exists):
             return f"there is no row in {self.query(inner.this)}"
         if isinstance(inner, exp.Like | exp.ILike):
-            return self._like(inner, is_denied=True)
+            return self._like(inner, is_denied=not inner.args.get("negate"))
         if isinstance(inner, exp.Between):
             return f"{self.say(inner.this)} is outside {self.say(inner.args['low'])} to {self.say(inner.args['high'])}"
-        return f"it is not true that {self.say(inner)}"
+        said = self.say(inner)
+        return f"it is not true that {f'({said})' if isinstance(inner, exp.Connector) else said}"
 
     def _is(self, node: exp.Is) -> str:
-        return f"{self.say(node.this)} is {'missing' if isinstance(node.expression, exp.Null) else self.say(node.expression)}"
+        is_null, is_denied = isinstance(node.expression, exp.Null), bool(node.args.get("negate"))
+        if is_null:
+            return f"{self.say(node.this)} is {'known' if is_denied else 'missing'}"
+        return f"{self.say(node.this)} is {'not ' if is_denied else ''}{self.say(node.expression)}"
 
     def _between(self, node: exp.Between) -> str:
         return f"{self.say(node.this)} is from {self.say(node.args['low'])} to {self.say(node.args['high'])}"
@@ -214,8 +244,9 @@ class Phrases:
             return f"{said} {'is not' if any_of == 'is none of' else 'is'} {values[0]}"
         return f"{said} {any_of} {listed(values, 'or')}"
 
-    def _like(self, node: exp.Like | exp.ILike, is_denied: bool = False) -> str:
+    def _like(self, node: exp.Like | exp.ILike, is_denied: bool | None = None) -> str:
         pattern = node.expression
+        is_denied = bool(node.args.get("negate")) if is_denied is None else is_denied
         case = " in any case" if isinstance(node, exp.ILike) else ""
         verb = ("does not match", "does not contain", "does not begin with", "does not end with") if is_denied else None
         matches, contains, begins, ends = verb or ("matches", "contains", "begins with", "ends with")
@@ -291,14 +322,15 @@ class Phrases:
         other = node.args.get("false")
         return f"{self.say(node.args['true'])} if {self.say(node.this)}, else {self.say(other) if other is not None else 'NULL'}"
 
-    def _function(self, node: exp.Func) -> str:
-        if isinstance(node, exp.Anonymous | exp.AnonymousAggFunc):
-            name, values = node.name.lower(), node.expressions
-        else:
-            name = node.sql_name().lower()
-            values = [v for value in node.args.values() for v in (value if isinstance(value, list) else [value])]
-        said = [self.say(v) for v in values if isinstance(v, exp.Expr) or (isinstance(v, str) and v)]
-        return f"{name}({', '.join(said)})"
+    def _rollup(self, node: exp.Rollup) -> str:
+        return f"{listed([self.say(e) for e in node.expressions])}, with subtotals from right to left"
+
+    def _cube(self, node: exp.Cube) -> str:
+        return f"{listed([self.say(e) for e in node.expressions])}, with subtotals of all combinations"
+
+    def _groupingsets(self, node: exp.GroupingSets) -> str:
+        sets = [self.say(e) if e.find(exp.Column) else "nothing (all rows)" for e in node.expressions]
+        return f"of these sets: {', '.join(sets)}"
 
     def _filter(self, node: exp.Filter) -> str:
         return f"{self.say(node.this)}, only where {self.say(node.expression.this)}"
@@ -389,20 +421,17 @@ def _modifiers(node: exp.Subquery) -> bool:
 
 
 def _owner(column: exp.Column) -> str:
-    """The table that a qualified column is of; the alias where one table stands there twice; nothing where it is plain."""
+    """The table that a qualified column is of; the alias where the query reads that table twice; nothing where there is one."""
     if not column.table:
+        return ""
+    tables = list(column.root().find_all(exp.Table))
+    if len(tables) == 1 and not column.root().find(exp.Subquery):
         return ""
     select = column.find_ancestor(exp.Select)
     while select is not None:
-        sources = sources_of(select)
-        for source in sources:
+        for source in sources_of(select):
             if source.alias_or_name.lower() == column.table.lower():
-                is_twice = sum(other.name == source.name for other in sources) > 1
-                is_only = (
-                    len(sources) == 1 and column.find_ancestor(exp.Select) is select and not select.find_ancestor(exp.Select)
-                )
-                if is_only:
-                    return ""
+                is_twice = sum(other.name.lower() == source.name.lower() for other in tables) > 1
                 return source.name if isinstance(source, exp.Table) and not is_twice else column.table
         select = select.find_ancestor(exp.Select)
     return column.table

@@ -196,7 +196,10 @@ class _Speaker:
             return f"The {output.noun} is unknown (NULL){reason}."
         order = self.reading.order[:1]
         if order and self.reading.limit == 1 and self.reading.is_from_start and not output.is_aggregate and order[0].output != 0:
-            return f"{self.headline(0, 0)} has {_superlative(order[0].kind, order[0].noun, order[0].is_descending)}."
+            best = _superlative(order[0].kind, order[0].noun, order[0].is_descending)
+            if is_number(value):
+                return f"The {output.noun} with {best} is {self.headline(0, 0)}."
+            return f"{self.headline(0, 0)} has {best}."
         if output.kind == "count" and output.noun.startswith("number of "):
             things = output.noun.removeprefix("number of ")
             verb = "is" if value == 1 else "are"

@@ -17,6 +17,7 @@ from sqlglot import exp
 
 from openarctic.copilot.answers.cells import is_number, label
 from openarctic.copilot.answers.reading import Reading, read
+from openarctic.copilot.charts.scales import nice_step
 from openarctic.copilot.charts.vegalite import (
     MAX_NUMBER,
     MAX_POINTS,
@@ -32,6 +33,7 @@ from openarctic.copilot.charts.vegalite import (
 )
 
 MAX_BARS = 20
+MAX_OTHERS = 1.5  # times the largest bar
 MAX_GROUPS, MAX_BARS_A_GROUP = 12, 6
 MAX_LINES = 6
 MIN_MOMENTS = 3
@@ -115,6 +117,8 @@ class _Chooser:
         times, categories, ids = (self._having(role) for role in ("time", "category", "id"))
         self.numbers = [i for i in self.numbers if not self.reading.outputs[i].is_key]
         keys = [i for i in self._having("number") if i not in self.numbers]
+        if keys and len(self.rows) <= MAX_BARS and self._is_unique(keys[:1]) and len(self.columns) == 2 and self.numbers:
+            return self._bars(keys[0])
         if not self.numbers:
             raise _Unfit("there is no number to draw")
         if times and (spec := self._over_time(times[0], categories)):
@@ -217,15 +221,20 @@ class _Chooser:
         """The largest ones, in their order; the others together where their values may be added."""
         if len(bars) <= MAX_BARS:
             return bars, ""
-        is_additive = self.reading.outputs[measure].is_additive and self.reading.is_whole and not self.truncated
-        kept = MAX_BARS - 1 if is_additive and all(b.value >= 0 for b in bars) else MAX_BARS
-        largest = set(sorted(range(len(bars)), key=lambda i: -bars[i].value)[:kept])
-        shown = [b for i, b in enumerate(bars) if i in largest]
-        if kept == MAX_BARS:
-            of = "the first " if self.truncated else ""
-            return shown, f"the {MAX_BARS} highest of {of}{len(bars):,}"
-        others = math.fsum(b.value for i, b in enumerate(bars) if i not in largest)
-        return [*shown, Bar(f"{len(bars) - kept} others", int(others) if others.is_integer() else others)], ""
+        ranked = sorted(range(len(bars)), key=lambda i: -bars[i].value)
+        output = self.reading.outputs[measure]
+        if output.is_additive and self.reading.is_whole and not self.truncated and bars[ranked[-1]].value >= 0:
+            kept = set(ranked[: MAX_BARS - 1])
+            others = math.fsum(b.value for i, b in enumerate(bars) if i not in kept)
+            if others <= MAX_OTHERS * bars[ranked[0]].value:  # else it would dwarf the rest
+                name = f"{len(bars) - len(kept)} others"
+                return [
+                    *(b for i, b in enumerate(bars) if i in kept),
+                    Bar(name, int(others) if others.is_integer() else others),
+                ], ""
+        kept = set(ranked[:MAX_BARS])
+        note = f"the {MAX_BARS} highest of {'the first ' if self.truncated else ''}{len(bars):,}"
+        return [b for i, b in enumerate(bars) if i in kept], note
 
     def _pairs(self, first: int, second: int) -> Spec | None:
         """Two categories of each row: the one with fewer values gives the bars within a group."""
@@ -242,6 +251,8 @@ class _Chooser:
                 name = self._noun(measure) if series is None else self._label(row[series], series)
                 if row[measure] is not None:
                     bars.append(Bar(self._label(row[label_column], label_column), self._number(row[measure]), name))
+        if not self._is_ordered_by(label_column, *measures):
+            bars = _largest_first(bars)
         value = self._noun(measures[0]) if len(measures) == 1 else "value"
         return bar_spec(
             self._title(f"{value if len(measures) == 1 else self._both(measures)} by {self._noun(label_column)}", series),
@@ -291,8 +302,18 @@ class _Chooser:
         """The measures that may share an axis with the main one."""
         main = self._main_measure()
         sizes = {i: max(abs(row[i]) for row in self.rows if row[i] is not None) for i in self.numbers}
-        near = [i for i in self.numbers if sizes[i] and 1 / COMPARABLE <= sizes[i] / (sizes[main] or 1) <= COMPARABLE]
+        kind = self._sort_of_number(main)
+        near = [
+            i
+            for i in self.numbers
+            if sizes[i] and 1 / COMPARABLE <= sizes[i] / (sizes[main] or 1) <= COMPARABLE and self._sort_of_number(i) == kind
+        ]
         return near[:at_most] if main in near[:at_most] else [main]
+
+    def _sort_of_number(self, column: int) -> object:
+        """Counts go with counts, sums with sums, averages with extremes."""
+        output = self.reading.outputs[column]
+        return "level" if output.kind in ("avg", "max", "min", "column") else (output.kind, output.is_additive)
 
     def _is_ordered_by(self, *columns: int) -> bool:
         return bool(self.reading.order) and self.reading.order[0].output in columns
@@ -325,6 +346,16 @@ class _Chooser:
         return ", ".join(note for note in notes if note)
 
 
+def _largest_first(bars: Sequence[Bar]) -> list[Bar]:
+    """Groups and series by their sums."""
+    groups: dict[str, float] = {}
+    series: dict[str, float] = {}
+    for bar in bars:
+        groups[bar.category] = groups.get(bar.category, 0.0) + bar.value
+        series[bar.series] = series.get(bar.series, 0.0) + bar.value
+    return sorted(bars, key=lambda b: (-groups[b.category], b.category, -series[b.series], b.series))
+
+
 def _distinct(bars: Sequence[Bar]) -> list[Bar]:
     """Labels that were cut to the same text are told apart."""
     seen: dict[tuple[str, str], int] = {}
@@ -342,13 +373,6 @@ def _time_format(times: Sequence[datetime]) -> str:
     if any(t.day != 1 for t in times):
         return "%Y-%m-%d"
     return "%Y-%m" if any(t.month != 1 for t in times) else "%Y"
-
-
-def nice_step(span: float, parts: int) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that divides `span` into at most `parts` steps."""
-    raw = span / parts
-    size = 10.0 ** math.floor(math.log10(raw))
-    return next(step * size for step in (1, 2, 5, 10) if step * size >= raw * (1 - 1e-9))
 
 
 def binned(values: Sequence[float]) -> list[Bin]:

@@ -9,8 +9,9 @@ Each has
 - `kind_of(error)`: what an exception means: `timeout`, `capacity`, `missing` (a table or column that is no longer there),
   `locked`, `lost` (the server is gone), `login`, `refused` (the role may write), `denied` (it may not read this),
   `setting` (an option is not one), `failed`;
-- a class `Engine(target, memory_bytes)` with `start(request)`, which begins a statement (`sql`, `tables`, `timeout`, `role`) and
-  gives its column names, `fetch(count)`, which gives its next rows, and `finish()`, which ends it, whatever became of it.
+- a class `Engine(target, memory_bytes)` with `start(request)`, which begins a statement (`sql`, `tables`, `timeout`, `role`; or,
+  where `plan` is set, begins to list its plan instead) and gives its column names, `fetch(count)`, which gives its next rows, and
+  `finish()`, which ends it, whatever became of it.
 
 A target is a dict that JSON can carry; it may hold credentials, so it travels through a pipe alone.
 """

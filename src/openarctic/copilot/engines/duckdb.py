@@ -79,6 +79,8 @@ class Engine:
         self.timer = threading.Timer(request["timeout"], self.connection.interrupt)
         self.timer.start()
         sql = request["sql"]
+        if request.get("plan"):
+            return [column[0] for column in self.connection.execute(f"EXPLAIN (FORMAT JSON) {sql}").description]
         described = self.connection.execute(f"DESCRIBE {sql}").fetchall()
         kinds = [row[1] for row in described]
         if any(kind.startswith(INEXACT) for kind in kinds):

@@ -165,8 +165,9 @@ class Engine:
         self.connection.execute(f"SET LOCAL statement_timeout = {milliseconds}")
         if request.get("role"):
             self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(request["role"])))
-        self.cursor = self.connection.cursor(name=CURSOR)
-        self.cursor.execute(request["sql"])
+        # No cursor on the server can hold a plan.
+        self.cursor = self.connection.cursor() if request.get("plan") else self.connection.cursor(name=CURSOR)
+        self.cursor.execute(("EXPLAIN (FORMAT JSON) " if request.get("plan") else "") + request["sql"])
         return [column.name for column in self.cursor.description or ()]
 
     def fetch(self, count: int) -> list[tuple[Any, ...]]:

@@ -65,7 +65,7 @@ class Engine:
         self.tables = set(request["tables"])
         deadline = time.monotonic() + request["timeout"]
         self.connection.set_progress_handler(lambda: int(time.monotonic() > deadline), CHECK_EVERY_OPCODES)
-        self.cursor = self.connection.execute(request["sql"])
+        self.cursor = self.connection.execute(("EXPLAIN QUERY PLAN " if request.get("plan") else "") + request["sql"])
         return [column[0] for column in self.cursor.description or ()]
 
     def fetch(self, count: int) -> list[tuple[Any, ...]]:
