@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from openarctic.cli.ask import add_policy_arguments
 
@@ -22,7 +23,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("sql", help="the statement; - reads it from standard input")
-    parser.add_argument("--db", metavar="URL_OR_PATH", help="database (default: the bundled sample)")
+    parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--no-plan", action="store_true", help="only the words")
     parser.add_argument("--raw-plan", action="store_true", help="the plan as the engine gives it")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds that planning may take (default 10)")
@@ -37,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.copilot.answers.execution_plan import Plan, plan_of
     from openarctic.copilot.answers.explain import explain
     from openarctic.copilot.answers.indexes import missing_indexes
-    from openarctic.copilot.databases import read_schema
+    from openarctic.copilot.databases import cached_schema
     from openarctic.copilot.execute import Worker
     from openarctic.copilot.sample import database_or_sample
 
     sql, database = read_question(args.sql), database_or_sample(args.db)
-    access = open_access(read_schema(database, values=False), args.policy, args.user)
+    access = open_access(cached_schema(database, values=False), args.policy, args.user)
     plan: Plan | None = None
     advice: list[str] = []
     with access.recorded("explain", sql=sql) as event:
@@ -54,7 +55,14 @@ def run(args: argparse.Namespace) -> int:
             assert checked.tree is not None
             advice = missing_indexes(checked.tree, plan.steps, access.schema)
     if args.format == "json":
-        body = {"status": "ok", "sql": checked.shown, "dialect": database.dialect, "steps": steps, "plan": None, "advice": advice}
+        body: dict[str, Any] = {
+            "status": "ok",
+            "sql": checked.shown,
+            "dialect": database.dialect,
+            "steps": steps,
+            "plan": None,
+            "advice": advice,
+        }
         if plan is not None:
             body["plan"] = plan.raw if args.raw_plan else [
                 {"depth": s.depth, "kind": s.kind, "text": s.text, "table": s.table or None, "rows": s.rows} for s in plan.steps

@@ -27,7 +27,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("sql", help="the statement; - reads it from standard input")
-    parser.add_argument("--db", metavar="URL_OR_PATH", help="database (default: the bundled sample)")
+    parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="runs of each form (default 5)")
     parser.add_argument("--limit", type=int, default=100_000, metavar="N", help="rows fetched to compare (default 100000)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds one run may take (default 10)")
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.cli.ask import check_limits, read_question
     from openarctic.copilot.access import open_access
     from openarctic.copilot.answers.optimise import optimise
-    from openarctic.copilot.databases import read_schema
+    from openarctic.copilot.databases import cached_schema
     from openarctic.copilot.execute import Worker
     from openarctic.copilot.sample import database_or_sample
     from openarctic.errors import UserError
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.repeats <= 100:
         raise UserError(f"--repeats is {args.repeats}, it must be 1 to 100")
     sql, database = read_question(args.sql), database_or_sample(args.db)
-    access = open_access(read_schema(database, values=False), args.policy, args.user)
+    access = open_access(cached_schema(database, values=False), args.policy, args.user)
     with access.recorded("optimise", sql=sql) as event, Worker(database) as worker:
         event.checked = access.check(sql)
         found = optimise(sql, access, worker, repeats=args.repeats, max_rows=args.limit, timeout_s=args.timeout)

@@ -22,7 +22,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("description", help="questions, parted by lines, semicolons or commas; - reads standard input")
-    parser.add_argument("--db", metavar="URL_OR_PATH", help="database (default: the bundled sample)")
+    parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write it: .html or .md")
     parser.add_argument("--title", metavar="TEXT", help="of the page (default: Report on DATABASE)")
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")

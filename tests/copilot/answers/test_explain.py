@@ -34,7 +34,8 @@ def unsaid(sql: str, dialect: str) -> set[str]:
     names = {c.name for c in tree.find_all(exp.Column) if not isinstance(c.this, exp.Star)}
     names |= {t.name for t in tree.find_all(exp.Table)}
     names |= {part for v in tree.find_all(exp.Literal) for part in v.name.strip("%").split("%")}
-    return {n for n in names if n.lower() not in text}
+    # The parser adds arguments that nobody wrote.
+    return {n for n in names if n.lower() in sql.lower() and n.lower() not in text}
 
 
 @pytest.mark.parametrize(("dialect", "sql"), ADMITTED)

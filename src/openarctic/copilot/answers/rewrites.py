@@ -55,7 +55,7 @@ def rewrites(tree: exp.Expr, schema: Schema) -> list[Rewrite]:
 
 
 def _qualified(tree: exp.Expr, schema: Schema) -> exp.Expr:
-    names = {t.name.lower(): {c.name.lower(): c.type or "text" for c in t.columns} for t in schema.tables}
+    names: dict[str, object] = {t.name.lower(): {c.name.lower(): c.type or "text" for c in t.columns} for t in schema.tables}
     return qualify(
         tree.copy(),
         schema=names,
@@ -274,7 +274,8 @@ def _memberships(tree: exp.Expr) -> list[tuple[exp.Select, exp.In, exp.Select]]:
         for condition in conjuncts(where.this) if where else []:
             query = condition.args.get("query") if isinstance(condition, exp.In) else None
             inner = query.this if isinstance(query, exp.Subquery) else query
-            if isinstance(inner, exp.Select) and len(inner.expressions) == 1 and sources_of(inner):
+            is_read = isinstance(inner, exp.Select) and len(inner.expressions) == 1 and sources_of(inner)
+            if isinstance(condition, exp.In) and isinstance(inner, exp.Select) and is_read:
                 bare = inner.copy()
                 bare.set("distinct", None)
                 if _is_plain(bare) and not inner.find(exp.SetOperation) and not _reads_outside(inner):
@@ -344,7 +345,8 @@ def _is_correlated_aggregate(inner: exp.Select) -> bool:
 def _split_correlation(inner: exp.Select) -> tuple[list[tuple[exp.Expr, exp.Expr]], list[exp.Expr]] | None:
     """(inner column, outer column) pairs that are equal, and the conditions on inner columns alone; None where more is said."""
     own = {s.alias_or_name.lower() for s in sources_of(inner)}
-    keys, rest = [], []
+    keys: list[tuple[exp.Expr, exp.Expr]] = []
+    rest: list[exp.Expr] = []
     for part in conjuncts(inner.args["where"].this):
         tables = _tables_in(part)
         if tables <= own:

@@ -81,7 +81,8 @@ class _Drawing:
         return "■" if self.colour and self.unicode else _SIGNS[series % len(_SIGNS)]
 
     def _legend(self) -> list[str]:
-        lines, line, used = [], "", 0
+        lines: list[str] = []
+        line, used = "", 0
         for i, name in enumerate(self.plot.series):
             text = cut(name, self.width - 4)
             wide = shown_width(text) + 4
