@@ -133,9 +133,9 @@ def test_rates_and_concurrency(engine: Engine) -> None:
         wait_until(lambda: server.post("/v1/completions", SHORT).status == 200)
 
 
-def post_bytes(body: dict[str, Any]) -> bytes:
+def post_bytes(body: dict[str, Any], path: str = "/v1/completions") -> bytes:
     data = json.dumps(body).encode()
-    head = ("POST /v1/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(data)}")
+    head = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(data)}")
     return "\r\n".join([*head, "", ""]).encode() + data
 
 

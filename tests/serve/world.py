@@ -15,6 +15,7 @@ import uvicorn
 
 from openarctic.engine import Engine
 from openarctic.serve.app import build_app
+from openarctic.serve.desk import Desk
 from openarctic.serve.server import bind
 from openarctic.serve.service import Service
 from openarctic.serve.settings import ServeSettings
@@ -94,12 +95,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(engine: Engine, **settings: Any) -> Iterator[Server]:
-    """A server with those settings."""
+def running(engine: Engine, desk: Desk | None = None, **settings: Any) -> Iterator[Server]:
+    """A server with those settings and databases."""
     wanted = ServeSettings(port=0, **settings)
     listening = bind(wanted)
     service = Service(engine, wanted)
-    server = uvicorn.Server(uvicorn.Config(build_app(service), log_level="warning", lifespan="off", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(build_app(service, desk), log_level="warning", lifespan="off", access_log=False))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from openarctic.copilot.databases import Database
     from openarctic.serve.keys import Key
     from openarctic.serve.settings import ServeSettings
 
@@ -37,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-num-seqs", type=int, default=64, metavar="N", help="texts written at a time (default 64)")
     parser.add_argument("--cache-gb", type=float, default=1.0, metavar="GB", help="for keys and values (default 1)")
     parser.add_argument("--speculation", choices=("suffix",), help="guess tokens from earlier text; the text stays the same")
+    data = parser.add_argument_group("databases beside the model (/v1/ask, /v1/query, the page)")
+    data.add_argument("--db", action="append", default=[], metavar="NAME=URL", help="a database, several (default: the sample)")
+    data.add_argument("--no-db", action="store_true", help="serve no database")
+    data.add_argument("--policy", metavar="FILE", help="YAML file that says who may see what: a key's name is its user's")
     keys = parser.add_argument_group("who may call")
     keys.add_argument("--api-key-file", type=Path, metavar="FILE", help="keys, a line each: NAME SHA256 SCOPES [ROLES]")
     keys.add_argument("--new-key", metavar="NAME", help="print a new key's line for that file, and the key; serve nothing")
@@ -67,9 +72,15 @@ def run(args: argparse.Namespace) -> int:
         return _print_new_key(args.new_key, args.scopes)
     settings = _settings(args)
     from openarctic.cli import progress
+    from openarctic.copilot.policy import read_policy
     from openarctic.engine import load
+    from openarctic.errors import UserError
+    from openarctic.serve.desk import Desk
     from openarctic.serve.server import bind, serve
 
+    databases, policy = _databases(args), read_policy(args.policy) if args.policy else None
+    if policy is not None and not settings.keys:
+        raise UserError("--policy needs API keys: their names are the policy's users", "give --api-key-file")
     listening = bind(settings)
     engine = load(
         args.model,
@@ -85,8 +96,23 @@ def run(args: argparse.Namespace) -> int:
     if settings.host not in LOOPBACK:
         print(f"warning: {settings.host} can be reached from other machines; the keys are all that protects it", file=sys.stderr)
     name = settings.served_model_name or engine.name
-    serve(engine, settings, listening, lambda: print(f"serving {name} at http://{where}:{port}/v1", file=sys.stderr, flush=True))
+    desk = Desk(engine, databases, policy)
+    serve(desk, settings, listening, lambda: print(f"serving {name} at http://{where}:{port}/v1", file=sys.stderr, flush=True))
     return 0
+
+
+def _databases(args: argparse.Namespace) -> dict[str, Database]:
+    """By name; each is opened once, so that a wrong one is told before anything is served."""
+    from openarctic.copilot.databases import open_database
+    from openarctic.copilot.sample import database_or_sample
+    from openarctic.errors import UserError
+    from openarctic.serve.desk import named
+
+    if args.no_db and args.db:
+        raise UserError("--db and --no-db are both given", "leave one of them out")
+    if args.no_db:
+        return {}
+    return {name: open_database(url) for name, url in named(args.db).items()} or {"sample": database_or_sample(None)}
 
 
 def _settings(args: argparse.Namespace) -> ServeSettings:

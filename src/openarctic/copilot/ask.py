@@ -7,7 +7,7 @@ under the schema's grammar -> guard and policy -> execution -> vote -> answer ->
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ from openarctic.copilot.semantic.propose import Proposal, Proposer
 from openarctic.copilot.vote import Ballot, elect
 from openarctic.errors import AbstainedError, CapacityError, MissingError, OpenArcticError, RefusedError, UserError
 from openarctic.generator import Completion, Generator, Sampling
+
+# Called with the tables that the model is shown, and the values that the question names.
+OnLinked = Callable[[list[str], Sequence[ValueLink]], None]
 
 MAX_SQL_TOKENS = 160
 MAX_PROMPT_TOKENS = 1800
@@ -180,17 +183,18 @@ class Copilot:
     def __exit__(self, *_: object) -> None:
         self.worker.close()
 
-    def ask(self, question: str, options: AskOptions, tally: Tally | None = None) -> Answer:
-        """Answer one (checked) question; `tally` counts the candidates even where none wins.
+    def ask(self, question: str, options: AskOptions, tally: Tally | None = None, on_linked: OnLinked | None = None) -> Answer:
+        """Answer one (checked) question; `tally` counts the candidates even where none wins. `on_linked` hears which tables the
+        model is shown, and the values that the question names, before the model begins.
 
         Raises AbstainedError, CapacityError or RefusedError.
         """
         with self.access.recorded("ask", question=question) as event:
-            answer = self._ask(question, options, tally, event)
+            answer = self._ask(question, options, tally, event, on_linked or (lambda tables, links: None))
             event.rows, event.truncated = len(answer.rows or ()), answer.truncated
         return answer
 
-    def _ask(self, question: str, options: AskOptions, tally: Tally | None, event: Event) -> Answer:
+    def _ask(self, question: str, options: AskOptions, tally: Tally | None, event: Event, on_linked: OnLinked) -> Answer:
         clock, tally = Clock(), tally or Tally()
         links = self.values.links(question)
         proposal = self.proposer.propose(question, links) if self.proposer else Proposal()
@@ -201,6 +205,7 @@ class Copilot:
                 return answer
         shown = narrow(self.schema, question, links, self._fits)
         prompt = schema_text(shown) + question_text(question, links)
+        on_linked([table.name for table in shown.tables], links)
         clock.lap("link")
         grammar = schema_grammar(shown, self.form)
         if options.keep_prefix:

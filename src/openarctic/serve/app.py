@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -11,14 +13,24 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from openarctic import __version__
+from openarctic.copilot.execute import Result
 from openarctic.errors import OpenArcticError
-from openarctic.serve import chat, completions, responses, tokens
+from openarctic.serve import chat, completions, files, responses, sql, tokens
+from openarctic.serve.desk import Desk
 from openarctic.serve.errors import HTTPError, as_http, invalid
 from openarctic.serve.gate import Gate
 from openarctic.serve.keys import ANYONE, Key
-from openarctic.serve.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
+from openarctic.serve.protocol import (
+    AskRequest,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    QueryRequest,
+    ResponsesRequest,
+    TokenizeRequest,
+)
 from openarctic.serve.service import Service
-from openarctic.serve.work import ClientGone
+from openarctic.serve.work import ClientGone, disconnected
 
 _ERROR = {
     "description": "what was wrong",
@@ -43,17 +55,19 @@ _ERROR = {
         }
     },
 }
+PARQUET = "application/vnd.apache.parquet"
 RESPONSES: dict[int | str, dict[str, Any]] = {status: _ERROR for status in (400, 401, 403, 404, 413, 421, 422, 429, 503, 504)}
 
 
-def build_app(service: Service) -> FastAPI:
-    """All routes of a service."""
+def build_app(service: Service, desk: Desk | None = None) -> FastAPI:
+    """All routes of a service; those of databases answer for the ones at `desk`."""
     app = FastAPI(title="OpenArctic", version=__version__, docs_url=None, redoc_url=None, responses=RESPONSES)
     app.state.service = service
     app.add_middleware(Gate, service=service)
     _add_error_handlers(app)
     _add_plain_routes(app, service)
     _add_model_routes(app, service)
+    _add_database_routes(app, desk or Desk(service.engine, {}))
     return app
 
 
@@ -91,6 +105,33 @@ def _events(stream: AsyncIterator[bytes]) -> Response:
     """Server-sent events, which no proxy shall collect."""
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+async def _watched(request: Request, work: Coroutine[Any, Any, Any], answer: Callable[[Any], Response]) -> Response:
+    """The answer of what `work` gives; it ends when the client goes away. Failures are told as the command line tells them."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(disconnected(request))
+    either: set[asyncio.Future[Any]] = {task, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        found = task.result()
+    except OpenArcticError as error:
+        http = as_http(error)
+        told = http.body()["error"] | {"hint": error.hint}
+        return JSONResponse({**sql.failed(error), "error": told | {"type": error.type}}, http.status)
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    return answer(found)
+
+
+def _json(body: Any) -> Response:
+    """Dates and decimals as text."""
+    return Response(json.dumps(body, default=str), media_type="application/json")
 
 
 def _key(request: Request) -> Key:
@@ -184,3 +225,36 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
     async def tokenizer_info() -> dict[str, Any]:
         """Special tokens and chat template."""
         return tokens.tokenizer_info(service)
+
+
+def _add_database_routes(app: FastAPI, desk: Desk) -> None:
+    @app.get("/v1/databases", tags=["databases"])
+    async def databases() -> dict[str, Any]:
+        """Names that the other routes take."""
+        return {"object": "list", "data": [{"id": name, "dialect": db.dialect} for name, db in desk.databases.items()]}
+
+    @app.post("/v1/ask", tags=["databases"])
+    async def ask(body: AskRequest, request: Request) -> Response:
+        """A question; server-sent events unless `stream` is false."""
+        if body.stream:
+            return _events(sql.stages(desk, body, _key(request)))
+        return await _watched(request, sql.ask(desk, body, _key(request)), _json)
+
+    @app.post("/v1/query", tags=["databases"])
+    async def query(body: QueryRequest, request: Request) -> Response:
+        """A statement."""
+
+        def answer(found: tuple[dict[str, Any], Result]) -> Response:
+            if body.format == "json":
+                return _json(found[0])
+            is_csv = body.format == "csv"
+            data, kind = (files.as_csv(found[1]), "text/csv") if is_csv else (files.as_parquet(found[1]), PARQUET)
+            headers = {"Content-Disposition": f'attachment; filename="result.{body.format}"'}
+            return Response(data, media_type=kind, headers=headers)
+
+        return await _watched(request, sql.query(desk, body, _key(request)), answer)
+
+    @app.get("/v1/schema", tags=["databases"])
+    async def schema(request: Request, database: str | None = None) -> dict[str, Any]:
+        """Tables and columns that the key may see."""
+        return await sql.schema(desk, database, _key(request))

@@ -307,3 +307,28 @@ class ResponsesRequest(Bookkeeping):
     prompt: None = None
     reasoning: None = None
     max_tool_calls: None = None
+
+
+class AskRequest(Body):
+    """`POST /v1/ask`: a question to a named database. `chart` asks for a picture too, as a Vega-Lite spec and as SVG."""
+
+    question: str
+    database: str | None = None
+    stream: bool = True
+    execute: bool = True
+    chart: bool = False
+    candidates: Annotated[int, Field(ge=1, le=16)] = 4
+    limit: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class QueryRequest(Body):
+    """`POST /v1/query`: one statement, through the guard. `format` csv gives the rows as a file."""
+
+    sql: str
+    database: str | None = None
+    limit: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
+    format: Literal["json", "csv", "parquet"] = "json"
+    chart: bool = False

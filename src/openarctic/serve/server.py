@@ -10,17 +10,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import uvicorn
 
 from openarctic.errors import UserError
 from openarctic.serve.app import build_app
+from openarctic.serve.desk import Desk
 from openarctic.serve.service import Service
 from openarctic.serve.settings import ServeSettings
-
-if TYPE_CHECKING:
-    from openarctic.engine import Engine
 
 BACKLOG = 1024
 
@@ -75,17 +72,17 @@ class _Server(uvicorn.Server):
             self.on_ready()
 
 
-def serve(engine: Engine, settings: ServeSettings, listening: socket.socket, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGTERM or Ctrl-C; then finish what is under way, for `drain_timeout_s` at most."""
+def serve(desk: Desk, settings: ServeSettings, listening: socket.socket, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Serve a desk's engine and databases until SIGTERM or Ctrl-C; then finish what is under way, within `drain_timeout_s`."""
     log = logging.getLogger("openarctic.serve")
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
-    service = Service(engine, settings)
+    service = Service(desk.engine, settings)
     config = uvicorn.Config(
-        build_app(service),
+        build_app(service, desk),
         access_log=False,
         log_level="warning",
         lifespan="off",
@@ -96,5 +93,5 @@ def serve(engine: Engine, settings: ServeSettings, listening: socket.socket, on_
         loop="asyncio",
     )
     server = _Server(config, service, on_ready)
-    with listening:
+    with listening, contextlib.closing(desk):
         asyncio.run(server.serve(sockets=[listening]))

@@ -86,7 +86,7 @@ class Work:
         for stream in self.streams:
             stream.is_heard = False  # no events, only the end
         waiting = asyncio.gather(*(_end_of(stream) for stream in self.streams))
-        gone = asyncio.create_task(_disconnected(request))
+        gone = asyncio.create_task(disconnected(request))
         either: set[asyncio.Future[Any]] = {waiting, gone}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -142,6 +142,7 @@ async def _end_of(stream: Stream) -> None:
         pass
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
+    """Returns when the client has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

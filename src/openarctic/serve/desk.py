@@ -1,0 +1,216 @@
+"""Named databases behind the server: who may ask what of them, and copilots that wait for the next question.
+
+A copilot (schema as its reader may see it, a process that runs statements) belongs to one database and one reader, and answers
+one question at a time. Some are kept; a database that changed is read anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from openarctic.copilot.ask import Copilot
+from openarctic.copilot.databases import Database
+from openarctic.copilot.databases.reading import kind_of
+from openarctic.copilot.policy import Policy
+from openarctic.engine.request import Stream
+from openarctic.errors import CapacityError, UserError
+from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
+from openarctic.serve.errors import HTTPError
+from openarctic.serve.keys import ANYONE, Key
+
+if TYPE_CHECKING:
+    from openarctic.copilot.semantic.model import SemanticModel
+    from openarctic.engine import Engine
+
+MAX_IDLE = 16  # copilots that are kept
+MAX_BUSY = 8  # questions and statements at a time
+WAIT_S = 30.0
+
+Result = TypeVar("Result")
+
+
+class Voice:
+    """The engine for one question: what it writes is for the asking key, and can be stopped from outside."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.target_form = engine.target_form
+        self.name = engine.name
+        self.tenant = ""
+        self._streams: list[Stream] = []
+        self._is_stopped = False
+        self._lock = threading.Lock()
+
+    def count_tokens(self, text: str) -> int:
+        """Length in tokens."""
+        return self._engine.count_tokens(text)
+
+    def keep_prefix(self, text: str) -> None:
+        """Keep what is computed of a prompt's beginning."""
+        self._engine.keep_prefix(text, tenant=self.tenant)
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        sampling: Sequence[Sampling] = (GREEDY,),
+        max_tokens: int = 256,
+        grammar: str | Constraint | None = None,
+        on_text: OnText | None = None,
+    ) -> list[Completion]:
+        """As `Generator.generate`. Raises CapacityError once stopped."""
+        with self._lock:
+            if self._is_stopped:
+                raise CapacityError("the question was given up")
+            stream = self._engine.submit(prompt, sampling=sampling, max_tokens=max_tokens, grammar=grammar, tenant=self.tenant)
+            stream.is_heard = False
+            self._streams.append(stream)
+        return stream.result()
+
+    def begin(self, tenant: str) -> None:
+        """The next question."""
+        with self._lock:
+            self.tenant, self._is_stopped = tenant, False
+            self._streams.clear()
+
+    def stop(self) -> None:
+        """End what is being written, and whatever would come."""
+        with self._lock:
+            self._is_stopped = True
+            for stream in self._streams:
+                stream.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """A copilot and the voice that its model is."""
+
+    copilot: Copilot
+    voice: Voice
+    reader: tuple[str, str]  # database, user
+    fingerprint: Any
+
+    def has_changed(self) -> bool:
+        """Whether the database is another one than when its schema was read."""
+        return self.fingerprint != _fingerprint(self.copilot.database)
+
+
+def _fingerprint(database: Database) -> Any:
+    try:
+        return kind_of(database).fingerprint(database)
+    except OSError:
+        return None  # it has gone: reading it will say so
+
+
+@dataclass(slots=True, eq=False)
+class Desk:
+    """`databases` by the names that requests use; with a policy a key's name is its user's."""
+
+    engine: Engine
+    databases: Mapping[str, Database]
+    policy: Policy | None = None
+    semantic: Mapping[str, SemanticModel] = field(default_factory=dict)
+    _idle: list[Seat] = field(default_factory=list)
+    _busy: asyncio.Semaphore | None = None
+
+    def database(self, name: str | None) -> str:
+        """The name of a database, or of the only one. Raises HTTPError for another name: paths are names of none."""
+        if name is None:
+            if len(self.databases) == 1:
+                return next(iter(self.databases))
+            told = ", ".join(self.databases) or "none"
+            raise HTTPError(400, f"database is missing; there are {told}", param="database")
+        if name not in self.databases:
+            message = f"there is no database of that name; there are {', '.join(self.databases) or 'none'}"
+            raise HTTPError(404, message, type="not_found_error", param="database", code="unknown_database")
+        return name
+
+    @asynccontextmanager
+    async def seat(self, name: str, key: Key) -> AsyncIterator[Seat]:
+        """A copilot of that database for that key, alone for the time of a `with`. Raises HTTPError when all are busy."""
+        if self._busy is None:
+            self._busy = asyncio.Semaphore(MAX_BUSY)
+        try:
+            await asyncio.wait_for(self._busy.acquire(), WAIT_S)
+        except TimeoutError as error:
+            raise HTTPError(503, "too many questions wait", type="overloaded_error", headers={"Retry-After": "5"}) from error
+        try:
+            user = self._user(key)
+            seat = self._take((name, user or ""))
+            if seat and await asyncio.to_thread(seat.has_changed):
+                seat.copilot.worker.close()
+                seat = None
+            seat = seat or await asyncio.to_thread(self._make, name, user)
+            seat.voice.begin(key.name)
+            try:
+                yield seat
+            finally:
+                self._give_back(seat)
+        finally:
+            self._busy.release()
+
+    def _user(self, key: Key) -> str | None:
+        if self.policy is None:
+            return None
+        if key is ANYONE:
+            raise UserError("a policy is in force, and nobody is named who asks", "serve with API keys: their names are users")
+        return key.name
+
+    def _take(self, reader: tuple[str, str]) -> Seat | None:
+        for seat in reversed(self._idle):
+            if seat.reader == reader:
+                self._idle.remove(seat)
+                return seat
+        return None
+
+    def _make(self, name: str, user: str | None) -> Seat:
+        database = self.databases[name]
+        fingerprint = _fingerprint(database)
+        voice = Voice(self.engine)
+        copilot = Copilot(database, voice, policy=self.policy, user=user, semantic=self.semantic.get(name))
+        return Seat(copilot, voice, (name, user or ""), fingerprint)
+
+    def _give_back(self, seat: Seat) -> None:
+        self._idle.append(seat)
+        if len(self._idle) > MAX_IDLE:
+            self._idle.pop(0).copilot.worker.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        for seat in self._idle:
+            seat.copilot.worker.close()
+        self._idle.clear()
+
+
+async def in_thread(seat: Seat, work: Callable[[], Result]) -> Result:
+    """`work` beside the event loop. Whoever gives up waiting ends it: the model's writing and the statement's process."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        seat.voice.stop()
+        seat.copilot.worker.close()
+        with suppress(Exception):
+            await task
+        raise
+
+
+def named(pairs: Sequence[str]) -> dict[str, str]:
+    """`name=url` texts of the command line as a mapping; a bare path is called as its file. Raises UserError."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, url = pair.partition("=")
+        if not separator or "/" in name or "." in name:
+            name, url = Path(pair).stem, pair
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise UserError(f"--db {pair!r} has no plain name", "write --db NAME=URL_OR_PATH")
+        if name in found:
+            raise UserError(f"two databases are called {name}", "write --db NAME=URL_OR_PATH")
+        found[name] = url
+    return found

@@ -1,0 +1,145 @@
+"""`/v1/ask`, `/v1/query`, `/v1/schema`: databases beside the model, each behind the same guard and policy as the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from openarctic.copilot.ask import Answer, AskOptions
+from openarctic.copilot.charts.choose import chart_for
+from openarctic.copilot.execute import Result
+from openarctic.copilot.guard import Checked
+from openarctic.copilot.intent import check_question
+from openarctic.copilot.link import ValueLink
+from openarctic.errors import AbstainedError, OpenArcticError, RefusedError
+from openarctic.serve.desk import Desk, Seat, in_thread
+from openarctic.serve.errors import HTTPError
+from openarctic.serve.keys import Key
+from openarctic.serve.protocol import AskRequest, QueryRequest
+
+
+def failed(error: OpenArcticError) -> dict[str, Any]:
+    """The object of a question or statement that failed, as the command line prints it."""
+    status = "refused" if isinstance(error, RefusedError) else "abstained" if isinstance(error, AbstainedError) else "error"
+    return {"status": status, "error": error.to_dict()}
+
+
+async def ask(desk: Desk, request: AskRequest, key: Key) -> dict[str, Any]:
+    """The whole answer. Raises HTTPError or an error of ours."""
+    name = desk.database(request.database)
+    question = check_question(request.question)
+    async with desk.seat(name, key) as seat:
+        answer = await in_thread(seat, lambda: seat.copilot.ask(question, _options(request)))
+    return _object(answer)
+
+
+def _options(request: AskRequest) -> AskOptions:
+    return AskOptions(
+        candidates=request.candidates,
+        limit=request.limit,
+        timeout_s=request.timeout,
+        execute=request.execute,
+        seed=request.seed,
+        chart=request.chart,
+    )
+
+
+def _object(answer: Answer) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(json.dumps(answer.to_dict(), default=str))
+    return body
+
+
+async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[bytes]:
+    """The answer as events: linked, sql, rows, answer, done; or error. Each has the fields of the whole object known by then."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def on_linked(tables: list[str], links: Sequence[ValueLink]) -> None:
+        values = [{"value": link.value, "places": [".".join(place) for place in link.places]} for link in links]
+        loop.call_soon_threadsafe(told.put_nowait, {"tables": tables, "values": values})
+
+    try:
+        name = desk.database(request.database)
+        question = check_question(request.question)
+        async with desk.seat(name, key) as seat:
+            work = asyncio.ensure_future(
+                in_thread(seat, lambda: seat.copilot.ask(question, _options(request), on_linked=on_linked))
+            )
+            try:
+                first = asyncio.ensure_future(told.get())
+                await asyncio.wait({work, first}, return_when=asyncio.FIRST_COMPLETED)
+                if first.done():
+                    yield _event("linked", {"question": question, **first.result()})
+                first.cancel()
+                body = _object(await work)
+            finally:
+                if not work.done():
+                    work.cancel()
+                    await asyncio.wait({work})
+    except OpenArcticError as error:
+        yield _event("error", {"question": request.question, **failed(error)})
+        return
+    except HTTPError as error:
+        yield _event("error", {"question": request.question, "status": "error", **error.body()})
+        return
+    known = {"question": question}
+    for stage, fields in (
+        ("sql", ("sql", "dialect", "confidence", "verified")),
+        ("rows", ("columns", "rows", "truncated", "chart", "hidden_by_policy")),
+        ("answer", ("answer", "model", "timings_ms")),
+    ):
+        yield _event(stage, {**known, **{field: body[field] for field in fields if field in body}})
+    yield _event("done", body)
+
+
+def _event(name: str, data: dict[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'), default=str)}\n\n".encode()
+
+
+async def query(desk: Desk, request: QueryRequest, key: Key) -> tuple[dict[str, Any], Result]:
+    """What a statement gave, as an object and as rows. Raises HTTPError or an error of ours."""
+    name = desk.database(request.database)
+    async with desk.seat(name, key) as seat:
+        started = time.perf_counter()
+        checked, result = await in_thread(seat, lambda: _run(seat, request))
+    dialect = seat.copilot.database.dialect
+    chart = None
+    if request.chart:
+        chart = chart_for(result.columns, (), result.rows, "", checked.shown, dialect, result.truncated)
+    body = {
+        "status": "ok",
+        "sql": checked.shown,
+        "dialect": dialect,
+        "columns": result.columns,
+        "rows": result.rows,
+        "truncated": result.truncated,
+        "chart": chart,
+        "hidden_by_policy": checked.filtered,
+        "timings_ms": {"execute": round((time.perf_counter() - started) * 1000, 1)},
+        "error": None,
+    }
+    return body, result
+
+
+def _run(seat: Seat, request: QueryRequest) -> tuple[Checked, Result]:
+    access = seat.copilot.access
+    with access.recorded("query", sql=request.sql) as event:
+        event.checked = checked = access.check(request.sql)
+        result = seat.copilot.worker.execute(checked, limit=request.limit, timeout_s=request.timeout)
+        event.rows, event.truncated = len(result.rows), result.truncated
+    return checked, result
+
+
+async def schema(desk: Desk, name: str | None, key: Key) -> dict[str, Any]:
+    """What a key may see of a database: tables, columns, types, keys, comments. No values."""
+    async with desk.seat(desk.database(name), key) as seat:
+        seen = seat.copilot.access.schema
+    tables = [asdict(table) for table in seen.tables]
+    for table in tables:
+        for column in table["columns"]:
+            del column["values"]
+    return {"dialect": seen.dialect, "tables": tables}

@@ -1,0 +1,199 @@
+"""Databases over HTTP: the same answers as the command line's, under the same guard and policy."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openarctic.copilot.ask import AskOptions, ask
+from openarctic.copilot.databases import open_database
+from openarctic.copilot.policy import read_policy
+from openarctic.copilot.sample import database_or_sample
+from openarctic.engine import Engine, load
+from openarctic.errors import UserError
+from openarctic.serve.desk import Desk, named
+from openarctic.serve.keys import Key, digest_of
+
+from .test_gate import post_bytes, wait_until
+from .world import Server, running
+
+QUESTION = "How many orders have the status cancelled?"
+POLICY = """
+roles:
+  sales:
+    tables:
+      customers: {columns: {mask: {email: hash}}, rows: "segment = 'Club'"}
+users:
+  ann: [sales]
+"""
+
+
+@pytest.fixture(scope="module")
+def nano() -> Engine:
+    return load(threads=1)
+
+
+@pytest.fixture(scope="module")
+def served(nano: Engine) -> Iterator[Server]:
+    desk = Desk(nano, {"sample": database_or_sample(None)})
+    with running(nano, desk) as server:
+        yield server
+    desk.close()
+
+
+def events(body: bytes) -> list[tuple[str, dict[str, Any]]]:
+    parts = [part.split("\n") for part in body.decode().strip().split("\n\n")]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in parts]
+
+
+def test_a_question_whole_and_in_stages(served: Server, nano: Engine) -> None:
+    wanted = ask(QUESTION, model=nano, options=AskOptions(chart=True)).to_dict()
+    del wanted["timings_ms"]
+    whole = served.post("/v1/ask", {"question": QUESTION, "stream": False, "chart": True}).json
+    assert whole.pop("timings_ms")
+    assert whole == json.loads(json.dumps(wanted, default=str))
+    told = events(served.post("/v1/ask", {"question": QUESTION, "database": "sample", "chart": True}).body)
+    assert [name for name, _ in told] == ["linked", "sql", "rows", "answer", "done"]
+    stages = dict(told)
+    assert {"orders"} <= set(stages["linked"]["tables"])
+    assert stages["linked"]["values"] == [{"value": "cancelled", "places": ["orders.status"]}]
+    assert (stages["sql"]["sql"], stages["rows"]["rows"], stages["answer"]["answer"]) == (
+        whole["sql"],
+        whole["rows"],
+        whole["answer"],
+    )
+    assert stages["done"].pop("timings_ms") and stages["done"] == whole
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "type"), [("Delete all orders", "refused", "not_a_read"), ("", "error", "bad_input")]
+)
+def test_what_is_no_question(served: Server, question: str, status: str, type: str) -> None:
+    [(name, told)] = events(served.post("/v1/ask", {"question": question}).body)
+    assert (name, told["status"], told["error"]["type"]) == ("error", status, type)
+    reply = served.post("/v1/ask", {"question": question, "stream": False})
+    assert reply.status == (403 if status == "refused" else 400)
+    assert reply.json["status"] == status and reply.json["error"]["hint"]
+
+
+def test_statements(served: Server) -> None:
+    sql = "SELECT segment, count(*) AS n, avg(customer_id) AS a FROM customers GROUP BY segment ORDER BY segment"
+    body = served.post("/v1/query", {"sql": sql, "chart": True}).json
+    assert body["columns"] == ["segment", "n", "a"] and len(body["rows"]) == 3 and body["status"] == "ok"
+    assert body["chart"]["mark"]
+    cut = served.post("/v1/query", {"sql": "SELECT * FROM orders", "limit": 5}).json
+    assert len(cut["rows"]) == 5 and cut["truncated"]
+    text = served.post("/v1/query", {"sql": sql, "format": "csv"})
+    assert text.headers["content-disposition"] == 'attachment; filename="result.csv"'
+    rows = list(csv.reader(io.StringIO(text.body.decode())))
+    assert rows[0] == body["columns"] and rows[1] == [str(cell) for cell in body["rows"][0]]
+
+
+def test_parquet_keeps_the_rows(served: Server, tmp_path: Path) -> None:
+    import duckdb
+
+    sql = "SELECT 1 AS n, 1.5 AS f, 'x' AS t, NULL AS e, 2 AS N, true AS b UNION ALL SELECT 3, NULL, '=1+1', NULL, 4, false"
+    reply = served.post("/v1/query", {"sql": sql, "format": "parquet"})
+    assert reply.status == 200, reply.body
+    path = tmp_path / "r.parquet"
+    path.write_bytes(reply.body)
+    found = duckdb.sql(f"SELECT * FROM '{path}' ORDER BY 1")
+    assert found.columns == ["n", "f", "t", "e", "N_2", "b"]
+    assert found.fetchall() == [(1, 1.5, "x", None, 2, True), (3, None, "=1+1", None, 4, False)]
+
+
+def test_a_file_for_spreadsheets_holds_no_formulas(served: Server) -> None:
+    reply = served.post("/v1/query", {"sql": "SELECT '=cmd()' AS a, '-5' AS b, '@x' AS c", "format": "csv"})
+    assert reply.body.decode().splitlines()[1] == "'=cmd(),-5,'@x"
+
+
+@pytest.mark.parametrize(
+    ("sql", "status", "type"),
+    [
+        ("DROP TABLE orders", 403, "not_a_read"),
+        ("SELECT * FROM nowhere", 403, "unknown_table"),
+        ("SELECT read_text('/etc/passwd')", 403, "forbidden_function"),
+        ("SELECT (", 403, "unparsable"),
+        ("SELECT CAST('x' AS INTEGER) FROM orders", 400, "bad_input"),
+    ],
+)
+def test_refusals(served: Server, sql: str, status: int, type: str) -> None:
+    for format in ("json", "csv"):
+        reply = served.post("/v1/query", {"sql": sql, "format": format})
+        assert (reply.status, reply.json["error"]["type"]) == (status, type), reply.body
+        assert reply.json["status"] == ("refused" if status == 403 else "error")
+
+
+def test_schema_and_names(served: Server) -> None:
+    body = served.get("/v1/schema").json
+    orders = next(table for table in body["tables"] if table["name"] == "orders")
+    assert "status" in [column["name"] for column in orders["columns"]] and "values" not in orders["columns"][0]
+    assert served.get("/v1/databases").json["data"] == [{"id": "sample", "dialect": "duckdb"}]
+    for name in ("other", "/etc/passwd", "../sample"):
+        reply = served.post("/v1/query", {"sql": "SELECT 1", "database": name})
+        assert (reply.status, reply.error["code"]) == (404, "unknown_database")
+
+
+def test_no_database(server: Server) -> None:
+    assert server.get("/v1/schema").error["param"] == "database"
+
+
+def test_a_key_sees_what_its_policy_shows(nano: Engine, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    desk = Desk(nano, {"sample": database_or_sample(None)}, read_policy(tmp_path / "policy.yaml"))
+    keys = (Key("ann", digest_of("a")), Key("bob", digest_of("b")))
+    ann, bob = {"Authorization": "Bearer a"}, {"Authorization": "Bearer b"}
+    with running(nano, desk, keys=keys) as server:
+        assert [table["name"] for table in server.get("/v1/schema", **ann).json["tables"]] == ["customers"]
+        body = server.post("/v1/query", {"sql": "SELECT DISTINCT segment FROM customers"}, **ann).json
+        assert body["rows"] == [["Club"]] and body["hidden_by_policy"] == ["customers"]
+        reply = server.post("/v1/query", {"sql": "SELECT count(*) FROM orders"}, **ann)
+        assert (reply.status, reply.json["error"]["type"]) == (403, "not_permitted")
+        assert server.post("/v1/query", {"sql": "SELECT 1"}, **bob).status == 403
+    desk.close()
+
+
+def test_a_database_that_changes_is_read_anew(nano: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "shop.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE a (x INTEGER)")
+    desk = Desk(nano, {"shop": open_database(path)})
+    with running(nano, desk) as server:
+        assert server.post("/v1/query", {"sql": "SELECT count(*) FROM a"}).json["rows"] == [[0]]
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE b (y INTEGER)")
+        assert server.post("/v1/query", {"sql": "SELECT count(*) FROM b"}).json["rows"] == [[0]]
+    desk.close()
+
+
+def test_a_statement_ends_when_its_client_leaves(served: Server) -> None:
+    slow = "SELECT count(*) FROM orders a, orders b, orders c, orders d WHERE a.order_id + b.order_id < c.order_id * d.order_id"
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=30)
+    connection.sendall(post_bytes({"sql": slow, "timeout": 60}, "/v1/query"))
+    wait_until(lambda: children() > 0)
+    before = children()
+    connection.close()
+    wait_until(lambda: children() < before)
+    assert served.post("/v1/query", {"sql": "SELECT 1 AS one"}).json["rows"] == [[1]]
+
+
+def children() -> int:
+    """Processes of this one, by whichever thread they were started."""
+    parents = [path.read_text().rpartition(")")[2].split()[1] for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    return parents.count(str(os.getpid()))
+
+
+def test_names_of_databases() -> None:
+    assert named(["shop=sqlite:///x.db", "data/sales.duckdb"]) == {"shop": "sqlite:///x.db", "sales": "data/sales.duckdb"}
+    for wrong in (["a=x", "a=y"], ["=x"], ["a b=x"]):
+        with pytest.raises(UserError):
+            named(wrong)
