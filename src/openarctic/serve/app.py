@@ -20,6 +20,7 @@ from openarctic.serve.desk import Desk
 from openarctic.serve.errors import HTTPError, as_http, invalid
 from openarctic.serve.gate import Gate
 from openarctic.serve.keys import ANYONE, Key
+from openarctic.serve.page import add_page
 from openarctic.serve.protocol import (
     AskRequest,
     ChatRequest,
@@ -67,6 +68,7 @@ def build_app(service: Service, desk: Desk | None = None) -> FastAPI:
     _add_error_handlers(app)
     _add_plain_routes(app, service)
     _add_model_routes(app, service)
+    add_page(app)
     _add_database_routes(app, desk or Desk(service.engine, {}))
     return app
 

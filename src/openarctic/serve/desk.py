@@ -142,11 +142,11 @@ class Desk:
             raise HTTPError(503, "too many questions wait", type="overloaded_error", headers={"Retry-After": "5"}) from error
         try:
             user = self._user(key)
-            seat = self._take((name, user or ""))
-            if seat and await asyncio.to_thread(seat.has_changed):
-                seat.copilot.worker.close()
-                seat = None
-            seat = seat or await asyncio.to_thread(self._make, name, user)
+            kept = self._take((name, user or ""))
+            if kept is not None and await asyncio.to_thread(kept.has_changed):
+                kept.copilot.worker.close()
+                kept = None
+            seat = await asyncio.to_thread(self._make, name, user) if kept is None else kept
             seat.voice.begin(key.name)
             try:
                 yield seat
