@@ -97,4 +97,12 @@ def open_access(
     if user is None:
         raise UserError("a policy is given, but nobody is named who asks", "give --user NAME")
     policy = policy if isinstance(policy, Policy) else read_policy(policy)
-    return Access(schema, policy, policy.principal(user), allowed_tables)
+    try:
+        principal = policy.principal(user)
+    except RefusedError as error:
+        if policy.audit is not None:
+            stranger = Event(door="open", principal=Principal(user), dialect=schema.dialect)
+            stranger.fail(error)
+            AuditLog(policy.audit).append(stranger)
+        raise
+    return Access(schema, policy, principal, allowed_tables)

@@ -11,14 +11,15 @@ import datetime
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sqlglot
-from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
+from sqlglot.tokens import Token, TokenType
 
 from openarctic.copilot.guard import Checked
 from openarctic.copilot.principal import Principal
@@ -28,6 +29,7 @@ from openarctic.errors import CorruptError, MissingError, OpenArcticError, Refus
 START = "0" * 64  # what the first line holds as the hash before it
 MAX_LINE_BYTES = 1 << 20
 MAX_SQL_CHARS = 20_000
+_WORDS_OR_SIGNS = re.compile(r"[^\W\d][\w$]*(?:\s+[^\W\d]\w*)*|[^\w\s'\"`$]+")
 _UNREADABLE = "(not SQL that can be read)"
 
 
@@ -73,28 +75,34 @@ class Event:
 
 
 def redacted(sql: str, dialect: str, schema: Schema | None = None) -> str:
-    """The shape of a statement: literals are `?`, and so are quoted names that are none of the schema's. Comments are dropped."""
+    """The shape of a statement: words and signs alone; anything else is a value and becomes `?`, and so do quoted names that the
+    schema does not have. Comments are dropped. Nothing need be parsed, so this holds for what the guard could not understand.
+    """
     if len(sql) > MAX_SQL_CHARS:
         return f"({len(sql)} characters)"
     try:
-        statements = [s for s in sqlglot.parse(sql, read=dialect) if s is not None]
-        if not statements or any(isinstance(s, exp.Command) for s in statements):
-            return _UNREADABLE if not statements else str(statements[0].this).upper()
-        return "; ".join(_shape(statement, schema).sql(dialect=dialect, comments=False) for statement in statements)
-    except (SqlglotError, RecursionError):
+        tokens = Dialect.get_or_raise(dialect).tokenize(sql)
+    except SqlglotError:
         return _UNREADABLE
-
-
-def _shape(tree: exp.Expr, schema: Schema | None) -> exp.Expr:
     known = set() if schema is None else {t.name.lower() for t in schema.tables}.union(*(t.column_names for t in schema.tables))
-    for node in list(tree.find_all(exp.Literal, exp.Identifier, exp.RawString, exp.National, exp.HexString, exp.BitString)):
-        if not isinstance(node, exp.Identifier):
-            question_mark = exp.Placeholder()
-            tree = question_mark if node is tree else tree
-            node.replace(question_mark)
-        elif node.args.get("quoted") and node.name.lower() not in known:
-            node.set("this", "?")
-    return tree
+    parts: list[str] = []
+    end = -1
+    for token in tokens:
+        shape = _shape(token, sql[token.start : token.end + 1], known)
+        if token.start > end + 1 and parts:
+            parts.append(" ")
+        elif parts and parts[-1] == "?" and (shape == "?" or shape[0].isalnum()):
+            shape = ""  # the rest of a number: `0xFF` is read as two tokens
+        parts.append(shape or "?")
+        end = token.end
+    return re.sub(r"\?+", "?", "".join(parts))
+
+
+def _shape(token: Token, written: str, known: set[str]) -> str:
+    if token.token_type == TokenType.IDENTIFIER:
+        return written if token.text.lower() in known else '"?"'
+    is_value = token.token_type == TokenType.NUMBER or token.token_type.name.endswith("STRING")
+    return "?" if is_value or not _WORDS_OR_SIGNS.fullmatch(written) else written
 
 
 class AuditLog:

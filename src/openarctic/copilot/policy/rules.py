@@ -118,6 +118,10 @@ class Rules:
         views = frozenset(t.name.lower() for t in schema.tables if t.is_view)
         check_names(policy, {t.name.lower(): t.column_names for t in schema.tables}, views)
         self._roles = [policy.roles[name] for name in principal.roles]
+        if self.database_role is not None and schema.dialect != "postgres":
+            raise UserError(
+                f"database_role is {self.database_role}, but {schema.dialect} has no roles that we can take", "leave it out"
+            )
         self._bounds = Bounds(schema)
         self.tables = dict(self._table_rules())
 
