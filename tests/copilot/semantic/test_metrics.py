@@ -132,7 +132,12 @@ def test_order_limit_and_grain(shop: Shop) -> None:
     names = by(wide(shop, "line"), ("customer_name",), amount)
     best = sorted(((value, key[0]) for key, value in names.items()), reverse=True)
     assert rows("top 2 customer names by revenue") == [(name, value) for value, name in best[:2]]
-    assert rows("Which customer name has the lowest revenue?") == [(best[-1][1], best[-1][0])]
+    # Who is asked for alone is all that is returned.
+    assert rows("Which customer name has the lowest revenue?") == [(best[-1][1],)]
+    nets = composed(shop, "net", ("customers", "customer_name"))
+    assert rows("Which customer name has the highest net revenue?") == [max(nets, key=lambda name: nets[name])]
+    pieces = [row["row"][2] for row in wide(shop, "line")]
+    assert rows("minimum and maximum pieces") == [(min(pieces), max(pieces))]
     assert rows("how many purchases are open") == [(2,)]
     months = rows("monthly number of orders in 2023")
     assert [str(m)[:7] for m, _ in months] == ["2023-01", "2023-02", "2023-12"] and [n for _, n in months] == [1, 1, 1]
@@ -149,6 +154,9 @@ def test_order_limit_and_grain(shop: Shop) -> None:
         "number of customers by state",
         "What is the meaning of life?",
         "refund_rate by order_id of lines",
+        "states with at least 2 purchases by revenue",
+        "revenue of the highest home city",
+        "What are the pieces?",
         "",
     ],
 )

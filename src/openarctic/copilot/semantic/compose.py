@@ -56,13 +56,17 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class MetricQuery:
-    """What is measured, by what, of which rows; `order` sorts by the first measure, `limit` keeps the first groups."""
+    """What is measured, by what, of which rows; `order` sorts by the first measure, `limit` keeps the first groups.
+
+    `shows_measures` False returns the groups alone.
+    """
 
     measures: tuple[Measure, ...]
     groups: tuple[Group, ...] = ()
     conditions: tuple[Condition, ...] = ()
     order: Literal["", "asc", "desc"] = ""
     limit: int | None = None
+    shows_measures: bool = True
 
 
 def measure(layer: SemanticLayer, metric: Metric, home: SemanticTable | None) -> Measure:
@@ -159,7 +163,8 @@ class _Composer:
     def _single(self, part: _Part, measured: Sequence[exp.Expr]) -> exp.Query:
         """One SELECT: every placeholder is its aggregate again."""
         trees = [_filled(tree, dict(part.aggregates)) for tree in measured]
-        select = self._select(part, [(m.label, tree) for m, tree in zip(self.query.measures, trees, strict=True)])
+        shown = [(m.label, tree) for m, tree in zip(self.query.measures, trees, strict=True)]
+        select = self._select(part, shown if self.query.shows_measures else [], trees)
         return self._ordered(select, trees[0], [self._group(g) for g in self.query.groups])
 
     def _several(self, measured: Sequence[exp.Expr]) -> exp.Query:
@@ -172,6 +177,7 @@ class _Composer:
         if labels:
             spine = self._spine(names, labels)
             keys = [exp.Column(this=identifier(label), table=identifier(groups)) for label in labels]
+            shown = shown if self.query.shows_measures else []
             select = exp.select(*[k.copy() for k in keys], *shown).from_(exp.Table(this=identifier(groups)))
             for name in names.values():
                 select = select.join(exp.Table(this=identifier(name)), on=_same(labels, groups, name), join_type="left")
@@ -203,10 +209,10 @@ class _Composer:
             spine = exp.union(spine, side, copy=False)
         return spine
 
-    def _select(self, part: _Part, measured: Iterable[tuple[str, exp.Expr]]) -> exp.Select:
+    def _select(self, part: _Part, measured: Sequence[tuple[str, exp.Expr]], ordered_by: Sequence[exp.Expr] = ()) -> exp.Select:
         groups = [self._group(g) for g in self.query.groups]
-        measured = list(measured)
-        used = [t for _, tree in measured for t in dict.fromkeys(column.table for column in tree.find_all(exp.Column))]
+        trees = [*(tree for _, tree in measured), *ordered_by]
+        used = [t for tree in trees for t in dict.fromkeys(column.table for column in tree.find_all(exp.Column))]
         wanted = dict.fromkeys((*used, *(g.table for g in self.query.groups), *(c.table for c in self.query.conditions)))
         select = exp.select(
             *(exp.alias_(tree, identifier(g.label)) for tree, g in zip(groups, self.query.groups, strict=True)),

@@ -22,7 +22,7 @@ from openarctic.copilot.semantic.model import Fact, Field, Filter, Metric, Seman
 from openarctic.copilot.semantic.words import find_words, is_number, normal_words
 from openarctic.errors import UserError
 
-MAX_UNREAD = 2
+MAX_UNREAD = 1
 # Whoever does not understand these answers the opposite.
 _NEGATIONS = frozenset(
     "not no without except excluding exclude excludes other than never none neither nor unlike besides but".split()
@@ -54,6 +54,9 @@ _MONTHS = {
     )
 }
 _GROUPING = frozenset("by per each every which what who".split())
+_WHICH = frozenset("which what who".split())
+_RANKS = frozenset("top bottom best worst".split())  # of what is grouped; the other order words are of what is measured
+_BESIDE = frozenset("number of total sum average mean amount".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,8 @@ class _Reading:
     def __init__(self, reader: MetricReader, words: tuple[str, ...], mentions: list[_Mention]) -> None:
         self.layer, self.graph, self.words, self.mentions = reader.layer, reader.graph, words, mentions
         self.read = {i for m in mentions for i in range(m.start, m.end)}
+        self.needs_groups = False
+        self.measured_at: list[int] = []  # where the words begin that name what is measured
         self.named = {term.table.name for m in mentions for term in m.terms if term.kind == "table" and term.table}
 
     def unread(self) -> tuple[str, ...]:
@@ -152,11 +157,12 @@ class _Reading:
         measures = self._measures()
         self.homes = homes(self.layer, measures)
         order, limit = self._order()
+        shown = not (order and self.words[0] in _WHICH)  # "which customer has the highest revenue" asks for the customer
         conditions = [*self._value_conditions(), *self._filter_conditions(), *self._period()]
-        groups = self._groups({c.table: c for c in conditions})
-        if order and not groups:
+        groups = tuple(self._groups({c.table: c for c in conditions}))
+        if not groups and (order or self.needs_groups):
             raise _UnclearError
-        return MetricQuery(measures, tuple(groups), tuple(conditions), order, limit)
+        return MetricQuery(measures, groups, tuple(conditions), order, limit, shown)
 
     def _measures(self) -> tuple[Measure, ...]:
         found: dict[str, Measure] = {}
@@ -167,6 +173,7 @@ class _Reading:
             if len(metrics) == 1 and isinstance(metrics[0].item, Metric):
                 found.setdefault(metrics[0].item.name, measure(self.layer, metrics[0].item, metrics[0].table))
                 mention.terms = []
+                self.measured_at.append(mention.start)
             elif metrics:
                 raise _UnclearError
         if not found:
@@ -176,22 +183,35 @@ class _Reading:
         return tuple(found.values())
 
     def _aggregated_facts(self) -> Iterator[Measure]:
-        """A fact that the question sums up itself ("average price"), or that has a default aggregation."""
+        """A fact that the question sums up itself ("minimum and maximum price"), or, by groups, as it is summed up by default."""
         for mention in self.mentions:
             facts = [t for t in mention.terms if isinstance(t.item, Fact)]
             if len(facts) != 1 or facts[0].table is None or not isinstance(facts[0].item, Fact):
                 continue
             table, fact = facts[0].table, facts[0].item
-            said = self.words[mention.start - 1] if mention.start else ""
-            function = _AGGREGATES.get(said) or _DEFAULTS.get(fact.default_aggregation or "")
-            if function is None:
-                continue
-            if said in _AGGREGATES:
-                self.read.add(mention.start - 1)
-            tree = function(this=self.layer.field(table, fact.name, table.name))
-            prefix = said if said in _AGGREGATES else fact.default_aggregation
-            mention.terms = []
-            yield Measure(f"{prefix}_{fact.name}", tree, table.name)
+            functions = dict(self._said_before(mention.start))
+            if not functions and fact.default_aggregation in _DEFAULTS:
+                functions = {fact.default_aggregation: _DEFAULTS[fact.default_aggregation]}
+                self.needs_groups = True
+            for said, function in functions.items():
+                mention.terms = []
+                self.measured_at.append(mention.start)
+                tree = function(this=self.layer.field(table, fact.name, table.name))
+                yield Measure(f"{said}_{fact.name}", tree, table.name)
+
+    def _said_before(self, start: int) -> list[tuple[str, type[exp.AggFunc]]]:
+        """The aggregations that stand before a word, "and" between them."""
+        found: list[tuple[str, type[exp.AggFunc]]] = []
+        i = start - 1
+        is_ranking = self.words[0] in ("which", "who")  # there, "highest" puts groups in order
+        while i >= 0 and (self.words[i] in _AGGREGATES or (found and self.words[i] == "and")):
+            if is_ranking and self.words[i] in _DESCENDING | _ASCENDING:
+                break
+            if self.words[i] in _AGGREGATES:
+                found.append((self.words[i], _AGGREGATES[self.words[i]]))
+                self.read.add(i)
+            i -= 1
+        return found[::-1]
 
     def _counted(self) -> Iterator[Measure]:
         """ "How many orders": the rows of the first table that is named, each of which has a key."""
@@ -200,6 +220,7 @@ class _Reading:
                 tables = [t for m in self.mentions if m.start >= start + 2 for t in m.terms if t.kind == "table"]
                 if tables and tables[0].table is not None:
                     self.read |= {start, start + 1}
+                    self.measured_at.append(start)
                     yield Measure(f"{tables[0].table.name}_count", exp.Count(this=exp.Star()), tables[0].table.name)
                 return
 
@@ -209,7 +230,11 @@ class _Reading:
         for i, word in enumerate(self.words):
             if i in self.read or word not in _DESCENDING | _ASCENDING:
                 continue
-            if order:
+            follows = next(
+                (j for j in range(i + 1, len(self.words)) if self.words[j] not in _BESIDE or j in self.measured_at), -1
+            )
+            is_of_measure = word in _RANKS or follows in self.measured_at
+            if order or not is_of_measure or (i and self.words[i - 1] == "at"):
                 raise _UnclearError
             order = "desc" if word in _DESCENDING else "asc"
             self.read.add(i)
@@ -321,7 +346,7 @@ class _Reading:
         if self.words[i] == "and":
             return any(m.end == i and m.terms and self._is_grouping(m) for m in self.mentions)
         is_first = i == 0 or self.words[i - 1] in _GLUE
-        return self.words[i] in _GROUPING or (self.words[i] in _DESCENDING | _ASCENDING and is_first)
+        return self.words[i] in _GROUPING or (self.words[i] in _RANKS and is_first)
 
     def _is_beside_what_is_known(self, mention: _Mention, conditions: dict[str, Condition]) -> bool:
         """A table's name adds nothing where its rows are measured or filtered anyway, or lead from the one to the other."""
