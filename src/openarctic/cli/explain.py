@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, explain, print."""
     from openarctic.cli.ask import read_question
     from openarctic.copilot.access import open_access
-    from openarctic.copilot.answers.execution_plan import Plan, plan_of
+    from openarctic.copilot.answers.execution_plan import Plan, can_plan, plan_of
     from openarctic.copilot.answers.explain import explain
     from openarctic.copilot.answers.indexes import missing_indexes
     from openarctic.copilot.databases import cached_schema
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     with access.recorded("explain", sql=sql) as event:
         event.checked = checked = access.check(sql)
         steps = explain(checked.shown, database.dialect)
-        if not args.no_plan and not access.is_restricted:
+        if not args.no_plan and not access.is_restricted and can_plan(database.dialect):
             with Worker(database) as worker:
                 plan = plan_of(worker, checked, access.schema, args.timeout)
             assert checked.tree is not None
@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         print("\nPlan:\n" + (plan.raw if args.raw_plan else "\n".join(step.line for step in plan.steps)))
     for line in advice:
         print(f"Advice: {line}")
-    if access.is_restricted and not args.no_plan:
+    if not args.no_plan and not can_plan(database.dialect):
+        print(f"plans of {database.dialect} are not read", file=sys.stderr)
+    elif access.is_restricted and not args.no_plan:
         print("the plan is not shown under a policy: its estimates speak of rows that are hidden", file=sys.stderr)
     return 0

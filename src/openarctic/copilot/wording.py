@@ -16,7 +16,7 @@ def words(name: str) -> str:
 
 def plural(noun: str) -> str:
     """Good enough English plurals."""
-    if noun.endswith("s"):
+    if noun.endswith("s") or not noun[-1:].isalpha():
         return noun
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return noun[:-1] + "ies"

@@ -203,6 +203,59 @@ def test_a_wrong_number_is_found_wherever_it_stands(asked: Asker) -> None:
             assert untraceable(spoilt, result.columns, result.rows), spoilt
 
 
+AWKWARD_NAMES = [
+    "name", "price", "n", "id", "year", "month", "Q1 sales", "col2", "total_2023", "count_star()", "sum(price * 1.2)",
+    "created_at", "日本", "a\nb", "user_id", "\x1b[31m",
+]  # fmt: skip
+AWKWARD_TEXTS = [
+    "a", "Tent 3", "12 kg", "1,5", "3.14", "-7", "A-12", "x" * 80 + "1234567", "1e5", "two\nlines 5", "🦊 2", "", "12 % = 3 / 4",
+    "rows 3", "1.", "٣", "v1.2.3", " 007", "\x1b[31m5", "50 % of 3 rows share it",
+]  # fmt: skip
+QUERIES = [
+    None,
+    "SELECT {0}, COUNT(*) FROM t GROUP BY {0}",
+    "SELECT {0}, SUM(y) FROM t GROUP BY {0} ORDER BY 2 DESC LIMIT 5",
+    "SELECT {0}, AVG(y) AS z FROM t WHERE b = 5 GROUP BY {0} ORDER BY z",
+    "SELECT MAX(y) FROM t",
+    "SELECT {0} FROM t ORDER BY y LIMIT 3",
+    "SELECT {0} FROM t WHERE q > 7 AND name = 'x 9'",
+]
+
+
+def awkward_cell(kind: str, rng: random.Random) -> Any:
+    if rng.random() < 0.1:
+        return None
+    return {
+        "int": lambda: rng.choice([0, 1, -1, rng.randint(-(10**6), 10**6), 10**15, -(10**18)]),
+        "float": lambda: rng.choice([rng.gauss(0, 100), round(rng.random() * 100, 2), 0.1 + 0.2, 1e-9, 1e20, -0.0, 1 / 3]),
+        "text": lambda: rng.choice(AWKWARD_TEXTS),
+        "date": lambda: f"{rng.choice([1, 1999, 2024]):04}-{rng.randint(1, 12):02}-{rng.choice([1, 15]):02}",
+        "moment": lambda: f"2024-{rng.randint(1, 12):02}-01 00:00:00",
+        "bool": lambda: rng.random() < 0.5,
+        "year": lambda: rng.randint(1990, 2030),
+        "list": lambda: [1, "a 7", None],
+        "inf": lambda: rng.choice(["inf", "nan", 1.0]),
+        "same": lambda: 7,
+        "any": lambda: awkward_cell(rng.choice(["int", "float", "text", "date"]), rng),
+    }[kind]()
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_whatever_the_rows_hold(count: int) -> None:
+    rng = random.Random(17)
+    kinds = ["int", "float", "text", "date", "moment", "bool", "year", "list", "inf", "same", "any"]
+    for _ in range(count):
+        chosen = rng.choices(kinds, k=rng.randint(1, 4))
+        columns = [rng.choice(AWKWARD_NAMES) for _ in chosen]
+        rows = [tuple(awkward_cell(kind, rng) for kind in chosen) for _ in range(rng.choice([0, 1, 1, 2, 3, 5, 8, 12, 30]))]
+        sql = rng.choice(QUERIES)
+        said = answer_sentence("", columns, rows, rng.random() < 0.2, sql.format("c1") if sql else None)
+        assert untraceable(said.text, columns, rows) == [], (said.text, columns, rows, sql)
+        cited = {token for number in said.numbers for token in re.findall(r"\d+", number.text)}
+        assert set(re.findall(r"\d+", said.text)) <= cited, (said.text, said.numbers)
+        assert not re.search(r"[\x00-\x1f\x7f]", said.text) and said.text.endswith(".")
+
+
 @pytest.mark.parametrize(
     ("text", "lost"),
     [

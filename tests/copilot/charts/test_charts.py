@@ -216,6 +216,15 @@ def test_vega_lite_takes_every_spec(spec: Spec) -> None:
     altair.Chart.from_dict(spec, validate=True)
 
 
+@pytest.mark.ecosystem
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s["description"])
+def test_viewers_without_style_sheets_show_the_colours(spec: Spec) -> None:
+    image, renderer = pytest.importorskip("PIL.Image"), pytest.importorskip("vl_convert")
+    picture = image.open(io.BytesIO(renderer.svg_to_png(svg(spec)))).convert("RGB")
+    colours = dict((colour, count) for count, colour in picture.getcolors(1 << 20))
+    assert max(colours, key=lambda c: colours[c]) == (255, 255, 255) and colours[0x25, 0x63, 0xEB] > 20
+
+
 # drawings
 
 HOSTILE = [

@@ -7,9 +7,12 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, NamedTuple
 
 MAX_LABEL = 60  # characters of a text value
+MAX_READ = 400  # of them that are looked at
+MAX_SAMPLED = 1000  # values of a column that tell how its fractions are written
 DECIMALS = 2
 SMALL_DECIMALS = 4  # of numbers below 1
 SHORT_DECIMALS = 4  # a number with no more is written as it is
@@ -34,7 +37,7 @@ def is_money(values: Iterable[Any], column: str) -> bool:
     """Whether a column's fractions are written with two decimals: by its name, or because some value has just two."""
     return bool(_MONEY.search(column)) or any(
         isinstance(v, float) and 1 <= abs(v) < LARGE and _has_places(v, DECIMALS) and not _has_places(v, DECIMALS - 1)
-        for v in values
+        for v in islice(values, MAX_SAMPLED)
     )
 
 
@@ -57,11 +60,15 @@ def label(text: str) -> Written:
     """A text on one line, without characters that steer a terminal; long ones end in an ellipsis, never within a number."""
     if midnight := _MIDNIGHT.match(text):
         return Written(midnight[1])
-    clean = "".join(c if unicodedata.category(c)[0] not in "CZ" else " " for c in text)
-    clean = " ".join(clean.split())
-    if len(clean) <= MAX_LABEL:
+    clean = one_line(text[:MAX_READ])  # a cell may have a hundred million characters
+    if len(clean) <= MAX_LABEL and len(text) <= MAX_READ:
         return Written(clean or "''", clean == text)
     return Written(re.sub(r"[\d.,+eE-]*$", "", clean[: MAX_LABEL - 1]).rstrip() + "…", False)
+
+
+def one_line(text: str) -> str:
+    """Without line ends and characters that steer a terminal."""
+    return " ".join("".join(c if unicodedata.category(c)[0] not in "CZ" else " " for c in text).split())
 
 
 def is_number(value: Any) -> bool:

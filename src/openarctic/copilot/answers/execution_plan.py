@@ -42,10 +42,15 @@ class Plan:
     raw: str
 
 
+def can_plan(dialect: str) -> bool:
+    """Whether plans of this engine are read."""
+    return dialect in _READERS
+
+
 def plan_of(worker: Worker, checked: Checked, schema: Schema, timeout_s: float = 10.0) -> Plan:
     """Ask the engine how it would run a checked statement. Raises UserError for an engine whose plans are not read."""
     dialect = worker.database.dialect
-    if dialect not in _READERS:
+    if not can_plan(dialect):
         raise UserError(f"plans of {dialect} are not read", "explain the query without its plan: --no-plan")
     rows = worker.execute(checked, limit=100_000, timeout_s=timeout_s, is_plan=True).rows
     try:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sqlglot import exp
 
 from openarctic.copilot.access import Access
-from openarctic.copilot.answers.execution_plan import plan_of
+from openarctic.copilot.answers.execution_plan import can_plan, plan_of
 from openarctic.copilot.answers.indexes import missing_indexes
 from openarctic.copilot.answers.rewrites import Rewrite, rewrites
 from openarctic.copilot.execute import Result, Worker
@@ -74,12 +74,9 @@ def optimise(
     bench = _Bench(access, worker, checked, repeats, max_rows, timeout_s)
     trials = tuple(bench.trial(rewrite) for rewrite in rewrites(checked.tree, access.schema))
     advice: tuple[str, ...] = ()
-    if not access.is_restricted:  # plans speak of rows that a policy hides
-        try:
-            steps = plan_of(worker, checked, access.schema, timeout_s).steps
-            advice = tuple(missing_indexes(checked.tree, steps, access.schema))
-        except UserError:
-            pass  # an engine whose plans are not read
+    if can_plan(access.dialect) and not access.is_restricted:  # plans speak of rows that a policy hides
+        steps = plan_of(worker, checked, access.schema, timeout_s).steps
+        advice = tuple(missing_indexes(checked.tree, steps, access.schema))
     return Optimisation(checked.shown, bench.original_ms, trials, advice)
 
 

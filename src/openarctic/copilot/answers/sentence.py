@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from openarctic.copilot.answers.cells import Written, is_money, is_number, written
+from openarctic.copilot.answers.cells import Written, is_money, is_number, one_line, written
 from openarctic.copilot.answers.reading import Output, Reading, read
 from openarctic.copilot.schema import Schema
 from openarctic.copilot.wording import counted, listed, plural
@@ -67,7 +67,7 @@ def answer_sentence(
     """
     del question
     speaker = _Speaker(columns, rows, truncated, read(columns, sql, dialect, schema))
-    return Sentence(speaker.text(), tuple(speaker.numbers))
+    return Sentence(one_line(speaker.text()), tuple(speaker.numbers))
 
 
 class _Speaker:
@@ -161,7 +161,8 @@ class _Speaker:
         keys = [i for i in others if self.reading.outputs[i].is_key]
         texts = [i for i in others if not self._is_numeric(i)]
         named = [i for i in texts if not _NAMING.search(self.columns[i])]
-        return [i for i in keys if i in named] or keys or named[:2] or texts[:1] or others[:1]
+        names = [i for i in named if not self._is_time(i)]
+        return [i for i in keys if i in named] or keys or names[:2] or named[:1] or texts[:1] or others[:1]
 
     def label(self, row: int, labels: Sequence[int]) -> str:
         """What names a row: `Ada Adler (Berlin)`."""

@@ -33,7 +33,7 @@ def untraceable(text: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     lost = []
     for match in _NUMBER.finditer(text):
         token = match[0]
-        if match.start() in shares:
+        if match.start() in shares and token not in in_texts:
             if not _is_right(shares[match.start()]):
                 lost.append(token)
             continue

@@ -32,6 +32,7 @@ from openarctic.copilot.charts.vegalite import (
     scatter_spec,
 )
 
+MAX_ROWS = 100_000
 MAX_BARS = 20
 MAX_OTHERS = 1.5  # times the largest bar
 MAX_GROUPS, MAX_BARS_A_GROUP = 12, 6
@@ -109,6 +110,8 @@ class _Chooser:
         self.question = question
         if len(rows) < 2:
             raise _Unfit("one row needs no chart" if rows else "there are no rows")
+        if len(rows) > MAX_ROWS:
+            raise _Unfit(f"more than {MAX_ROWS:,} rows are too many")
         self.roles = [self._role(i, types[i] if i < len(types) else "") for i in range(len(columns))]
         self.numbers = self._having("number")
 

@@ -157,7 +157,7 @@ def _bars(scene: Scene, plot: Plot, top: float) -> None:
     thickness = GROUPED_BAR if is_grouped else BAR
     pitch = thickness * len(order) + GAP
     values = [bar.value for bar in plot.marks]
-    widest = max(text_width(c) for c in categories)
+    widest = 1.06 * max(text_width(c) for c in categories)  # some fonts are wider
     left = MARGIN + min(widest, scene.width * MAX_LABEL_SHARE) + 8
     marks = ticks(values, 5, from_zero=True)
     right = scene.width - MARGIN - max(text_width(value_text(v)) for v in values) - 8

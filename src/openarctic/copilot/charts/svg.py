@@ -23,12 +23,17 @@ PALETTE = {
 }
 
 
+FONT = "system-ui, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif"
+
+
 def _style() -> str:
-    light, dark = ("".join(f"--{name}:{both[i]};" for name, both in PALETTE.items()) for i in (0, 1))
-    return (
-        f".openarctic-chart{{{light}font-family:system-ui,'Segoe UI','Noto Sans',sans-serif}}"
-        f"@media (prefers-color-scheme:dark){{.openarctic-chart{{{dark}}}}}"
+    """The dark colours. The light ones are attributes, which every viewer knows, also those without style sheets."""
+    rules = (
+        f".openarctic-chart .{prefix}-{name}{{{part}:{dark}}}"
+        for name, (_, dark) in PALETTE.items()
+        for prefix, part in (("f", "fill"), ("s", "stroke"))
     )
+    return f"@media (prefers-color-scheme:dark){{{''.join(rules)}}}"
 
 
 STYLE = _style()
@@ -48,30 +53,34 @@ def svg_of(scene: Scene, name: str = "chart") -> str:
     size = f'width="{scene.width:.0f}" height="{scene.height:.0f}" viewBox="0 0 {scene.width:.0f} {scene.height:.0f}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="openarctic-chart" {size}',
-        f'role="img" aria-labelledby="{ids[0]} {ids[1]}">',
+        f'font-family="{escape(FONT)}" role="img" aria-labelledby="{ids[0]} {ids[1]}">',
         f'<title id="{ids[0]}">{_text(scene.title)}</title><desc id="{ids[1]}">{_text(scene.description)}</desc>',
         f"<style>{STYLE}</style>",
-        '<rect width="100%" height="100%" style="fill:var(--page)"/>',
+        f'<rect width="100%" height="100%" {_filled("page")}/>',
         *(_shape(shape) for shape in scene.shapes),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
+def _filled(colour: str) -> str:
+    return f'class="f-{colour}" fill="{PALETTE[colour][0]}"'
+
+
 def _shape(shape: Box | Stroke | Spot | Words) -> str:
     if isinstance(shape, Box):
         place = f'x="{shape.x:.1f}" y="{shape.y:.1f}" width="{shape.width:.1f}" height="{shape.height:.1f}"'
-        return f'<rect {place} rx="1.5" style="fill:var(--{shape.colour})">{_hint(shape.hint)}</rect>'
+        return f'<rect {place} rx="1.5" {_filled(shape.colour)}>{_hint(shape.hint)}</rect>'
     if isinstance(shape, Stroke):
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in shape.points)
-        style = f"fill:none;stroke:var(--{shape.colour});stroke-width:{shape.width:g};stroke-linejoin:round"
-        return f'<polyline points="{points}" style="{style}"/>'
+        style = f'fill="none" class="s-{shape.colour}" stroke="{PALETTE[shape.colour][0]}" stroke-width="{shape.width:g}"'
+        return f'<polyline points="{points}" {style} stroke-linejoin="round"/>'
     if isinstance(shape, Spot):
         place = f'cx="{shape.x:.1f}" cy="{shape.y:.1f}" r="{shape.radius:g}"'
-        return f'<circle {place} style="fill:var(--{shape.colour})">{_hint(shape.hint)}</circle>'
-    weight = ";font-weight:600" if shape.is_bold else ""
-    style = f"fill:var(--{shape.colour});font-size:{shape.size:g}px{weight}"
-    return f'<text x="{shape.x:.1f}" y="{shape.y:.1f}" text-anchor="{shape.anchor}" style="{style}">{_text(shape.text)}</text>'
+        return f"<circle {place} {_filled(shape.colour)}>{_hint(shape.hint)}</circle>"
+    weight = ' font-weight="600"' if shape.is_bold else ""
+    place = f'x="{shape.x:.1f}" y="{shape.y:.1f}" text-anchor="{shape.anchor}" font-size="{shape.size:g}"{weight}'
+    return f"<text {place} {_filled(shape.colour)}>{_text(shape.text)}</text>"
 
 
 def _hint(text: str) -> str:
