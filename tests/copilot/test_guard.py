@@ -180,3 +180,36 @@ def test_what_is_endless_or_huge_is_ended(large: dict[str, Database], dialect: s
             worker.execute(check(sql, dialect, schema, ALLOWED), timeout_s=1.0)
     assert isinstance(caught.value, CapacityError | RefusedError | UserError)
     assert time.monotonic() - started < 2.0  # at most a second past the limit
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT (SELECT max(x) FROM orders AS i WHERE i.cid = c.id) FROM customers AS c ORDER BY 1",
+        "SELECT 30 AS n, count(*) FROM orders GROUP BY 30",
+        "SELECT id FROM (SELECT * FROM orders) AS t WHERE region = 'north'",
+        "SELECT region, sum(x) FROM orders GROUP BY 1 ORDER BY 2 DESC, region",
+    ],
+)
+def test_positions_and_stars_are_no_obstacle(databases: dict[str, Database], sql: str) -> None:
+    assert check(sql, "sqlite", read_schema(databases["sqlite"])).sql
+
+
+def test_in_and_a_name_is_no_list_in_sqlite(databases: dict[str, Database]) -> None:
+    """SQLite takes the name for a table, even where a column has the same name."""
+    with pytest.raises(RefusedError, match=r"IN region may not be used"):
+        check("SELECT id FROM orders WHERE id IN region", "sqlite", read_schema(databases["sqlite"]))
+
+
+def test_what_is_pivoted_keeps_its_qualifiers(databases: dict[str, Database]) -> None:
+    sql = "PIVOT (SELECT o.id, c.name FROM orders AS o JOIN customers AS c ON o.cid = c.id) ON name USING count(*)"
+    checked = check(sql, "duckdb", read_schema(databases["duckdb"]))
+    assert "o.cid = c.id" in checked.sql
+    with Worker(databases["duckdb"]) as worker:
+        assert worker.execute(checked).columns == ["id", "Ann"]
+
+
+def test_the_corpora_are_as_large_as_promised() -> None:
+    hostile, harmless = list(statements("hostile")), [*statements("good"), *statements("pass")]
+    assert len(set(hostile)) >= 300 and {dialect for dialect, _ in hostile} == set(DIALECTS)
+    assert len(set(harmless)) >= 100 and {dialect for dialect, _ in harmless} == set(DIALECTS)

@@ -384,7 +384,7 @@ def _check_columns(tree: exp.Expr, dialect: str, bounds: Bounds, tables: set[str
     if schema is None or isinstance(tree, exp.Pivot) or tree.find(exp.Pivot, exp.Lateral, exp.Unnest):
         _check_names(names, tree, bounds)
         return tuple(sorted(names))
-    copy = tree.copy()
+    copy = _without_positions(tree)
     for identifier in copy.find_all(exp.Identifier):  # `spell` made case mean nothing
         identifier.set("this", plain_name(identifier.name))
         identifier.set("quoted", False)
@@ -403,6 +403,17 @@ def _check_columns(tree: exp.Expr, dialect: str, bounds: Bounds, tables: set[str
     except SqlglotError as error:
         raise RefusedError("unparsable", f"the statement does not make sense: {error}") from error
     return tuple(sorted(names))
+
+
+def _without_positions(tree: exp.Expr) -> exp.Expr:
+    """A copy without `ORDER BY 1` and `GROUP BY 2`: they name no column, and sqlglot cannot resolve all of them."""
+    copy = tree.copy()
+    for clause in list(copy.find_all(exp.Order, exp.Group)):
+        kept = [e for e in clause.expressions if not (e.this if isinstance(e, exp.Ordered) else e).is_number]
+        clause.set("expressions", kept)
+        if not kept and not any(value for key, value in clause.args.items() if key != "expressions"):
+            clause.pop()
+    return copy
 
 
 def _check_names(names: set[str], tree: exp.Expr, bounds: Bounds) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlglot import exp
+from sqlglot.errors import OptimizeError
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.schema import MappingSchema
 
@@ -24,6 +25,9 @@ def qualified(query: exp.Query, schema: Schema, expand_stars: bool = False) -> e
         if t.name.lower() in named
     }
     known = MappingSchema(tables, dialect=schema.dialect, normalize=False)
-    result = qualify(query.copy(), schema=known, dialect=schema.dialect, expand_stars=expand_stars, identify=True)
+    try:
+        result = qualify(query.copy(), schema=known, dialect=schema.dialect, expand_stars=expand_stars, identify=True)
+    except AssertionError as error:  # sqlglot's own doubts
+        raise OptimizeError("this cannot be followed") from error
     assert isinstance(result, exp.Query)
     return result
