@@ -175,3 +175,9 @@ def test_a_join_over_a_mask_is_no_key() -> None:
     access = open_access(schema(), policy("t: {columns: {mask: {id: null}}}\n      u:"), "ann")
     t, u = access.schema.table("t"), access.schema.table("u")
     assert t is not None and u is not None and u.foreign_keys == () and t.primary_key == ()
+
+
+def test_the_example_of_the_documentation_is_a_policy() -> None:
+    text = (Path(__file__).parents[2] / "docs/policy.md").read_text(encoding="utf-8")
+    example = text.split("```yaml\n")[1].split("```")[0]
+    assert parse_policy(example).users == {"ann": ("seller",), "eve": ("seller", "analyst")}

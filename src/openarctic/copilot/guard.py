@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import OptimizeError, SqlglotError
+from sqlglot.generators.duckdb import DuckDBGenerator
 from sqlglot.optimizer.qualify import qualify
 
 from openarctic.copilot.schema import Schema
@@ -185,10 +185,10 @@ def check_within(sql: str, dialect: str, bounds: Bounds) -> Checked:
         raise RefusedError("too_expensive", "the statement is nested too deeply") from error
 
 
-class _DuckDBWriter(DuckDB.Generator):
+class _DuckDBWriter(DuckDBGenerator):
     """sqlglot takes the qualifiers off every column below a PIVOT, also those of the query that it pivots: there they matter."""
 
-    TRANSFORMS: ClassVar = {kind: write for kind, write in DuckDB.Generator.TRANSFORMS.items() if kind is not exp.Pivot}
+    TRANSFORMS: ClassVar = {kind: write for kind, write in DuckDBGenerator.TRANSFORMS.items() if kind is not exp.Pivot}
 
 
 def write_sql(tree: exp.Expr, dialect: str) -> str:

@@ -60,10 +60,11 @@ def _check_followable(query: exp.Query, dialect: str, namespace: str) -> None:
     if dialect == "sqlite" and any(node.args.get("field") for node in query.find_all(exp.In)):
         raise UnclearViewError("it names a table after IN")
     ctes = {cte.alias.lower() for cte, _ in names.ctes}
-    for node in [*names.tables, *query.find_all(exp.Column)]:
-        if is_in_main(node, namespace) and node.name.lower() not in ctes:
-            node.set("db", None)
-        if node.args.get("db") or node.args.get("catalog"):
+    qualified_names: list[exp.Table | exp.Column] = [*names.tables, *query.find_all(exp.Column)]
+    for name in qualified_names:
+        if is_in_main(name, namespace) and name.name.lower() not in ctes:
+            name.set("db", None)
+        if name.args.get("db") or name.args.get("catalog"):
             raise UnclearViewError("it reads another schema")
 
 

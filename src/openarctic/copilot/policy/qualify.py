@@ -19,7 +19,7 @@ def qualified(query: exp.Query, schema: Schema, expand_stars: bool = False) -> e
     # sqlglot lowers names of engines that ignore case, and folds those of the others as they do.
     is_cased = schema.dialect in FOLDING
     named = {node.name.lower() for node in query.find_all(exp.Table)}
-    tables = {
+    tables: dict[str, object] = {
         (t.name if is_cased else t.name.lower()): {(c.name if is_cased else c.name.lower()): "text" for c in t.columns}
         for t in schema.tables
         if t.name.lower() in named
