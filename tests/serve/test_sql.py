@@ -60,6 +60,7 @@ def test_a_question_whole_and_in_stages(served: Server, nano: Engine) -> None:
     del wanted["timings_ms"]
     whole = served.post("/v1/ask", {"question": QUESTION, "stream": False, "chart": True}).json
     assert whole.pop("timings_ms")
+    assert "chart_svg" not in whole  # one number is no picture
     assert whole == json.loads(json.dumps(wanted, default=str))
     told = events(served.post("/v1/ask", {"question": QUESTION, "database": "sample", "chart": True}).body)
     assert [name for name, _ in told] == ["linked", "sql", "rows", "answer", "done"]
@@ -89,7 +90,7 @@ def test_statements(served: Server) -> None:
     sql = "SELECT segment, count(*) AS n, avg(customer_id) AS a FROM customers GROUP BY segment ORDER BY segment"
     body = served.post("/v1/query", {"sql": sql, "chart": True}).json
     assert body["columns"] == ["segment", "n", "a"] and len(body["rows"]) == 3 and body["status"] == "ok"
-    assert body["chart"]["mark"]
+    assert body["chart"]["mark"] and body["chart_svg"].startswith("<svg ")
     cut = served.post("/v1/query", {"sql": "SELECT * FROM orders", "limit": 5}).json
     assert len(cut["rows"]) == 5 and cut["truncated"]
     text = served.post("/v1/query", {"sql": sql, "format": "csv"})
@@ -138,6 +139,7 @@ def test_schema_and_names(served: Server) -> None:
     orders = next(table for table in body["tables"] if table["name"] == "orders")
     assert "status" in [column["name"] for column in orders["columns"]] and "values" not in orders["columns"][0]
     assert served.get("/v1/databases").json["data"] == [{"id": "sample", "dialect": "duckdb"}]
+    assert served.post("/v1/feedback", {"question": "x", "sql": "SELECT 1", "verdict": "up"}).error["code"] == "no_feedback"
     for name in ("other", "/etc/passwd", "../sample"):
         reply = served.post("/v1/query", {"sql": "SELECT 1", "database": name})
         assert (reply.status, reply.error["code"]) == (404, "unknown_database")

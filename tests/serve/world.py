@@ -71,6 +71,7 @@ class Server:
     port: int
     engine: Engine
     service: Service
+    desk: Desk | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
     def connection(self) -> http.client.HTTPConnection:
@@ -105,7 +106,7 @@ def running(engine: Engine, desk: Desk | None = None, **settings: Any) -> Iterat
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
-        yield Server(listening.getsockname()[1], engine, service)
+        yield Server(listening.getsockname()[1], engine, service, desk)
     finally:
         server.should_exit = server.force_exit = True
         thread.join(timeout=20)

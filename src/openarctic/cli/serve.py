@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from openarctic.copilot.databases import Database
+    from openarctic.copilot.semantic.model import SemanticModel
     from openarctic.serve.keys import Key
     from openarctic.serve.settings import ServeSettings
 
@@ -41,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("databases beside the model (/v1/ask, /v1/query, the page)")
     data.add_argument("--db", action="append", default=[], metavar="NAME=URL", help="a database, several (default: the sample)")
     data.add_argument("--no-db", action="store_true", help="serve no database")
+    data.add_argument("--semantic", action="append", default=[], metavar="NAME=FILE", help="a database's semantic model")
+    data.add_argument("--feedback", type=Path, metavar="FILE", help="keep what people say of answers, for openarctic feedback")
     data.add_argument("--policy", metavar="FILE", help="YAML file that says who may see what: a key's name is its user's")
     keys = parser.add_argument_group("who may call")
     keys.add_argument("--api-key-file", type=Path, metavar="FILE", help="keys, a line each: NAME SHA256 SCOPES [ROLES]")
@@ -72,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         return _print_new_key(args.new_key, args.scopes)
     settings = _settings(args)
     from openarctic.cli import progress
+    from openarctic.copilot.feedback import FeedbackFile
     from openarctic.copilot.policy import read_policy
     from openarctic.engine import load
     from openarctic.errors import UserError
@@ -96,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     if settings.host not in LOOPBACK:
         print(f"warning: {settings.host} can be reached from other machines; the keys are all that protects it", file=sys.stderr)
     name = settings.served_model_name or engine.name
-    desk = Desk(engine, databases, policy)
+    feedback = FeedbackFile(args.feedback) if args.feedback else None
+    desk = Desk(engine, databases, policy, _semantic(args.semantic, databases), feedback)
     serve(desk, settings, listening, lambda: print(f"serving {name} at http://{where}:{port}/v1", file=sys.stderr, flush=True))
     return 0
 
@@ -113,6 +119,21 @@ def _databases(args: argparse.Namespace) -> dict[str, Database]:
     if args.no_db:
         return {}
     return {name: open_database(url) for name, url in named(args.db).items()} or {"sample": database_or_sample(None)}
+
+
+def _semantic(pairs: list[str], databases: Mapping[str, Database]) -> dict[str, SemanticModel]:
+    """Semantic models by the names of their databases."""
+    from openarctic.cli.ask import read_semantic
+    from openarctic.errors import UserError
+
+    found = {}
+    for pair in pairs:
+        name, separator, path = pair.partition("=")
+        if not separator or name not in databases:
+            raise UserError(f"--semantic {pair!r} names none of {', '.join(databases)}", "write --semantic NAME=FILE")
+        if model := read_semantic(path):
+            found[name] = model
+    return found
 
 
 def _settings(args: argparse.Namespace) -> ServeSettings:

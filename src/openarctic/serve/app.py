@@ -26,6 +26,7 @@ from openarctic.serve.protocol import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
+    FeedbackRequest,
     QueryRequest,
     ResponsesRequest,
     TokenizeRequest,
@@ -121,8 +122,8 @@ async def _watched(request: Request, work: Coroutine[Any, Any, Any], answer: Cal
         found = task.result()
     except OpenArcticError as error:
         http = as_http(error)
-        told = http.body()["error"] | {"hint": error.hint}
-        return JSONResponse({**sql.failed(error), "error": told | {"type": error.type}}, http.status)
+        told = {**http.body()["error"], **error.to_dict()}
+        return JSONResponse({**sql.failed(error), "error": told}, http.status)
     finally:
         gone.cancel()
         if not task.done():
@@ -233,7 +234,8 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
     @app.get("/v1/databases", tags=["databases"])
     async def databases() -> dict[str, Any]:
         """Names that the other routes take."""
-        return {"object": "list", "data": [{"id": name, "dialect": db.dialect} for name, db in desk.databases.items()]}
+        data = [{"id": name, "dialect": db.dialect} for name, db in desk.databases.items()]
+        return {"object": "list", "data": data, "keeps_feedback": desk.feedback is not None}
 
     @app.post("/v1/ask", tags=["databases"])
     async def ask(body: AskRequest, request: Request) -> Response:
@@ -260,3 +262,8 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
     async def schema(request: Request, database: str | None = None) -> dict[str, Any]:
         """Tables and columns that the key may see."""
         return await sql.schema(desk, database, _key(request))
+
+    @app.post("/v1/feedback", tags=["databases"])
+    async def feedback(body: FeedbackRequest, request: Request) -> dict[str, Any]:
+        """A verdict on an answer, for review."""
+        return sql.keep_feedback(desk, body, _key(request))

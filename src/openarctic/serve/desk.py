@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from openarctic.copilot.ask import Copilot
 from openarctic.copilot.databases import Database
 from openarctic.copilot.databases.reading import kind_of
+from openarctic.copilot.feedback import FeedbackFile
 from openarctic.copilot.policy import Policy
 from openarctic.engine.request import Stream
 from openarctic.errors import CapacityError, UserError
@@ -116,6 +117,7 @@ class Desk:
     databases: Mapping[str, Database]
     policy: Policy | None = None
     semantic: Mapping[str, SemanticModel] = field(default_factory=dict)
+    feedback: FeedbackFile | None = None
     _idle: list[Seat] = field(default_factory=list)
     _busy: asyncio.Semaphore | None = None
 

@@ -27,7 +27,11 @@ log = logging.getLogger("openarctic.serve")
 
 OPEN_ROUTES = frozenset({"/", "/health", "/ready", "/version", "/ping", "/openapi.json"})
 # By the beginning of the path, the first that fits; what fits none needs `generate`.
-SCOPES = (("/metrics", "admin"), ("/v1/ask", "ask"), ("/v1/query", "query"), ("/v1/schema", "ask"), ("/api/v2/cortex", "ask"))
+SCOPES = (
+    ("/metrics", "admin"),
+    ("/v1/query", "query"),
+    *((path, "ask") for path in ("/v1/ask", "/v1/schema", "/v1/databases", "/v1/feedback", "/api/v2/cortex")),
+)
 GENERATES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 MINUTE = 60.0
 

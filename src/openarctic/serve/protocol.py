@@ -332,3 +332,12 @@ class QueryRequest(Body):
     timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
     format: Literal["json", "csv", "parquet"] = "json"
     chart: bool = False
+
+
+class FeedbackRequest(Body):
+    """`POST /v1/feedback`: a verdict on the SQL that answered a question, or the SQL that should have."""
+
+    question: Annotated[str, Field(max_length=10_000)]
+    sql: Annotated[str, Field(max_length=20_000)]
+    verdict: Literal["up", "down"]
+    corrected: Annotated[str, Field(max_length=20_000)] = ""

@@ -11,15 +11,17 @@ from typing import Any
 
 from openarctic.copilot.ask import Answer, AskOptions
 from openarctic.copilot.charts.choose import chart_for
+from openarctic.copilot.charts.svg import svg
 from openarctic.copilot.execute import Result
+from openarctic.copilot.feedback import Feedback
 from openarctic.copilot.guard import Checked
 from openarctic.copilot.intent import check_question
 from openarctic.copilot.link import ValueLink
 from openarctic.errors import AbstainedError, OpenArcticError, RefusedError
 from openarctic.serve.desk import Desk, Seat, in_thread
 from openarctic.serve.errors import HTTPError
-from openarctic.serve.keys import Key
-from openarctic.serve.protocol import AskRequest, QueryRequest
+from openarctic.serve.keys import ANYONE, Key
+from openarctic.serve.protocol import AskRequest, FeedbackRequest, QueryRequest
 
 
 def failed(error: OpenArcticError) -> dict[str, Any]:
@@ -34,7 +36,12 @@ async def ask(desk: Desk, request: AskRequest, key: Key) -> dict[str, Any]:
     question = check_question(request.question)
     async with desk.seat(name, key) as seat:
         answer = await in_thread(seat, lambda: seat.copilot.ask(question, _options(request)))
-    return _object(answer)
+    return _with_picture(_object(answer))
+
+
+def _with_picture(body: dict[str, Any]) -> dict[str, Any]:
+    """With the chart drawn, where there is one."""
+    return body if body.get("chart") is None else {**body, "chart_svg": svg(body["chart"])}
 
 
 def _options(request: AskRequest) -> AskOptions:
@@ -75,7 +82,7 @@ async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[byt
                 if first.done():
                     yield _event("linked", {"question": question, **first.result()})
                 first.cancel()
-                body = _object(await work)
+                body = _with_picture(_object(await work))
             finally:
                 if not work.done():
                     work.cancel()
@@ -89,7 +96,7 @@ async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[byt
     known = {"question": question}
     for stage, fields in (
         ("sql", ("sql", "dialect", "confidence", "verified")),
-        ("rows", ("columns", "rows", "truncated", "chart", "hidden_by_policy")),
+        ("rows", ("columns", "rows", "truncated", "chart", "chart_svg", "hidden_by_policy")),
         ("answer", ("answer", "model", "timings_ms")),
     ):
         yield _event(stage, {**known, **{field: body[field] for field in fields if field in body}})
@@ -122,7 +129,7 @@ async def query(desk: Desk, request: QueryRequest, key: Key) -> tuple[dict[str, 
         "timings_ms": {"execute": round((time.perf_counter() - started) * 1000, 1)},
         "error": None,
     }
-    return body, result
+    return _with_picture(body), result
 
 
 def _run(seat: Seat, request: QueryRequest) -> tuple[Checked, Result]:
@@ -143,3 +150,12 @@ async def schema(desk: Desk, name: str | None, key: Key) -> dict[str, Any]:
         for column in table["columns"]:
             del column["values"]
     return {"dialect": seen.dialect, "tables": tables}
+
+
+def keep_feedback(desk: Desk, request: FeedbackRequest, key: Key) -> dict[str, Any]:
+    """Add a line to the file of feedback, from which people draw verified queries. Raises HTTPError where none is kept."""
+    if desk.feedback is None:
+        raise HTTPError(404, "this server keeps no feedback", type="not_found_error", code="no_feedback")
+    by = "" if key is ANYONE else key.name
+    desk.feedback.append(Feedback(**request.model_dump(), by=by))
+    return {"status": "ok"}

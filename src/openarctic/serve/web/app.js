@@ -1,5 +1,5 @@
 // The web copilot: a question, its stages, SQL that can be changed, rows and a chart. Text of others only ever becomes text.
-import { ask, download, get, key, query, Trouble } from "./server.js";
+import { ask, download, get, key, query, say, Trouble } from "./server.js";
 import { Table } from "./table.js";
 
 const $ = (id) => document.getElementById(id);
@@ -8,7 +8,7 @@ const THEME = "openarctic.theme";
 const LIMIT = 10000;
 
 const table = new Table($("scroller"), $("head"), $("rows"));
-const state = { sql: "", schema: [], work: null };
+const state = { question: "", sql: "", asked: "", schema: [], work: null, keepsFeedback: false };
 
 // What happens
 
@@ -41,6 +41,7 @@ function askQuestion() {
       if (name === "linked") stage(`Writing SQL over ${told.tables.join(", ")}`, true);
       if (name === "sql") stage("Running it", true);
       if (name === "done") {
+        Object.assign(state, { question, asked: told.sql });
         show(told);
         remember(question, told.sql);
       }
@@ -96,6 +97,7 @@ function show(told) {
   const count = (told.rows ?? []).length;
   $("count").textContent = told.truncated ? `The first ${count} rows; there are more.` : `${count} ${count === 1 ? "row" : "rows"}`;
   drawChart(told);
+  drawVerdict();
   stage(told.answer ? "Done." : `Done: ${$("count").textContent}`);
 }
 
@@ -104,6 +106,22 @@ function trust(told) {
   if (told.confidence === null || told.confidence === undefined) return "";
   const percent = Math.round(100 * told.confidence);
   return `Confidence ${percent} %.${percent < 50 ? " Read the SQL before you trust it." : ""}`;
+}
+
+// Thumbs are about the answer to a question; SQL that was changed afterwards and ran can be kept as the right one.
+function drawVerdict() {
+  $("verdict").hidden = !state.keepsFeedback || !state.question;
+  $("correct").hidden = state.sql === state.asked;
+  $("thanks").textContent = "";
+}
+
+async function judge(verdict, corrected = "") {
+  try {
+    await say({ question: state.question, sql: state.asked, verdict, corrected });
+    $("thanks").textContent = "Kept for review. Thank you.";
+  } catch (error) {
+    trouble(error);
+  }
 }
 
 function drawChart(told) {
@@ -205,6 +223,7 @@ async function again(entry) {
     $("database").value = entry.database;
     await loadSchema().catch(trouble);
   }
+  Object.assign(state, { question: entry.question, asked: entry.sql });
   $("question").value = entry.question;
   $("sql").value = entry.sql;
   $("side").classList.remove("open");
@@ -214,7 +233,8 @@ async function again(entry) {
 // Beginning
 
 async function open() {
-  const { data } = await get("/v1/databases");
+  const { data, keeps_feedback: keepsFeedback } = await get("/v1/databases");
+  state.keepsFeedback = keepsFeedback;
   $("database").replaceChildren(...data.map((d) => new Option(d.id, d.id)));
   if (!data.length) throw new Trouble("This server has no database.", "Start it with openarctic serve --db NAME=FILE");
   await loadSchema();
@@ -253,6 +273,9 @@ $("sql").addEventListener("keydown", (event) => {
 $("sql").addEventListener("input", () => ($("edited").textContent = $("sql").value.trim() === state.sql ? "" : "Changed: Run checks and runs it."));
 $("run").addEventListener("click", runSql);
 $("stop").addEventListener("click", () => state.work?.abort());
+$("up").addEventListener("click", () => judge("up"));
+$("down").addEventListener("click", () => judge("down"));
+$("correct").addEventListener("click", () => judge("down", state.sql));
 $("copy").addEventListener("click", () => copied($("copy"), table.asText()));
 $("copy-sql").addEventListener("click", () => copied($("copy-sql"), $("sql").value));
 for (const format of ["csv", "parquet"]) {

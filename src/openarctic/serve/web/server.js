@@ -38,6 +38,7 @@ async function troubleOf(reply) {
 }
 
 export const get = async (path) => (await answer(path)).json();
+export const say = (body) => answer("/v1/feedback", body);
 export const query = async (body, signal) => (await answer("/v1/query", body, signal)).json();
 
 export async function download(body) {

@@ -28,6 +28,7 @@ export class Table {
       button.textContent = name + (order === null ? "" : order > 0 ? " ▲" : " ▼");
       button.addEventListener("click", () => this.sort(i));
       cell.scope = "col";
+      if (this.numeric[i]) cell.className = "number";
       cell.setAttribute("aria-sort", order === null ? "none" : order > 0 ? "ascending" : "descending");
       cell.append(button);
       return cell;
@@ -47,6 +48,7 @@ export class Table {
     });
     this.drawHead();
     this.head.children[column].firstChild.focus();
+    this.scroller.scrollTop = 0;
     this.draw(true);
   }
 

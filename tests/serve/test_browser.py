@@ -1,0 +1,204 @@
+"""The page in a real browser: pip install playwright, apt-get install chromium, then pytest -m browser."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openarctic.copilot.databases import open_database
+from openarctic.copilot.feedback import Feedback, FeedbackFile
+from openarctic.copilot.sample import database_or_sample
+from openarctic.engine import Engine, load
+from openarctic.serve.desk import Desk
+
+from .world import Server, running
+
+pytestmark = pytest.mark.browser
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+INTERACTIVE_S = 1.0
+EVIL = "<img src=x onerror=\"document.title='owned'\">"
+
+
+@pytest.fixture(scope="module")
+def nano() -> Engine:
+    return load()
+
+
+@pytest.fixture(scope="module")
+def served(nano: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("page")
+    with sqlite3.connect(folder / "big.sqlite") as connection:
+        connection.execute("CREATE TABLE big (id INTEGER, text TEXT)")
+        connection.executemany("INSERT INTO big VALUES (?, ?)", ((i, f"row {i}") for i in range(12_000)))
+        connection.execute("CREATE TABLE evil (x TEXT)")
+        connection.execute("INSERT INTO evil VALUES (?)", (EVIL,))
+    databases = {"sample": database_or_sample(None), "big": open_database(folder / "big.sqlite")}
+    desk = Desk(nano, databases, feedback=FeedbackFile(folder / "feedback.jsonl"))
+    with running(nano, desk) as server:
+        yield server
+    desk.close()
+
+
+@pytest.fixture
+def page(served: Server) -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.fail("no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+        failures: list[str] = []
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.goto(f"http://127.0.0.1:{served.port}/")
+        page.wait_for_selector("#schema details")
+        yield page
+        assert failures == []
+        browser.close()
+
+
+def until(page: Any, condition: str, seconds: float = 60.0) -> None:
+    """Asked from outside: the page's own policy lets nobody evaluate a string inside."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        time.sleep(0.05)
+
+
+def ask(page: Any, question: str) -> None:
+    page.fill("#question", question)
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#stage').textContent.startsWith('Done')")
+
+
+def run(page: Any, sql: str) -> None:
+    page.fill("#sql", sql)
+    page.keyboard.press("Control+Enter")
+    time.sleep(0.1)
+    until(page, "!document.querySelector('#run').disabled")
+
+
+def test_a_question_its_chart_and_changed_sql(page: Any) -> None:
+    ask(page, "How many customers are there in each segment?")
+    assert "105" in page.inner_text("#answer") and "GROUP BY segment" in page.input_value("#sql")
+    assert page.is_visible("#view-chart img")
+    assert page.evaluate("document.querySelector('#chart').naturalWidth") > 100
+    PICTURES.mkdir(exist_ok=True)
+    page.screenshot(path=str(PICTURES / "copilot-chart.png"))
+    page.click("#tab-table")
+    assert page.inner_text("#rows tr:nth-child(2) td:first-child") == "Business"
+    run(page, "SELECT segment FROM customers WHERE segment = 'Club' LIMIT 2")
+    assert page.inner_text("#count") == "The first 2 rows; there are more." or page.inner_text("#count") == "2 rows"
+
+
+def test_a_write_is_refused_like_help(page: Any) -> None:
+    ask(page, "How many orders are there?")
+    run(page, "DROP TABLE orders")
+    assert page.inner_text("#what") == "DROP is not a read" and "SELECT" in page.inner_text("#hint")
+    page.screenshot(path=str(PICTURES / "copilot-refused.png"))
+    ask(page, "How many orders are there?")
+    assert not page.is_visible("#trouble")
+
+
+def test_downloads(page: Any) -> None:
+    ask(page, "List the names of all suppliers from Norway.")
+    with page.expect_download() as download:
+        page.click("#csv")
+    assert Path(download.value.path()).read_text().splitlines() == ["name", "Fjord Gear"]
+    with page.expect_download() as download:
+        page.click("#parquet")
+    assert Path(download.value.path()).read_bytes()[:4] == b"PAR1"
+
+
+def test_history_survives_a_reload(page: Any) -> None:
+    ask(page, "How many customers are there?")
+    page.reload()
+    page.wait_for_selector("#schema details")
+    page.click("#history button")
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.input_value("#question") == "How many customers are there?"
+    assert page.inner_text("#rows tr:nth-child(2) td") == "300"
+
+
+def test_ten_thousand_rows_do_not_stutter(page: Any) -> None:
+    page.select_option("#database", "big")
+    page.evaluate("document.querySelector('#result').hidden = false")
+    run(page, "SELECT * FROM big")
+    assert page.inner_text("#count") == "The first 10000 rows; there are more."
+    assert page.evaluate("document.querySelectorAll('#rows tr').length") < 150
+    slowest = page.evaluate(
+        """async () => {
+          const box = document.querySelector('#scroller'); let worst = 0;
+          for (let i = 0; i < 60; i++) {
+            const before = performance.now(); box.scrollTop = (i * 4999) % (10000 * 30);
+            box.dispatchEvent(new Event('scroll')); box.offsetHeight; worst = Math.max(worst, performance.now() - before);
+          }
+          return worst;
+        }"""
+    )
+    assert slowest < 50, "milliseconds for one scroll"
+    page.click("#head button >> nth=0")
+    page.click("#head button >> nth=0")
+    until(page, "document.querySelector('#rows td.number')?.textContent === '9999'")
+    assert page.get_attribute("#head th >> nth=0", "aria-sort") == "descending"
+
+
+def test_text_of_others_stays_text(page: Any) -> None:
+    page.select_option("#database", "big")
+    page.evaluate("document.querySelector('#result').hidden = false")
+    run(page, "SELECT x FROM evil")
+    assert page.inner_text("#rows tr:nth-child(2) td") == EVIL and page.title() == "OpenArctic copilot"
+
+
+def test_keyboard_alone(page: Any) -> None:
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("/")
+    page.keyboard.type("How many orders are there?")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#stage').textContent.startsWith('Done')")
+    seen = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id"))
+    assert {"send", "sql", "run", "tab-table", "copy", "csv", "scroller", "up", "down"} <= set(seen)
+
+
+def test_verdicts_are_kept(page: Any, served: Server) -> None:
+    ask(page, "How many products are there?")
+    page.click("#up")
+    until(page, "document.querySelector('#thanks').textContent !== ''")
+    run(page, "SELECT count(*) AS products FROM products")
+    page.click("#correct")
+    until(page, "document.querySelector('#thanks').textContent !== ''")
+    desk_file = FeedbackFile(Path(str(_feedback(served))))
+    first, second = list(desk_file.records())[-2:]
+    assert isinstance(first, Feedback) and first.verdict == "up"
+    assert isinstance(second, Feedback) and second.corrected == "SELECT COUNT(*) AS products FROM products"
+
+
+def _feedback(served: Server) -> Any:
+    assert served.desk is not None and served.desk.feedback is not None
+    return served.desk.feedback.path
+
+
+def test_dark_and_phone(page: Any) -> None:
+    ask(page, "How many customers are there in each segment?")
+    page.click("#theme")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.screenshot(path=str(PICTURES / "copilot-phone.png"))
+    page.click("#browse")
+    assert page.is_visible("#schema") and page.get_attribute("#browse", "aria-expanded") == "true"
+
+
+def test_it_is_soon_ready(page: Any) -> None:
+    began = time.monotonic()
+    page.reload()
+    page.wait_for_selector("#schema details")
+    assert time.monotonic() - began < INTERACTIVE_S
