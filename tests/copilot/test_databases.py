@@ -131,3 +131,22 @@ def test_views_come_with_the_text_that_made_them(tmp_path: Path, dialect: str) -
     view, table = schema.table("v"), schema.table("t")
     assert view is not None and view.is_view and "a + 1" in view.definition
     assert table is not None and table.definition == ""
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
+def test_comments(tmp_path: Path, dialect: str) -> None:
+    script = """CREATE TABLE orders /* what was bought */ (
+      id INTEGER PRIMARY KEY, -- its number
+      price DOUBLE NOT NULL, /* in euros, "net" */
+      -- the day
+      day DATE,
+      note VARCHAR
+    );"""
+    path = write_both(tmp_path, script)[dialect]
+    if dialect == "duckdb":
+        with duckdb.connect(str(path)) as connection:
+            connection.execute("COMMENT ON TABLE orders IS 'what was bought'; COMMENT ON COLUMN orders.id IS 'its number'")
+            connection.execute("COMMENT ON COLUMN orders.price IS 'in euros, \"net\"'; COMMENT ON COLUMN orders.day IS 'the day'")
+    [table] = read_schema(open_database(path)).tables
+    assert table.comment == "what was bought"
+    assert [column.comment for column in table.columns] == ["its number", 'in euros, "net"', "the day", ""]

@@ -99,7 +99,8 @@ def _tables_of(paths: Iterable[Path]) -> Iterator[DataTable]:
         stem = _stem(path)
         alike = re.sub(r"\d+", "#", stem.lower())
         is_part = "#" in alike and form != "excel"
-        key = (form, str(path.parent), alike if is_part else stem, _first_line(path) if form == "csv" and is_part else "")
+        first_line = _first_line(path) if form == "csv" and is_part else ""
+        key = (form, str(path.parent), alike if is_part else stem, path.name.lower().removeprefix(stem.lower()), first_line)
         groups.setdefault(key, []).append(path)
     for (form, *_), group in groups.items():
         if form == "excel":

@@ -89,7 +89,7 @@ def _read_error(path: Path, error: sqlite3.Error) -> CapacityError | CorruptErro
 
 
 def tables(_database: Database, query: Query, values: bool) -> Iterator[Table]:
-    """See `Kind`. SQLite has no comments."""
+    """See `Kind`. Comments are those in the text of CREATE TABLE: SQLite keeps it as it was written."""
     listing = query(
         "SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     )
@@ -101,18 +101,46 @@ def tables(_database: Database, query: Query, values: bool) -> Iterator[Table]:
         except sqlite3.OperationalError:
             continue  # a view over something that is gone: it cannot be asked either
         is_sampled = values and kind == "table"
+        comments = _comments(sql) if kind == "table" else {}
         yield Table(
             name=name,
             columns=tuple(
-                Column(name=column, type=type_ or "", values=_sample(query, name, column) if is_sampled else ())
+                Column(
+                    name=column,
+                    type=type_ or "",
+                    values=_sample(query, name, column) if is_sampled else (),
+                    comment=comments.get(column.lower(), ""),
+                )
                 for _, column, type_, *_ in columns
             ),
             primary_key=primary[name.lower()],
             foreign_keys=tuple(_foreign_keys(query, name, names, primary)),
             row_count=query(f"SELECT count(*) FROM {quoted(name)}")[0][0] if kind == "table" else None,
             is_view=kind == "view",
+            comment=comments.get("", ""),
             definition=sql if kind == "view" else "",
         )
+
+
+def _comments(sql: str | None) -> dict[str, str]:
+    """The comment behind (or before) each column by its lower-case name, and under "" that of the table."""
+    if not sql or not ("--" in sql or "/*" in sql):
+        return {}
+    import sqlglot
+    from sqlglot import exp
+
+    try:
+        tree = sqlglot.parse_one(sql, read="sqlite")
+    except (sqlglot.errors.SqlglotError, RecursionError):
+        return {}
+    found = {definition.name.lower(): _text_of(definition) for definition in tree.find_all(exp.ColumnDef)}
+    head = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
+    return {**found, "": _text_of(head)} if head is not None else found
+
+
+def _text_of(node: Any) -> str:
+    parts = [comment.strip() for part in (node, node.this) for comment in getattr(part, "comments", None) or []]
+    return " ".join(parts)
 
 
 def _primary_key(query: Query, table: str) -> tuple[str, ...]:
