@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from openarctic.copilot.databases.values import SCANNED_ROWS, VALUE_CHARS, VALUE
 from openarctic.copilot.engines import duckdb as engine
 from openarctic.copilot.schema import Column, ForeignKey, Table
 from openarctic.errors import CapacityError, CorruptError, UserError
+
+COUNTED_AT_ONCE = 100
+READ_WHOLE_ROWS = 5000
 
 
 def target(database: Database) -> tuple[dict[str, Any], State]:
@@ -74,29 +77,38 @@ def tables(_database: Database, query: Query, values: bool, views_are_tables: bo
     ):
         columns.setdefault(table, []).append((column, type_, comment or ""))
     primary, foreign = _keys(query)
-    for table, comment, is_view, definition in query(
-        f"SELECT table_name, comment, false, '' FROM duckdb_tables() WHERE {here} "
-        f"UNION ALL SELECT view_name, comment, true, sql FROM duckdb_views() WHERE {here} ORDER BY 1"
-    ):
-        is_view = is_view and not views_are_tables
+    listing = [
+        (table, comment or "", is_view and not views_are_tables, definition)
+        for table, comment, is_view, definition in query(
+            f"SELECT table_name, comment, false, '' FROM duckdb_tables() WHERE {here} "
+            f"UNION ALL SELECT view_name, comment, true, sql FROM duckdb_views() WHERE {here} ORDER BY 1"
+        )
+    ]
+    counts = _counts(query, [table for table, _, is_view, _ in listing if not is_view])
+    for table, comment, is_view, definition in listing:
+        own = columns.get(table, [])
+        texts = [column for column, type_, _ in own if type_ == "VARCHAR"]
+        samples = _samples(query, table, texts, counts[table]) if values and texts and not is_view else {}
         yield Table(
             name=table,
-            columns=tuple(
-                Column(
-                    name=column,
-                    type=type_,
-                    values=_sample(query, table, column) if values and type_ == "VARCHAR" and not is_view else (),
-                    comment=note,
-                )
-                for column, type_, note in columns.get(table, ())
-            ),
+            columns=tuple(Column(name=c, type=type_, values=samples.get(c, ()), comment=note) for c, type_, note in own),
             primary_key=primary.get(table, ()),
             foreign_keys=tuple(foreign.get(table, ())),
-            row_count=None if is_view else query(f"SELECT count(*) FROM {quoted(table)}")[0][0],
+            row_count=counts.get(table),
             is_view=is_view,
             definition=definition if is_view else "",
-            comment=comment or "",
+            comment=comment,
         )
+
+
+def _counts(query: Query, tables: Sequence[str]) -> dict[str, int]:
+    """Rows of every table, many tables a statement."""
+    counts: dict[str, int] = {}
+    for start in range(0, len(tables), COUNTED_AT_ONCE):
+        some = tables[start : start + COUNTED_AT_ONCE]
+        parts = (f"SELECT {number}, count(*) FROM {quoted(table)}" for number, table in enumerate(some))
+        counts |= {some[number]: count for number, count in query(" UNION ALL ".join(parts))}
+    return counts
 
 
 def _keys(query: Query) -> tuple[dict[str, tuple[str, ...]], dict[str, list[ForeignKey]]]:
@@ -115,9 +127,18 @@ def _keys(query: Query) -> tuple[dict[str, tuple[str, ...]], dict[str, list[Fore
     return primary, foreign
 
 
-def _sample(query: Query, table: str, column: str) -> tuple[str, ...]:
-    # Long values are left where they are.
-    short = f"CASE WHEN length({quoted(column)}) <= {VALUE_CHARS} THEN {quoted(column)} END"
-    scan = f"SELECT {short} AS value FROM {quoted(table)} LIMIT {SCANNED_ROWS}"
-    rows = query(f"SELECT DISTINCT value FROM ({scan}) AS scan LIMIT {VALUES_PER_COLUMN}")
-    return linkable(value for (value,) in rows)
+def _samples(query: Query, table: str, columns: Sequence[str], count: int) -> dict[str, tuple[str, ...]]:
+    """Distinct short values of every column; long values are left where they are. Small tables are read in one statement."""
+    short = [f"CASE WHEN length({quoted(c)}) <= {VALUE_CHARS} THEN {quoted(c)} END AS value" for c in columns]
+    if count <= READ_WHOLE_ROWS:
+        rows = query(f"SELECT {', '.join(short)} FROM {quoted(table)}")
+        found = zip(*rows, strict=True) if rows else iter([()] * len(columns))
+        return {
+            column: linkable(dict.fromkeys(values))[:VALUES_PER_COLUMN] for column, values in zip(columns, found, strict=True)
+        }
+    samples = {}
+    for column, value in zip(columns, short, strict=True):
+        scan = f"SELECT {value} FROM {quoted(table)} LIMIT {SCANNED_ROWS}"
+        rows = query(f"SELECT DISTINCT value FROM ({scan}) AS scan LIMIT {VALUES_PER_COLUMN}")
+        samples[column] = linkable(value for (value,) in rows)
+    return samples

@@ -204,7 +204,8 @@ def tables(database: Database, query: Query, values: bool) -> Iterator[Table]:
     columns: dict[str, list[tuple[str, str, str]]] = {}
     for table, column, type_, comment in query(COLUMNS):
         columns.setdefault(table, []).append((column, type_, comment or ""))
-    definitions, counts = dict(query(VIEWS)), dict(query(COUNTS))
+    definitions: dict[str, str | None] = dict(query(VIEWS))
+    counts: dict[str, int | None] = dict(query(COUNTS))
     listing = query(TABLES)
     listing += [(name, "VIEW", "") for name in sorted(set(definitions) - {name for name, *_ in listing})]
     primary, foreign = _keys(query, database, {name for name, *_ in listing})

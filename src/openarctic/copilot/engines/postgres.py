@@ -155,6 +155,8 @@ class Engine:
         self.connection.autocommit = False
         self.connection.read_only = True
         _read_exactly(self.connection)
+        self.search_path: str = self.connection.execute("SHOW search_path").fetchone()[0]
+        self.connection.rollback()
         self.cursor: Any = None
 
     def start(self, request: dict[str, Any]) -> list[str]:
@@ -162,7 +164,12 @@ class Engine:
         from psycopg import sql
 
         milliseconds = max(1, int(request["timeout"] * 1000))
-        self.connection.execute(f"SET LOCAL statement_timeout = {milliseconds}")
+        # In the transaction: a pooler may give every transaction another session.
+        self.connection.execute(
+            "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true), "
+            "set_config('idle_in_transaction_session_timeout', %s, true), set_config('search_path', %s, true)",
+            (f"{milliseconds}ms", f"{LOCK_TIMEOUT_S}s", f"{IDLE_IN_TRANSACTION_S}s", self.search_path),
+        )
         if request.get("role"):
             self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(request["role"])))
         # No cursor on the server can hold a plan.
