@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try for each question (default 4)")
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most for each (default 1000)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds a query may run (default 10)")
+    parser.add_argument("--semantic", metavar="FILE", help="semantic model: Cortex Analyst or Ossie YAML (docs/semantic.md)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
     add_policy_arguments(parser)
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask, write, say where. The exit code is 4 when no question could be answered."""
     from openarctic.cli import progress
-    from openarctic.cli.ask import check_limits, read_question
+    from openarctic.cli.ask import check_limits, read_question, read_semantic
     from openarctic.copilot.answers.report import check_path, make_report, split_description, write_report
     from openarctic.copilot.ask import AskOptions, Copilot
     from openarctic.copilot.sample import database_or_sample
@@ -49,9 +50,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
     description, database = read_question(args.description), database_or_sample(args.db)
     split_description(description)
+    semantic = read_semantic(args.semantic)
     model = load(args.model, threads=args.threads, on_progress=progress.loading(args.model or "the model"))
     options = AskOptions(candidates=args.candidates, limit=args.limit, timeout_s=args.timeout, chart=True)
-    with Copilot(database, model, policy=args.policy, user=args.user) as copilot:
+    with Copilot(database, model, policy=args.policy, user=args.user, semantic=semantic) as copilot:
         report = make_report(description, copilot, options, args.title, lambda i, n: progress.renew(f"{i}/{n} asked"))
     progress.end()
     for section in report.sections:

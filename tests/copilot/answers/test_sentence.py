@@ -95,6 +95,14 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
          "All 12 rows have the same number of employees, 5: 1, 2, 3, 4, 5 and others."),
         ("SELECT MIN(price), MAX(price) FROM products", "The lowest price is 14.95 and the highest price is 428.35."),
         ("SELECT status FROM orders WHERE order_id = 1", "The status is delivered."),
+        ("SELECT MAX(order_date) FROM orders", "The latest order date is 2024-12-27."),
+        ("SELECT product_id FROM products ORDER BY price DESC LIMIT 1", "The product id with the highest price is 72."),
+        ("SELECT EXTRACT(YEAR FROM hired) AS y, COUNT(*) FROM employees GROUP BY y ORDER BY COUNT(*) DESC LIMIT 1",
+         "2019 has the most employees, 12."),
+        ("SELECT SUM(amount) FROM payments WHERE paid_on >= DATE '2023-01-01' AND paid_on < DATE '2024-01-01'",
+         "The total amount is 211,946.20, over payments where paid_on is in the range asked for."),
+        ("SELECT name, email FROM customers WHERE name LIKE 'Ada%' ORDER BY email LIMIT 2",
+         "2 rows: Ada Brandt (ada.brandt177@example.com) and Ada Brandt (ada.brandt195@example.com)."),
     ],
 )  # fmt: skip
 def test_what_is_said(asked: Asker, sql: str, text: str) -> None:

@@ -22,6 +22,7 @@ Kind = Literal["column", "count", "sum", "avg", "max", "min", "other"]
 
 _KINDS: dict[str, Kind] = {"Count": "count", "Sum": "sum", "Avg": "avg", "Max": "max", "Min": "min"}
 _NAMING = re.compile(r"(^|_)(name|title|label)$", re.IGNORECASE)
+DATE_WORDS = re.compile(r"\b(date|time|day|month|year|joined|opened|hired|created|updated|paid)\b")
 _ID = re.compile(r"(^|_)(id|key)$|(?<=[a-z])Id$", re.IGNORECASE)
 _MADE = re.compile(r"^(count|sum|avg|max|min|count_star|n|cnt|value|result|col\d*|_col_?\d+)$|[()*]", re.IGNORECASE)
 
@@ -181,7 +182,10 @@ def _output(inner: exp.Expr, alias: str, column: str, things: str, phrases: Phra
         return Output(kind=kind, noun=_safe(said, column))
     what = core.this.expressions[0] if is_distinct else core.this
     measured = words(what.name) if isinstance(what, exp.Column) else phrases.say(what)
-    noun = own or f"{AGGREGATES[type(core).__name__]} {measured}"
+    word = AGGREGATES[type(core).__name__]
+    if kind in ("max", "min") and DATE_WORDS.search(measured):
+        word = "latest" if kind == "max" else "earliest"
+    noun = own or f"{word} {measured}"
     return Output(kind=kind, noun=_safe(noun, column), is_additive=kind == "sum" and not is_distinct)
 
 

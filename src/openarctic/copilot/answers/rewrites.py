@@ -304,6 +304,8 @@ def decorrelate(tree: exp.Expr, schema: Schema) -> bool:
         inner, outer = subquery.this, subquery.find_ancestor(exp.Select)
         if outer is None or not isinstance(inner, exp.Select) or not _is_correlated_aggregate(inner):
             continue
+        if any(e.is_star for e in outer.expressions):  # it would show what is joined
+            continue
         is_shown = any(subquery in list(e.find_all(exp.Subquery)) for e in outer.expressions)
         where = outer.args.get("where")
         is_compared = where is not None and any(s is subquery for s in where.find_all(exp.Subquery))

@@ -15,7 +15,8 @@ from typing import Any
 from sqlglot import exp
 
 from openarctic.copilot.answers.cells import Written, is_money, is_number, one_line, written
-from openarctic.copilot.answers.reading import Output, Reading, read
+from openarctic.copilot.answers.phrases import HIDDEN
+from openarctic.copilot.answers.reading import DATE_WORDS, Output, Reading, read
 from openarctic.copilot.schema import Schema
 from openarctic.copilot.wording import counted, listed, plural
 
@@ -28,7 +29,7 @@ MONTH_CHARS = 7  # 2024-03
 _TIME = re.compile(r"^\d{4}(-\d{2}(-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?)?)?$|^\d{4}-?Q[1-4]$")
 _MONTH_START = re.compile(r"^\d{4}-\d{2}-01([ T]00:00(:00)?)?$")
 _NAMING = re.compile(r"(^|[_ ])(id|key|year)$|(?<=[a-z])Id$", re.IGNORECASE)  # numbers that name a row
-_DATE_WORDS = re.compile(r"\b(date|time|day|month|year|joined|opened|hired|created|updated|paid)\b")
+_RANGE = re.compile(rf"^(?P<name>.+) is (?:above|at least|below|at most) {HIDDEN}$")
 
 Rows = Sequence[Sequence[Any]]
 
@@ -98,6 +99,8 @@ class _Speaker:
         if value is None:
             return Written(f"(no {self._output(column).noun})")
         said = written(value, self.columns[column], self._cents[column])
+        if isinstance(value, int) and self.reading.outputs[column].is_key:
+            said = written(str(value))  # it names a group
         if column in self._months:
             said = Written(said.text[:MONTH_CHARS])
         if re.search(r"\d", said.text):
@@ -172,7 +175,7 @@ class _Speaker:
     # the filters
 
     def _where(self) -> str:
-        filters = self.reading.filters
+        filters = _with_ranges(self.reading.filters)
         said = " and ".join(f"({f})" if " or " in f and len(filters) > 1 else f for f in filters)
         return said if len(said) <= MAX_FILTER_CHARS else "all the filters of the query hold"
 
@@ -215,7 +218,7 @@ class _Speaker:
             return f"{_capital(listed(parts))}{self._over()}."
         order = self.reading.order[0] if self.reading.order else None
         if order and order.output is not None and self.reading.limit == 1 and self.reading.is_from_start:
-            is_measured = self._is_numeric(order.output) or _DATE_WORDS.search(order.noun)
+            is_measured = self._is_numeric(order.output) or DATE_WORDS.search(order.noun)
             if is_measured and (labels := self._labels(order.output)):
                 said = _superlative(order.kind, self._output(order.output).noun, order.is_descending)
                 return f"{self.label(0, labels)} has {said}, {self.headline(0, order.output)}."
@@ -379,11 +382,22 @@ def _superlative(kind: str, noun: str, is_descending: bool) -> str:
     if kind == "count" and noun.startswith("number of "):
         return f"the {'most' if is_descending else 'fewest'} {noun.removeprefix('number of ')}"
     word = "highest" if is_descending else "lowest"
-    if _DATE_WORDS.search(noun) and kind in ("column", "max", "min"):
+    if DATE_WORDS.search(noun) and kind in ("column", "max", "min"):
         word = "latest" if is_descending else "earliest"
     if kind in ("max", "min"):
-        return f"the {word} {noun.removeprefix('highest ').removeprefix('lowest ')}"
+        for own in ("highest ", "lowest ", "latest ", "earliest "):
+            noun = noun.removeprefix(own)
     return f"the {word} {noun}"
+
+
+def _with_ranges(filters: Sequence[str]) -> list[str]:
+    """Two bounds of one column, neither of which may be named, are a range."""
+    names = [match["name"] if (match := _RANGE.match(f)) else "" for f in filters]
+    said = []
+    for name, text in zip(names, filters, strict=True):
+        is_bounded_twice = bool(name) and names.count(name) > 1
+        said.append(f"{name} is in the range asked for" if is_bounded_twice else text)
+    return list(dict.fromkeys(said))
 
 
 def _parsed(text: str) -> float:
