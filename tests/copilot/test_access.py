@@ -11,7 +11,7 @@ from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.ask import AskOptions, Copilot
 from openarctic.copilot.databases import open_database, read_schema
 from openarctic.copilot.execute import Result, Worker
-from openarctic.copilot.policy import parse_policy
+from openarctic.copilot.policy import Reader, parse_policy
 from openarctic.errors import RefusedError, UserError
 from openarctic.generator import ScriptedGenerator
 
@@ -228,3 +228,33 @@ def test_a_question_sees_the_same(world: World) -> None:
         assert answer.rows == [(0,)] and answer.hidden_by_policy == ("orders",)
         assert "only some rows of orders" in answer.answer and "manager" not in (answer.sql or "")
         assert "secrets" not in model.prompts[0] and "salary" not in model.prompts[0] and "Ada" not in model.prompts[0]
+
+
+def test_the_fence_keeps_conditions_off_hidden_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite computes first what costs least: without the fence this fails where order 2, a hidden one, has an amount of 20."""
+    own = "EXISTS (SELECT 1 FROM regions AS r WHERE r.region = orders.region AND r.manager = :user)"
+    policy = parse_policy(f"roles: {{r: {{tables: {{orders: {{rows: {own!r}}}}}}}}}\nusers: {{ann: [r]}}")
+    guess = "SELECT count(*) FROM orders WHERE abs(CASE WHEN amount = 20 THEN -9223372036854775807 - 1 ELSE 1 END) = 1"
+    assert world.worker.execute(open_access(world.schema, policy, "ann").check(guess)).rows == [(2,)]
+    monkeypatch.setattr(Reader, "_fenced", lambda self, query: query)
+    unfenced = open_access(world.schema, policy, "ann").check(guess)
+    if world.database.dialect == "sqlite":
+        with pytest.raises(UserError, match="overflow"):
+            world.worker.execute(unfenced)
+
+
+def test_who_sees_a_part_of_a_table_sees_it_in_every_form(world: World) -> None:
+    """What hangs on a table in FROM moves to the subquery that takes its place."""
+    assert rows(world, "ann", "SELECT count(*) FROM (orders JOIN customers ON orders.customer_id = customers.id)") == [(2,)]
+    if world.database.dialect == "sqlite":
+        return
+    assert rows(world, "ann", "SELECT count(*) FROM orders TABLESAMPLE 100%") == [(2,)]
+    pivot = "SELECT north, south FROM orders PIVOT (count(id) FOR region IN ('north', 'south')) AS p"
+    assert rows(world, "ann", pivot) == [(1, 0), (1, 0)]
+    pivoted = run(world, "ann", "PIVOT (SELECT o.region, c.name FROM orders AS o, customers AS c) ON region USING count(*)")
+    assert pivoted.columns == ["name", "north"]
+    lateral = "SELECT z.id FROM regions AS r, LATERAL (SELECT id FROM orders WHERE region = r.region) AS z ORDER BY 1"
+    assert rows(world, "ann", lateral) == [(1,), (3,)]
+    whole = str(rows(world, "ann", "SELECT c FROM customers AS c"))
+    assert "salary" not in whole and "x.org" not in whole
+    assert rows(world, "ann", "SELECT COLUMNS(c -> c LIKE '%ar%') FROM customers WHERE id = 1") == [("****4444",)]
