@@ -213,3 +213,11 @@ def test_the_corpora_are_as_large_as_promised() -> None:
     hostile, harmless = list(statements("hostile")), [*statements("good"), *statements("pass")]
     assert len(set(hostile)) >= 300 and {dialect for dialect, _ in hostile} == set(DIALECTS)
     assert len(set(harmless)) >= 100 and {dialect for dialect, _ in harmless} == set(DIALECTS)
+
+
+def test_the_room_has_its_door() -> None:
+    import openarctic.copilot
+
+    assert openarctic.copilot.check is check
+    with pytest.raises(AttributeError):
+        _ = openarctic.copilot.nothing
