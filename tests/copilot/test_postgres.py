@@ -370,3 +370,27 @@ def test_any_name_can_be_read(postgres: Server, shop: Database) -> None:
     finally:
         for name in NAMES:
             postgres.run(f"DROP TABLE sales.{quoted(name)}", name="shop")
+
+
+def test_of_tables_that_differ_in_case_one_is_read(postgres: Server, shop: Database) -> None:
+    postgres.run(
+        'CREATE TABLE sales."Twin" (a text)', "CREATE TABLE sales.twin (a text)", "INSERT INTO sales.\"Twin\" VALUES ('hidden')",
+        "INSERT INTO sales.twin VALUES ('seen')", 'GRANT SELECT ON sales."Twin", sales.twin TO reader', name="shop",
+    )  # fmt: skip
+    try:
+        schema = read_schema(shop)
+        assert [t.name for t in schema.tables if t.name.lower() == "twin"] == ["twin"]
+        with Worker(shop) as worker:
+            for name in ("twin", "TWIN", '"Twin"', '"TWIN"', 'sales."Twin"', '"twin"'):
+                for sql in (
+                    f"SELECT a FROM {name}",
+                    f"WITH x AS (SELECT a FROM {name}) SELECT * FROM x",
+                    f"SELECT t.* FROM {name} AS t",
+                ):
+                    assert worker.execute(check(sql, "postgres", schema)).rows == [("seen",)]
+            for cte, name in {'"Twin"': "twin", "twin": '"Twin"', '"TWIN"': "twin"}.items():
+                sql = f"WITH {cte} AS (SELECT 'made' AS a) SELECT a FROM {name}"
+                checked = check(sql, "postgres", schema)
+                assert (checked.tables, worker.execute(checked).rows) == ((), [("made",)])
+    finally:
+        postgres.run('DROP TABLE sales."Twin", sales.twin', name="shop")

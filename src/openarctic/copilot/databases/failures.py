@@ -5,7 +5,7 @@ from __future__ import annotations
 from openarctic.copilot.databases.database import Database
 from openarctic.errors import CapacityError, CorruptError, MissingError, OpenArcticError, RefusedError, UserError
 
-ROLE_HINT = "connect as a role that may only read, or add allow_writing_role=yes to the URL (statements stay read-only)"
+ROLE_HINT = "connect as a role that may only read, or add allow_writing_role=yes to the URL"
 
 
 def failure(database: Database, kind: str, message: str, is_open: bool = True) -> OpenArcticError:
