@@ -129,6 +129,18 @@ def test_a_metric_is_composed_over_several_tables() -> None:
     assert "payments" in model.prompts[0] and "suppliers:" not in model.prompts[0]
 
 
+def test_a_model_writes_in_the_semantic_models_names() -> None:
+    sql = " SELECT category, SUM(units) FROM items, products, categories GROUP BY category ORDER BY category"
+    model = ScriptedGenerator([[sql]])
+    answer = ask("anything at all", model=model, semantic=SEMANTIC)
+    assert "items: order_item_id, order_id > orders, product_id > products, units" in model.prompts[0]
+    by_hand = (
+        " SELECT categories.name, SUM(quantity) FROM order_items, products, categories GROUP BY categories.name "
+        "ORDER BY categories.name"
+    )
+    assert answer.rows == ask("x", model=ScriptedGenerator([[by_hand]])).rows and answer.columns == ["category", "sum(units)"]
+
+
 def test_what_a_policy_hides_no_semantic_model_shows(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text(

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlglot
 
 from openarctic.copilot.databases import open_database, read_schema
 from openarctic.copilot.examples import Databases, read_pairs
@@ -190,13 +191,18 @@ def test_pairs_are_read_by_training_and_mean_the_same(tmp_path: Path, dialect: s
     assert [r["question"] for r in spider] == [q.question for q in LOGICAL[:3]] and writer.skipped[0][0] == "Broken"
     assert [rows(r["query"]) for r in spider] == truth and not any("(SELECT" in r["query"] for r in spider)
     sft = [json.loads(line) for line in writer.lines(LOGICAL, "sft")]
-    assert [rows(expand(r["response"].strip(), writer.layer.schema, dialect)) for r in sft] == truth
-    assert sft[0]["prompt"].endswith("Q: How many orders are open? [open = ord.st]\nSQL:")
+    full = [writer.layer.physical(expand(r["response"].strip(), writer.layer.logical, dialect)) for r in sft]
+    assert [rows(tree.sql(dialect=dialect)) for tree in full] == truth
+    assert sft[0]["prompt"].endswith("Q: How many orders are open? [open = orders.state]\nSQL:")
+    assert sft[0]["response"] == " SELECT COUNT(*) FROM orders WHERE state = 'open'"
     # What `openarctic train nano` makes of the same lines.
     folder = tmp_path / "databases" / "shop"
     folder.mkdir(parents=True)
     (folder / "shop.sqlite").write_bytes(paths["sqlite"].read_bytes())
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in spider))
     pairs = list(read_pairs(tmp_path / "pairs.jsonl", Databases(tmp_path / "databases")))
-    assert [pair.sql for pair in pairs] == [r["response"].strip() for r in sft]
+    plain = PairWriter(schema, "shop")
+    queries = [VerifiedQuery(question=r["question"], sql=sqlglot.transpile(r["query"], "sqlite", dialect)[0]) for r in spider]
+    responses = [json.loads(line)["response"] for line in plain.lines(queries, "sft")]
+    assert [f" {pair.sql}" for pair in pairs] == responses and len(responses) == 3
     worker.close()

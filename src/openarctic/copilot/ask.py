@@ -172,7 +172,7 @@ class Copilot:
         self.proposer: Proposer | None = None
         if semantic is not None:
             layer = SemanticLayer(semantic, self.schema, shows_samples=not self.access.is_restricted)
-            self.schema, self.proposer = layer.schema, Proposer(layer, self.access.check)
+            self.schema, self.proposer = layer.logical, Proposer(layer, self.access.check)
         self.worker = Worker(database)
         self.values = ValueIndex(self.schema)
         self.form: TargetForm = getattr(model, "target_form", "sql")
@@ -197,7 +197,7 @@ class Copilot:
     def _ask(self, question: str, options: AskOptions, tally: Tally | None, event: Event, on_linked: OnLinked) -> Answer:
         clock, tally = Clock(), tally or Tally()
         links = self.values.links(question)
-        proposal = self.proposer.propose(question, links) if self.proposer else Proposal()
+        proposal = self.proposer.propose(question) if self.proposer else Proposal()
         if proposal.verified is not None:
             clock.lap("verified")
             answer = self._verified(question, proposal, options, clock, tally, event)
@@ -304,8 +304,9 @@ class Copilot:
     def _check(self, short_sql: str, tally: Tally) -> Checked | None:
         """The whole statement; None where guard or policy refuse it."""
         try:
-            return self.access.check(expand(short_sql, self.schema, self.database.dialect))
-        except SqlglotError:
+            sql = expand(short_sql, self.schema, self.database.dialect)
+            return self.access.check(self.proposer.physical(sql) if self.proposer else sql)
+        except (SqlglotError, UserError):
             return None
         except RefusedError as error:
             if error.type == "not_permitted":
@@ -354,7 +355,9 @@ class Copilot:
         sentence, chart, sql = "", None, checked.shown
         if result is not None:
             dialect = self.database.dialect
-            sentence = answer_sentence(question, result.columns, result.rows, result.truncated, sql, dialect, self.schema).text
+            sentence = answer_sentence(
+                question, result.columns, result.rows, result.truncated, sql, dialect, self.access.schema
+            ).text
             sentence = f"{sentence} {self.access.hidden(checked)}".strip()
             if options.chart:
                 chart = chart_for(result.columns, (), result.rows, question, sql, dialect, result.truncated)

@@ -14,10 +14,11 @@ from sqlglot.optimizer.qualify import qualify
 
 from openarctic.copilot.examples import LinkedSchema
 from openarctic.copilot.guard import check
-from openarctic.copilot.joins import expand, shorten
+from openarctic.copilot.joins import expand, identifier, shorten
 from openarctic.copilot.plan import TargetForm
 from openarctic.copilot.prompt import target_text
 from openarctic.copilot.schema import Schema
+from openarctic.copilot.semantic.expressions import read_query
 from openarctic.copilot.semantic.layer import SemanticLayer
 from openarctic.copilot.semantic.model import SemanticModel, VerifiedQuery
 from openarctic.errors import OpenArcticError
@@ -30,7 +31,7 @@ class PairWriter:
 
     def __init__(self, schema: Schema, db_id: str, model: SemanticModel | None = None, form: TargetForm = "sql") -> None:
         self.layer = SemanticLayer(model or SemanticModel(name=db_id), schema)
-        self.linked = LinkedSchema(self.layer.schema)
+        self.linked = LinkedSchema(self.layer.logical)
         self.db_id, self.form = db_id, form
         self.skipped: list[tuple[str, str]] = []
 
@@ -56,9 +57,14 @@ class PairWriter:
         return flat.sql(dialect="sqlite")
 
     def _sft(self, query: VerifiedQuery) -> dict[str, str]:
-        """`prompt` as `ask` writes it, and `response`: the short SQL that expands to the same columns of the same tables."""
-        short = shorten(self._sql(query), self.layer.schema)
-        check(expand(short, self.layer.schema, self.layer.dialect), self.layer.dialect, self.layer.schema)
+        """`prompt` as `ask` writes it, and `response`: the short SQL in the names that the prompt shows."""
+        tree, logical = read_query(query.sql, self.layer.dialect), self.layer.logical
+        for table in tree.find_all(exp.Table):
+            found = self.layer.model.table(table.name)
+            if found is not None and table.name != found.name:  # `__orders`
+                table.set("this", identifier(found.name))
+        short = shorten(tree.sql(dialect="sqlite"), logical)
+        check(expand(short, logical, self.layer.dialect), self.layer.dialect, logical)
         prompt = self.linked.text() + self.linked.prompt(query.question)
         return {"prompt": prompt, "response": target_text(short, self.form)}
 

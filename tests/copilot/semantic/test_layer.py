@@ -94,6 +94,30 @@ def test_the_overlaid_schema_is_what_the_model_tells(shop: Shop) -> None:
     assert shop.layer.schema.table("ord") is not None
 
 
+def test_the_logical_schema_is_what_a_model_writes_for(shop: Shop) -> None:
+    lines = dict(line.split(": ", 1) for line in schema_text(shop.layer.logical).splitlines())
+    assert lines == {
+        "orders": "order_id, client_id > customers, state (open/paid), is_open, ordered",
+        "lines": "order_id > orders, pieces",
+        "refunds": "order_id > orders, refunded",  # the relationship names the column below the field
+        "customers": "client_id, customer_name (Ada/Ben/Cleo), home > homes, work > workplaces",
+        "homes": "city_id, home_city (Bonn/Lyon/Paris/Rome), home_country (France/Germany)",
+        "workplaces": "city_id, work_city (Bonn/Lyon/Paris/Rome)",
+    }
+    gone = dataclasses.replace(
+        shop.schema,
+        tables=tuple(
+            dataclasses.replace(t, columns=tuple(c for c in t.columns if c.name != "st"))
+            for t in shop.schema.tables
+            if t.name != "refund"
+        ),
+    )
+    seen = SemanticLayer(shop.layer.model, gone).logical
+    orders = seen.table("orders")
+    assert orders is not None and orders.column_names == {"order_id", "client_id", "ordered"} and seen.table("refunds") is None
+    assert SemanticLayer(dataclasses.replace(shop.layer.model, tables=()), shop.schema).logical is shop.schema
+
+
 def test_descriptions_and_samples_are_laid_over(shop: Shop) -> None:
     bare = dataclasses.replace(
         shop.schema,

@@ -1,14 +1,13 @@
 """A semantic model laid over the schema of a database: what its logical names are in SQL.
 
-`SemanticLayer.schema` is what prompts and links show: the model's tables and columns with its descriptions and relationships,
-without what is private. `physical` turns a query over logical tables into one over the database's tables: a logical table becomes
-the table it stands for where both have the same column names, else a subquery that gives its fields their names. Whatever comes
-out of here goes through the guard like everything else.
+`SemanticLayer.logical` is the schema that a model writes SQL for: logical tables with their public fields, the computed ones too,
+and their relationships as keys. `schema` tells the same of the base tables, under their own names. `physical` turns a query over
+logical tables into one over the database's tables: a logical table becomes the table it stands for where both have the same
+column names, else a subquery that gives its fields their names. Whatever comes out of here goes through the guard like all else.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
@@ -16,7 +15,7 @@ from sqlglot import exp
 
 from openarctic.copilot.joins import identifier
 from openarctic.copilot.link import ValueIndex, ValueLink
-from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
+from openarctic.copilot.schema import Schema, Table
 from openarctic.copilot.semantic.expressions import plain_column, read_expression, read_query
 from openarctic.copilot.semantic.model import Field, Filter, Metric, SemanticModel, SemanticTable
 from openarctic.copilot.semantic.verified import VerifiedQueries
@@ -36,9 +35,18 @@ class SemanticLayer:
         self.model, self.base, self.dialect, self.shows_samples = model, base, base.dialect, shows_samples
 
     @cached_property
+    def logical(self) -> Schema:
+        """The logical tables, with their public fields whose columns may be seen; the base schema where there are none."""
+        from openarctic.copilot.semantic.schemas import logical_schema
+
+        return logical_schema(self)
+
+    @cached_property
     def schema(self) -> Schema:
         """The base tables that the model names, as the model tells them; the whole schema where it names none."""
-        return _overlaid(self)
+        from openarctic.copilot.semantic.schemas import overlaid_schema
+
+        return overlaid_schema(self)
 
     @cached_property
     def values(self) -> ValueIndex:
@@ -264,82 +272,6 @@ def _grouped(tree: exp.Expr) -> exp.Expr:
     return tree if is_whole else exp.Paren(this=tree)
 
 
-def _overlaid(layer: SemanticLayer) -> Schema:
-    modelled: dict[str, list[SemanticTable]] = {}
-    for table in layer.model.tables:
-        if (base := layer.base_of(table)) is not None:
-            modelled.setdefault(base.name, []).append(table)
-    if not modelled:
-        return layer.base
-    keys = _relationship_keys(layer)
-    tables = tuple(
-        _overlaid_table(layer, base, modelled[base.name], keys.get(base.name, []))
-        for base in layer.base.tables
-        if base.name in modelled
-    )
-    kept = {t.name.lower(): t for t in tables}
-    return dataclasses.replace(layer.base, tables=tuple(_with_possible_keys(t, kept) for t in tables))
-
-
-def _overlaid_table(layer: SemanticLayer, base: Table, tables: Sequence[SemanticTable], keys: Sequence[ForeignKey]) -> Table:
-    told: dict[str, Field] = {}
-    hidden: set[str] = set()
-    used = {name.lower() for name in base.primary_key} | {key.column.lower() for key in (*base.foreign_keys, *keys)}
-    for table in tables:
-        for item in table.fields:
-            column = layer.column(table, item)
-            if item.is_private:
-                hidden |= {column.lower()} if column else set()
-                continue
-            if column:
-                told.setdefault(column.lower(), item)
-            used |= _column_names(layer, table, item)
-    shown = [
-        c for c in base.columns if c.name.lower() not in hidden and (c.name.lower() in used or not any(t.fields for t in tables))
-    ]
-    comment = next((t.description for t in tables if t.description), "")
-    declared = [key for key in base.foreign_keys if key not in keys]
-    return dataclasses.replace(
-        base,
-        columns=tuple(_overlaid_column(c, told.get(c.name.lower()), layer.shows_samples) for c in shown or base.columns),
-        foreign_keys=(*declared, *keys),
-        comment=comment or base.comment,
-    )
-
-
-def _column_names(layer: SemanticLayer, table: SemanticTable, item: Field) -> set[str]:
-    try:
-        return {column.name.lower() for column in layer.field(table, item.name, table.name).find_all(exp.Column)}
-    except UserError:
-        return set()
-
-
-def _overlaid_column(column: Column, item: Field | None, shows_samples: bool) -> Column:
-    if item is None:
-        return column
-    values = column.values or (item.sample_values if shows_samples and not column.is_numeric else ())
-    return dataclasses.replace(column, values=values, comment=item.description or column.comment)
-
-
-def _relationship_keys(layer: SemanticLayer) -> dict[str, list[ForeignKey]]:
-    """The model's relationships between columns as foreign keys, by base table."""
-    keys: dict[str, list[ForeignKey]] = {}
-    for relationship in layer.model.relationships:
-        left, right = layer.model.table(relationship.left_table), layer.model.table(relationship.right_table)
-        mine = layer.base_of(left) if left else None
-        its = layer.base_of(right) if right else None
-        if left is None or right is None or mine is None or its is None:
-            continue
-        for pair in relationship.relationship_columns:
-            column = key_column(layer, left, pair.left_column)
-            to_column = key_column(layer, right, pair.right_column)
-            if column and to_column and not pair.type:
-                key = ForeignKey(column=column, table=its.name, to_column=to_column)
-                if key not in keys.setdefault(mine.name, []):
-                    keys[mine.name].append(key)
-    return keys
-
-
 def key_column(layer: SemanticLayer, table: SemanticTable, name: str) -> str | None:
     """The base column that a relationship or key means by a name: a field's, else the base table's own."""
     item, base = table.field(name), layer.base_of(table)
@@ -347,12 +279,3 @@ def key_column(layer: SemanticLayer, table: SemanticTable, name: str) -> str | N
         return layer.column(table, item)
     column = base.column(name) if base is not None else None
     return None if column is None else column.name
-
-
-def _with_possible_keys(table: Table, kept: dict[str, Table]) -> Table:
-    keys = tuple(
-        key
-        for key in table.foreign_keys
-        if table.column(key.column) and (other := kept.get(key.table.lower())) and other.column(key.to_column)
-    )
-    return dataclasses.replace(table, foreign_keys=keys)

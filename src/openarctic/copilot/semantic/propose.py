@@ -74,10 +74,14 @@ class Proposer:
     def _metrics(self) -> MetricReader:
         return MetricReader(self.layer)
 
-    def propose(self, question: str, links: Sequence[ValueLink]) -> Proposal:
+    def physical(self, sql: str) -> str:
+        """SQL over logical names in the database's own. Raises UserError as `SemanticLayer.physical`."""
+        return self.layer.physical(sql).sql(dialect=self.layer.dialect)
+
+    def propose(self, question: str) -> Proposal:
         """Raises RefusedError (`not_permitted`) where the question is verified, and may not be answered to this principal."""
         match = self.layer.verified.find(question)
-        metric = self._metric(question, links)
+        metric = self._metric(question, self.layer.links(question))
         if match is None:
             return Proposal(metric=metric)
         try:
