@@ -181,3 +181,16 @@ def test_the_example_of_the_documentation_is_a_policy() -> None:
     text = (Path(__file__).parents[2] / "docs/policy.md").read_text(encoding="utf-8")
     example = text.split("```yaml\n")[1].split("```")[0]
     assert parse_policy(example).users == {"ann": ("seller",), "eve": ("seller", "analyst")}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_functions_are_known_by_the_names_that_people_write(dialect: str) -> None:
+    functions = ("count", "date_trunc", "substr", "length", "coalesce", "string_agg")
+    text = f"roles: {{r: {{tables: {{t: }}, functions: [{', '.join(functions)}]}}}}\n{USERS}"
+    access = open_access(schema(dialect), parse_policy(text), "ann")
+    calls = ["count(*)", "count(DISTINCT id)", "substr(name, 1, 2)", "length(name)", "coalesce(name, 'x')"]
+    for call in calls if dialect == "sqlite" else [*calls, "date_trunc('month', team)", "string_agg(name, ',')"]:
+        assert access.check(f"SELECT {call} FROM t").sql
+    for call in ("sum(id)", "upper(name)", "max(name)"):
+        with pytest.raises(RefusedError, match="may not be used here"):
+            access.check(f"SELECT {call} FROM t")

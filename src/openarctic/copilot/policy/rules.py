@@ -24,6 +24,7 @@ from openarctic.copilot.spelling import spell
 from openarctic.errors import RefusedError, UserError
 
 USER = "user"  # `:user` in a row condition is the name of who asks
+_ARGUMENTS = ("", "x", "x, y", "x, y, z", "'day', x", "'day', x, y")
 _CLEAR_TO_DARK: tuple[Mask | None, ...] = (None, "last4", "hash", "null")  # None: the value itself
 
 
@@ -129,7 +130,10 @@ class Rules:
     def functions(self) -> frozenset[str] | None:
         """Functions that some role permits; None where one of the roles permits all that the guard knows."""
         permitted = [role.functions for role in self._roles]
-        return None if None in permitted else frozenset().union(*(names for names in permitted if names is not None))
+        if None in permitted:
+            return None
+        names = frozenset[str]().union(*(names for names in permitted if names is not None))
+        return names.union(*(_read_as(name, self.schema.dialect) for name in names))
 
     @property
     def limits(self) -> Limits:
@@ -216,6 +220,20 @@ def whole_table(table: Table) -> exp.Table:
     """A reference to the real table, as the database spells it, under its own name."""
     name = exp.to_identifier(table.name, quoted=True)
     return placed(exp.Table(this=name, alias=exp.TableAlias(this=name.copy())))
+
+
+def _read_as(function: str, dialect: str) -> set[str]:
+    """The names under which the parser knows calls of a function: `date_trunc('day', x)` is a TIMESTAMP_TRUNC to it."""
+    found = set()
+    for arguments in _ARGUMENTS:
+        try:
+            call = sqlglot.parse_one(f"{function}({arguments})", read=dialect)
+        except SqlglotError:
+            continue
+        # Only the call itself: what it may be rewritten to could hold other functions.
+        if isinstance(call, exp.Func) and not isinstance(call, exp.Anonymous):
+            found |= {name.lower() for name in call.sql_names()}
+    return found
 
 
 def _grant_of(role: Role, table: Table) -> Grant | bool:
