@@ -6,6 +6,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from openarctic.copilot.joins import PLAIN_NAME, RESERVED
 from openarctic.errors import UserError
 
 MAX_CHARS = 20_000
@@ -13,6 +14,8 @@ MAX_CHARS = 20_000
 
 def read_expression(text: str, dialect: str) -> exp.Expr:
     """One expression. Raises UserError for what is none."""
+    if PLAIN_NAME.fullmatch(text) and text.lower() not in RESERVED:  # most are: no need to parse
+        return exp.Column(this=exp.to_identifier(text))
     return _read(text, dialect, "expression", exp.Condition)
 
 

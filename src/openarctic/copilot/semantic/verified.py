@@ -70,6 +70,7 @@ class VerifiedQueries:
         counts = Counter(word for known in self._known for word in _features(known.words))
         self._weights = {word: math.log(1 + len(self._known) / count) for word, count in counts.items()}
         self._unseen = math.log(2 + len(self._known))
+        self._vectors = [_parts(self._vector(known.words)) for known in self._known]
 
     def find(self, question: str) -> Match | None:
         """The latest exact match, else one that differs in values alone, else the nearest with a score of at least `NEAR`."""
@@ -80,8 +81,11 @@ class VerifiedQueries:
         if not words or not self._known:
             return None
         form = self._form(question, words)
-        vector = self._vector(words)
-        scored = [(self._changes(known.form, form), self._score(vector, known), known) for known in self._known]
+        asked = _parts(self._vector(words))
+        scored = [
+            (self._changes(known.form, form), _score(asked, vector), known)
+            for known, vector in zip(self._known, self._vectors, strict=True)
+        ]
         changes, score, known = max(scored, key=lambda item: (item[0] is not None, item[1]))
         if changes is None and score < NEAR:
             return None
@@ -131,21 +135,31 @@ class VerifiedQueries:
     def _vector(self, words: tuple[str, ...]) -> dict[str, float]:
         return {word: count * self._weights.get(word, self._unseen) for word, count in Counter(_features(words)).items()}
 
-    def _score(self, vector: Mapping[str, float], known: _Known) -> float:
-        other = self._vector(known.words)
-        scores = []
-        for is_pair in (False, True):
-            mine = {word: weight for word, weight in vector.items() if (" " in word) == is_pair}
-            its = {word: weight for word, weight in other.items() if (" " in word) == is_pair}
-            scores.append(_cosine(mine, its))
-        return (1 - PAIR_SHARE) * scores[0] + PAIR_SHARE * scores[1]
-
 
 def _features(words: Sequence[str]) -> list[str]:
     stems = [stem(word) for word in words]
     return [*stems, *(f"{a} {b}" for a, b in itertools.pairwise(stems))]
 
 
-def _cosine(a: Mapping[str, float], b: Mapping[str, float]) -> float:
-    length = math.sqrt(sum(v * v for v in a.values()) * sum(v * v for v in b.values()))
-    return sum(weight * b[word] for word, weight in a.items() if word in b) / length if length else 0.0
+_Part = tuple[dict[str, float], float]
+
+
+def _parts(vector: Mapping[str, float]) -> tuple[_Part, _Part]:
+    """Single words and pairs, each with its length."""
+    words = {word: weight for word, weight in vector.items() if " " not in word}
+    pairs = {word: weight for word, weight in vector.items() if " " in word}
+    return (words, _length(words)), (pairs, _length(pairs))
+
+
+def _length(vector: Mapping[str, float]) -> float:
+    return math.sqrt(sum(weight * weight for weight in vector.values()))
+
+
+def _score(a: tuple[_Part, _Part], b: tuple[_Part, _Part]) -> float:
+    words, pairs = (_cosine(mine, its) for mine, its in zip(a, b, strict=True))
+    return (1 - PAIR_SHARE) * words + PAIR_SHARE * pairs
+
+
+def _cosine(a: _Part, b: _Part) -> float:
+    length = a[1] * b[1]
+    return sum(weight * b[0][word] for word, weight in a[0].items() if word in b[0]) / length if length else 0.0
