@@ -15,12 +15,21 @@ def words(name: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """Good enough English plurals."""
-    if noun.endswith("s") or not noun[-1:].isalpha():
+    """Good enough English plurals. Training pairs are made with them: a change here makes other pairs."""
+    if noun.endswith("s"):
         return noun
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return noun[:-1] + "ies"
     return noun + ("es" if noun.endswith(("x", "ch", "sh")) else "s")
+
+
+def several(noun: str) -> str:
+    """`plural`, also of what is no plain word: `class`, `people`, `col2`, `sum(x)`."""
+    if noun.endswith("ss"):
+        return noun + "es"
+    if noun.endswith("people") or not noun[-1:].isalpha():
+        return noun
+    return plural(noun)
 
 
 def singular(noun: str) -> str:

@@ -95,6 +95,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
          "All 12 rows have the same number of employees, 5: 1, 2, 3, 4, 5 and others."),
         ("SELECT MIN(price), MAX(price) FROM products", "The lowest price is 14.95 and the highest price is 428.35."),
         ("SELECT status FROM orders WHERE order_id = 1", "The status is delivered."),
+        ("SELECT COUNT(*) FROM customers WHERE customer_id IN (SELECT T1.customer_id FROM orders AS T1 WHERE T1.store_id = 3)",
+         "There are 83 customers where customer_id is among what a nested query finds."),
         ("SELECT MAX(order_date) FROM orders", "The latest order date is 2024-12-27."),
         ("SELECT product_id FROM products ORDER BY price DESC LIMIT 1", "The product id with the highest price is 72."),
         ("SELECT EXTRACT(YEAR FROM hired) AS y, COUNT(*) FROM employees GROUP BY y ORDER BY COUNT(*) DESC LIMIT 1",
@@ -130,6 +132,7 @@ def test_what_is_said(asked: Asker, sql: str, text: str) -> None:
          "it begins at 2 and ends at 3."),
         (["note"], [("two\nlines\x1b[31m",)], False, "The note is two lines [31m."),
         (["x"], [(-1234.5,)], False, "The x is -1,234.5."),
+        (["x"], [(93166.66666666667,)], False, "The x is about 93,166.67 (93166.66666666667 unrounded)."),
         (["flag", "n"], [(True, 2), (False, 3)], False, "false has the highest n, 3; next is true (2)."),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ MAX_SAMPLED = 1000  # values of a column that tell how its fractions are written
 DECIMALS = 2
 SMALL_DECIMALS = 4  # of numbers below 1
 SHORT_DECIMALS = 4  # a number with no more is written as it is
-NOISE = 1e-9  # relative: 0.1 + 0.2 is written 0.3
+NOISE = 1e-12  # relative: 0.1 + 0.2 is written 0.3
 LARGE, TINY = 1e15, 1e-4  # beyond these, powers of ten
 
 _MONEY = re.compile(

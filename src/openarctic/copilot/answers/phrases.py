@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from openarctic.copilot.wording import listed, plural, words
+from openarctic.copilot.wording import listed, several, words
 
 AGGREGATES = {"Sum": "total", "Avg": "average", "Max": "highest", "Min": "lowest", "Median": "median"}
 _COMPARED = {
@@ -104,7 +104,7 @@ def conjuncts(condition: exp.Expr) -> list[exp.Expr]:
 
 
 class Phrases:
-    """Says the expressions of one statement. With `hide_numbers` no digit of a value is said."""
+    """Says the expressions of one statement. With `hide_numbers` no digit of a value is said, and no nested query."""
 
     def __init__(self, dialect: str, hide_numbers: bool = False) -> None:
         self.dialect, self.hide_numbers = dialect, hide_numbers
@@ -378,14 +378,17 @@ class Phrases:
     _except = _intersect = _union
 
     def query(self, node: exp.Expr) -> str:
-        """A nested query in one phrase, in parentheses."""
+        """A nested query in one phrase, in parentheses; where numbers are hidden, that there is one."""
+        if self.hide_numbers:
+            return "what a nested query finds"
         while isinstance(node, exp.Subquery) and not _modifiers(node):
             node = node.this
         if isinstance(node, exp.SetOperation):
             joined = {"Union": "together with", "Except": "without", "Intersect": "that are also in"}[type(node).__name__]
             return f"({self.query(node.this)} {joined} {self.query(node.expression)})"
-        if not isinstance(node, exp.Select):
-            return f"({self._sql(node)})"
+        return self._one_phrase(node) if isinstance(node, exp.Select) else f"({self._sql(node)})"
+
+    def _one_phrase(self, node: exp.Select) -> str:
         parts = [listed([self.say(e) for e in node.expressions])]
         if node.args.get("distinct"):
             parts[0] = f"different {parts[0]}"
@@ -439,4 +442,4 @@ def _owner(column: exp.Column) -> str:
 
 def thing(table: str) -> str:
     """The rows of a table, in plural: `order_items` are `order items`."""
-    return plural(words(table))
+    return several(words(table))

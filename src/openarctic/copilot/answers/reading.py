@@ -16,7 +16,7 @@ from sqlglot.errors import SqlglotError
 
 from openarctic.copilot.answers.phrases import AGGREGATES, Phrases, conjuncts, sources_of, thing
 from openarctic.copilot.schema import Schema
-from openarctic.copilot.wording import plural, singular, words
+from openarctic.copilot.wording import several, singular, words
 
 Kind = Literal["column", "count", "sum", "avg", "max", "min", "other"]
 
@@ -105,11 +105,20 @@ def _query(tree: exp.Expr, columns: Sequence[str], dialect: str, schema: Schema 
     return Reading(
         outputs=outputs,
         things=things,
-        filters=tuple(phrases.say(c) for c in conditions if not _is_join(c)),
+        filters=tuple(_filter(c, phrases) for c in conditions if not _is_join(c)),
         is_grouped=bool(tree.args.get("group")),
         is_whole=not any(tree.args.get(k) for k in ("limit", "offset", "having", "qualify", "fetch")),
         **_order(tree, outputs, columns, things, phrases),
     )
+
+
+def _filter(condition: exp.Expr, phrases: Phrases) -> str:
+    """A condition without digits: where its very names hold some, only what it is about is said."""
+    said = phrases.say(condition)
+    if not re.search(r"\d", said):
+        return said
+    names = sorted({c.name for c in condition.find_all(exp.Column) if not re.search(r"\d", c.name)})
+    return f"{' and '.join(names) if names else 'the row'} passes a filter"
 
 
 def _is_join(condition: exp.Expr) -> bool:
@@ -174,7 +183,7 @@ def _output(inner: exp.Expr, alias: str, column: str, things: str, phrases: Phra
         return Output(kind="column", noun=_safe((alias and words(alias)) or _column_noun(core, sources), column))
     own = words(alias) if alias and not _MADE.search(alias) else ""
     if kind == "count":
-        if own and own == plural(own):
+        if own and own == several(own):
             own = f"number of {own}"
         return Output(kind=kind, noun=_safe(own or _count_noun(core, things, phrases), column), is_additive=not is_distinct)
     if kind == "other":
@@ -210,7 +219,7 @@ def _column_noun(column: exp.Column, sources: Sequence[exp.Expr]) -> str:
 def _count_noun(count: exp.Expr, things: str, phrases: Phrases) -> str:
     inner = count.this
     if isinstance(inner, exp.Distinct):
-        return f"number of different {plural(listed_columns(inner.expressions, phrases))}"
+        return f"number of different {several(listed_columns(inner.expressions, phrases))}"
     if isinstance(inner, exp.Column) and not _ID.search(inner.name) and not isinstance(inner.this, exp.Star):
         return f"number of known {words(inner.name)} values"
     return f"number of {things}"

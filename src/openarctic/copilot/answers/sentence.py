@@ -18,7 +18,7 @@ from openarctic.copilot.answers.cells import Written, is_money, is_number, one_l
 from openarctic.copilot.answers.phrases import HIDDEN
 from openarctic.copilot.answers.reading import DATE_WORDS, Output, Reading, read
 from openarctic.copilot.schema import Schema
-from openarctic.copilot.wording import counted, listed, plural
+from openarctic.copilot.wording import counted, listed, several
 
 MAX_LISTED = 5
 MAX_TOP = 10  # of a query that asks for so many at most, all are named
@@ -266,7 +266,7 @@ class _Speaker:
         if is_top or len(self.rows) <= MAX_LISTED:
             return ""
         is_named = len(labels) == 1 and self.reading.outputs[labels[0]].is_key
-        noun = plural(self._output(labels[0]).noun) if is_named else "rows"
+        noun = several(self._output(labels[0]).noun) if is_named else "rows"
         return f"Of {self.count()} {noun}, "
 
     def _some(self, rows: Sequence[int], labels: Sequence[int]) -> str:
@@ -356,7 +356,7 @@ class _Speaker:
         if order is not None and order.output is None and is_top:
             by = _superlative(order.kind, order.noun, order.is_descending)
             named = listed([self.cell(i, 0) for i in rows])
-            return f"The {self.count()} {plural(output.noun)} with {by}: {named}."
+            return f"The {self.count()} {several(output.noun)} with {by}: {named}."
         if self._is_numeric(0) and not is_top and len(self.rows) > MAX_LISTED and not _NAMING.search(self.columns[0]):
             valued = [i for i in rows if self.rows[i][0] is not None]
             low, high = min(valued, key=lambda i: self.rows[i][0]), max(valued, key=lambda i: self.rows[i][0])
@@ -366,8 +366,8 @@ class _Speaker:
         shown = [self.cell(i, 0) for i in rows[: MAX_TOP if is_top else MAX_LISTED]]
         named = listed(shown) if len(shown) == len(self.rows) and not self.truncated else f"{', '.join(shown)} and others"
         if self.truncated:
-            return f"More than {self.count()} {plural(output.noun)}; the first: {named}."
-        return f"{self.count()} {plural(output.noun)}: {named}."
+            return f"More than {self.count()} {several(output.noun)}; the first: {named}."
+        return f"{self.count()} {several(output.noun)}: {named}."
 
     def _table(self) -> str:
         if self.truncated:
