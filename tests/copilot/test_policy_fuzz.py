@@ -15,7 +15,7 @@ def check(report: Report) -> None:
 
 
 def test_random_policies_show_what_a_filtered_copy_shows() -> None:
-    check(run_cases(120, seed=3, per_policy=12))
+    check(run_cases(72, seed=3, per_policy=9))
 
 
 @pytest.mark.slow
@@ -25,5 +25,5 @@ def test_many_random_policies_show_what_a_filtered_copy_shows() -> None:
 
 def test_the_copy_notices_a_policy_that_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reader, "apply", lambda self, checked: checked)
-    report = run_cases(60, seed=5, per_policy=12)
+    report = run_cases(48, seed=5, per_policy=12)
     assert report.leaks and report.differences
