@@ -58,6 +58,10 @@ _ERROR = {
     },
 }
 PARQUET = "application/vnd.apache.parquet"
+_TEXT = {"schema": {"type": "string"}}
+# Kinds of answers beside JSON.
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+FILES: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": _TEXT, PARQUET: {}}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {status: _ERROR for status in (400, 401, 403, 404, 413, 421, 422, 429, 503, 504)}
 
 
@@ -162,7 +166,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
         """Of OpenArctic."""
         return {"version": __version__}
 
-    @app.get("/metrics", tags=["server"])
+    @app.get("/metrics", tags=["server"], responses={200: {"content": {"text/plain": _TEXT}}})
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -190,7 +194,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_model_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/completions", tags=["models"])
+    @app.post("/v1/completions", tags=["models"], responses=STREAMED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Texts after prompts."""
         work, answer = await completions.begin(service, body, _key(request))
@@ -198,7 +202,7 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
             return _events(completions.stream(work, answer))
         return JSONResponse(await completions.whole(work, answer, request))
 
-    @app.post("/v1/chat/completions", tags=["models"])
+    @app.post("/v1/chat/completions", tags=["models"], responses=STREAMED)
     async def converse(body: ChatRequest, request: Request) -> Response:
         """An answer to messages."""
         work, answer = await chat.begin(service, body, _key(request))
@@ -206,7 +210,7 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
             return _events(chat.stream(work, answer))
         return JSONResponse(await chat.whole(work, answer, request))
 
-    @app.post("/v1/responses", tags=["models"])
+    @app.post("/v1/responses", tags=["models"], responses=STREAMED)
     async def respond(body: ResponsesRequest, request: Request) -> Response:
         """An answer to messages, in the newer form."""
         work, answer = await responses.begin(service, body, _key(request))
@@ -237,14 +241,14 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
         data = [{"id": name, "dialect": db.dialect} for name, db in desk.databases.items()]
         return {"object": "list", "data": data, "keeps_feedback": desk.feedback is not None}
 
-    @app.post("/v1/ask", tags=["databases"])
+    @app.post("/v1/ask", tags=["databases"], responses=STREAMED)
     async def ask(body: AskRequest, request: Request) -> Response:
         """A question; server-sent events unless `stream` is false."""
         if body.stream:
             return _events(sql.stages(desk, body, _key(request)))
         return await _watched(request, sql.ask(desk, body, _key(request)), _json)
 
-    @app.post("/v1/query", tags=["databases"])
+    @app.post("/v1/query", tags=["databases"], responses=FILES)
     async def query(body: QueryRequest, request: Request) -> Response:
         """A statement."""
 

@@ -1,0 +1,114 @@
+"""Clients of the field against the running server, each as its users run it: pip install openai schemathesis llm lm-eval[api].
+
+Run with `pytest -m ecosystem tests/serve`. What is not installed is skipped, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from openarctic.copilot.sample import database_or_sample
+from openarctic.engine import Engine
+from openarctic.serve.desk import Desk
+
+from .test_chat import NOW, WEATHER
+from .world import Server, running
+
+pytestmark = pytest.mark.ecosystem
+TALK = [{"role": "user", "content": "name of"}]
+
+
+@pytest.fixture
+def small(engine: Engine) -> Iterator[Server]:
+    """Nothing takes long here."""
+    desk = Desk(engine, {"sample": database_or_sample(None)})
+    with running(engine, desk, max_output_tokens=200, request_timeout_s=20) as server:
+        yield server
+    desk.close()
+
+
+@pytest.fixture
+def client(small: Server) -> Any:
+    openai = pytest.importorskip("openai", reason="pip install openai")
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{small.port}/v1", api_key="none", max_retries=0)
+
+
+def test_openai_chat_stream_and_completions(client: Any) -> None:
+    model = client.models.list().data[0].id
+    assert client.models.retrieve(model).id == model
+    whole = client.chat.completions.create(model=model, messages=TALK, max_completion_tokens=8, temperature=0)
+    stream = client.chat.completions.create(
+        model=model, messages=TALK, max_completion_tokens=8, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    done = client.completions.create(model=model, prompt="name of", max_tokens=4, echo=True, logprobs=2)
+    assert done.choices[0].text.startswith("name of") and done.choices[0].logprobs.token_logprobs[0] is None
+
+
+def test_openai_parse_and_tools(client: Any) -> None:
+    pydantic = pytest.importorskip("pydantic")
+    Answer = pydantic.create_model("Answer", yes=(bool, ...), no=(bool, ...))
+    parsed = client.chat.completions.parse(
+        model="tiny", messages=TALK, response_format=Answer, max_completion_tokens=150, temperature=0
+    )
+    assert isinstance(parsed.choices[0].message.parsed, Answer)
+    with client.chat.completions.stream(
+        model="tiny", messages=TALK, tools=[WEATHER, NOW], tool_choice="required", parallel_tool_calls=False,
+        max_completion_tokens=200, seed=2,
+    ) as stream:  # fmt: skip
+        for _ in stream:
+            pass
+        [choice] = stream.get_final_completion().choices
+    [call] = choice.message.tool_calls
+    assert call.function.name in ("get_weather", "now") and isinstance(json.loads(call.function.arguments), dict)
+
+
+def test_openai_responses(client: Any) -> None:
+    whole = client.responses.create(model="tiny", input="name of", max_output_tokens=8, temperature=0)
+    events = list(client.responses.create(model="tiny", input="name of", max_output_tokens=8, temperature=0, stream=True))
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
+
+
+def test_schemathesis_finds_no_server_error(small: Server) -> None:
+    tool = shutil.which("schemathesis")
+    if tool is None:
+        pytest.skip("pip install schemathesis")
+    checks = "not_a_server_error,response_schema_conformance,content_type_conformance,status_code_conformance"
+    command = [tool, "run", f"http://127.0.0.1:{small.port}/openapi.json", "--checks", checks, "-n", "30"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_lm_eval_reads_likelihoods(small: Server, tmp_path: Any) -> None:
+    pytest.importorskip("lm_eval", reason="pip install lm-eval[api]")
+    rows = [{"q": "name", "a": "of"}, {"q": "true", "a": "ab"}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "local.yaml").write_text(
+        "task: local\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: "
+        f"{tmp_path / 'data.jsonl'}\ntest_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{{{q}}}}'\n"
+        "doc_to_choice: [' of', ' ab']\ndoc_to_target: 0\nmetric_list:\n  - metric: acc\n"
+    )
+    arguments = (
+        f"model=tiny,base_url=http://127.0.0.1:{small.port}/v1/completions,tokenizer_backend=remote,tokenized_requests=True"
+    )
+    command = [sys.executable, "-m", "lm_eval", "--model", "local-completions", "--model_args", arguments]
+    command += ["--tasks", "local", "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**_offline(), "HF_HOME": str(tmp_path)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "acc" in done.stdout
+
+
+def _offline() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
