@@ -46,6 +46,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self.service, self.on_ready = service, on_ready
+        self.should_exit = self.force_exit = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
