@@ -14,6 +14,8 @@ os.environ.pop("DATABASE_URL", None)  # the sample is meant where no database is
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that; some tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Markers of tests that a plain run leaves out.
+ASKED_FOR = ("slow", "peer", "ecosystem", "vllm", "snowflake", "browser")
 TORCH_ROOMS = ("model", "train", "vllm")
 HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 # On a core install these rooms cannot even be read.
@@ -37,8 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         cases[test] += 1
     config.hook.pytest_deselected(items=left_out)
     for item in items:
-        is_default = not (item.get_closest_marker("slow") or item.get_closest_marker("peer"))
-        if is_default and item.path.parent.name not in TORCH_ROOMS:
+        if not any(map(item.get_closest_marker, ASKED_FOR)) and item.path.parent.name not in TORCH_ROOMS:
             item.add_marker("core")
 
 

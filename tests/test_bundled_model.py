@@ -80,6 +80,9 @@ def test_a_question_is_answered_offline(capsys: pytest.CaptureFixture[str]) -> N
         "model",
         "timings_ms",
         "error",
+        "chart",
+        "hidden_by_policy",
+        "verified",
     }
 
 

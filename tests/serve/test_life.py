@@ -52,7 +52,7 @@ def test_what_is_under_way_is_finished(process: subprocess.Popen[str]) -> None:
     while chunk := connection.recv(65536):
         rest += chunk
     assert b"data: [DONE]" in rest and b'"finish_reason":"length"' in rest
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=60) == 0
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", server.port), timeout=5)
 
@@ -63,7 +63,7 @@ def test_the_second_signal_ends_at_once(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     connection.close()
 
 
