@@ -145,6 +145,20 @@ def test_schema_and_names(served: Server) -> None:
         assert (reply.status, reply.error["code"]) == (404, "unknown_database")
 
 
+def test_cortex_analysts_form(served: Server) -> None:
+    url = "/api/v2/cortex/analyst/message"
+    asked = {"messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]}
+    for named_by in ({}, {"semantic_view": "DB.PUBLIC.SAMPLE"}, {"semantic_model_file": "@db.public.stage/sample.yaml"}):
+        body = served.post(url, {**asked, **named_by}).json
+        text, sql = body["message"]["content"]
+        assert QUESTION in text["text"] and "orders" in sql["statement"] and body["request_id"]
+        assert sql["confidence"] == {"verified_query_used": None}
+    assert served.post(url, {**asked, "semantic_view": "db.public.other"}).error["code"] == "unknown_database"
+    refused = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Delete all orders"}]}]}
+    assert served.post(url, refused).status == 403
+    assert served.post(url, {**asked, "stream": True}).error["param"] == "stream"
+
+
 def test_no_database(server: Server) -> None:
     assert server.get("/v1/schema").error["param"] == "database"
 

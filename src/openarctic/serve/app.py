@@ -15,13 +15,14 @@ from starlette.exceptions import HTTPException
 from openarctic import __version__
 from openarctic.copilot.execute import Result
 from openarctic.errors import OpenArcticError
-from openarctic.serve import chat, completions, files, responses, sql, tokens
+from openarctic.serve import chat, completions, cortex, files, responses, sql, tokens
 from openarctic.serve.desk import Desk
 from openarctic.serve.errors import HTTPError, as_http, invalid
 from openarctic.serve.gate import Gate
 from openarctic.serve.keys import ANYONE, Key
 from openarctic.serve.page import add_page
 from openarctic.serve.protocol import (
+    AnalystRequest,
     AskRequest,
     ChatRequest,
     CompletionRequest,
@@ -271,3 +272,8 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
     async def feedback(body: FeedbackRequest, request: Request) -> dict[str, Any]:
         """A verdict on an answer, for review."""
         return sql.keep_feedback(desk, body, _key(request))
+
+    @app.post("/api/v2/cortex/analyst/message", tags=["databases"])
+    async def analyst(body: AnalystRequest, request: Request) -> Response:
+        """A question in Cortex Analyst's form."""
+        return await _watched(request, cortex.message(desk, body, _key(request)), _json)

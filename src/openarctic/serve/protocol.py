@@ -341,3 +341,31 @@ class FeedbackRequest(Body):
     sql: Annotated[str, Field(max_length=20_000)]
     verdict: Literal["up", "down"]
     corrected: Annotated[str, Field(max_length=20_000)] = ""
+
+
+class AnalystContent(Body):
+    """A block of a message in Cortex Analyst's form."""
+
+    type: Literal["text", "sql", "suggestions"]
+    text: str | None = None
+    statement: str | None = None
+    suggestions: list[str] | None = None
+    confidence: dict[str, Any] | None = None
+
+
+class AnalystMessage(Body):
+    """A turn in Cortex Analyst's form."""
+
+    role: Literal["user", "analyst"]
+    content: Annotated[list[AnalystContent], Field(min_length=1)]
+
+
+class AnalystRequest(Body):
+    """`POST /api/v2/cortex/analyst/message`. A view's or file's name is that of a database here; models are given at start."""
+
+    messages: Annotated[list[AnalystMessage], Field(min_length=1)]
+    semantic_view: str | None = None
+    semantic_model_file: str | None = None
+    semantic_model: None = None
+    semantic_models: None = None
+    stream: Literal[False] | None = None
