@@ -17,6 +17,7 @@ A pair is rejected when other programs used more than --max-foreign percent of t
 examples:
   openarctic bench decode --model model.gguf
   openarctic bench all --random S --type Q8_0 --against llama.cpp --runs 3 --out results.json
+  openarctic bench serve --model model.gguf --concurrency 8 --against llama_cpp.server
   openarctic bench compare before.json after.json
 """
 MODEL_EXAMPLE = "a GGUF file or a bundled model's name; may be given several times (default arctic-nano)"
@@ -34,6 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_argument("b", metavar="B.json", help="a later one")
     compare.add_argument("--max-loss", type=float, metavar="PERCENT", help="exit with 1 where OpenArctic lost more than this")
     _add_format(compare)
+    serve = "servers side by side on the same requests"
+    _add_serve(commands.add_parser("serve", help=serve, description=serve[0].upper() + serve[1:] + "."))
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    from openarctic.bench.serve_traces import TRACES
+
+    parser.add_argument("--model", default="arctic-nano", metavar="M", help="a GGUF file or a bundled model's name")
+    parser.add_argument("--trace", action="append", default=[], choices=tuple(TRACES), help="what is asked (default: all)")
+    parser.add_argument("--concurrency", type=int, action="append", metavar="N", help="requests at a time (default 1, 8, 32)")
+    parser.add_argument("--rate", type=float, action="append", default=[], metavar="R", help="requests that arrive in a second")
+    parser.add_argument("--requests", type=int, default=64, metavar="N", help="of a repetition (default 64)")
+    parser.add_argument("--against", metavar="SERVER", help="llama_cpp.server, or the path of llama.cpp's llama-server")
+    parser.add_argument("--peer-python", default=sys.executable, metavar="FILE", help="a Python that has llama_cpp.server")
+    parser.add_argument("--threads", type=int, metavar="N", help="of each server (default: all processors)")
+    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="pairs that must count (default 5)")
+    parser.add_argument("--max-foreign", type=float, default=10, metavar="PERCENT", help="what others may use (default 10)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
+    _add_format(parser)
 
 
 def _add_format(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +88,48 @@ def _add_workload(parser: argparse.ArgumentParser, name: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure or compare, and print."""
+    if args.workload == "serve":
+        return _serve(args)
     return _compare(args) if args.workload == "compare" else _measure(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from openarctic.bench.protocol import Protocol
+    from openarctic.bench.serve_traces import TRACES
+    from openarctic.bench.serving import COLUMNS, ServeBench, as_text, measure_serving, rows
+    from openarctic.cli import progress
+    from openarctic.cli.render import render
+    from openarctic.config import write_text
+    from openarctic.errors import MissingError, UserError
+    from openarctic.formats.bundled import model_path
+    from openarctic.machine import checked_threads
+
+    path = model_path(args.model)
+    if not path.is_file():
+        raise MissingError(f"no model named {str(path)!r}", "give a .gguf file or arctic-nano")
+    concurrency = tuple(args.concurrency or ([] if args.rate else (1, 8, 32)))
+    for name, values in (("requests", [args.requests]), ("repetitions", [args.repetitions]), ("concurrency", concurrency)):
+        if any(value < 1 for value in values):
+            raise UserError(f"--{name} is {min(values)}, it must be at least 1")
+    if any(not rate > 0 for rate in args.rate):
+        raise UserError(f"--rate is {min(args.rate):g}, it must be above 0")
+    bench = ServeBench(
+        model=path,
+        traces=tuple(args.trace or TRACES),
+        concurrency=concurrency,
+        rates=tuple(args.rate),
+        requests=args.requests,
+        threads=checked_threads(args.threads),
+        protocol=Protocol(args.repetitions, 1, args.max_foreign / 100, warmups=1),
+        against=args.against,
+        peer_python=args.peer_python,
+    )
+    report = measure_serving(bench, progress.renew)
+    progress.end()
+    if args.out:
+        write_text(args.out, as_text(report))
+    print(as_text(report) if args.format == "json" else render(COLUMNS, rows(report), args.format), end="")
+    return 0
 
 
 def _measure(args: argparse.Namespace) -> int:

@@ -1,0 +1,130 @@
+"""A crowd of clients for any server that streams completions as the OpenAI API has them, and what they saw.
+
+Sockets of asyncio and nothing else, so that the crowd takes as little as possible of the machine it shares with the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openarctic.bench.serve_traces import ServeRequest
+
+TIMEOUT_S = 600.0
+
+
+@dataclass(slots=True)
+class Seen:
+    """One request as its client saw it: seconds to the first text, between texts, and to the end; why it failed, if it did."""
+
+    first_s: float = 0.0
+    between_s: list[float] = field(default_factory=list)
+    whole_s: float = 0.0
+    tokens: int = 0
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """`concurrency` requests at a time; or, with `rate`, requests that arrive by chance, so many a second, whoever waits."""
+
+    port: int
+    model: str
+    concurrency: int
+    rate: float | None = None
+    eos_id: int | None = None
+
+    def run(self, requests: Sequence[ServeRequest], seed: int = 0) -> tuple[float, list[Seen]]:
+        """Seconds that all took, and what each saw."""
+        return asyncio.run(self._run(requests, seed))
+
+    async def _run(self, requests: Sequence[ServeRequest], seed: int) -> tuple[float, list[Seen]]:
+        seats, rng = asyncio.Semaphore(self.concurrency), random.Random(seed)
+        started, tasks = time.perf_counter(), []
+        for request in requests:
+            if self.rate is not None:
+                tasks.append(asyncio.create_task(self._one(request)))
+                await asyncio.sleep(rng.expovariate(self.rate))
+            else:
+                tasks.append(asyncio.create_task(self._seated(seats, request)))
+        seen = await asyncio.gather(*tasks)
+        return time.perf_counter() - started, list(seen)
+
+    async def _seated(self, seats: asyncio.Semaphore, request: ServeRequest) -> Seen:
+        async with seats:
+            return await self._one(request)
+
+    async def _one(self, request: ServeRequest) -> Seen:
+        seen = Seen()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._stream(request, seen)
+        except (OSError, TimeoutError, ValueError) as error:
+            seen.failure = f"{type(error).__name__}: {error}"
+        return seen
+
+    async def _stream(self, request: ServeRequest, seen: Seen) -> None:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "prompt": request.prompt,
+            "max_tokens": request.max_tokens,
+            "temperature": 0.0,
+            "stream": True,
+        }
+        if self.eos_id is not None:
+            body["logit_bias"] = {str(self.eos_id): -100}
+        data = json.dumps(body).encode()
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
+        try:
+            started = last = time.perf_counter()
+            writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            status = await reader.readline()
+            if b" 200 " not in status:
+                raise ValueError(f"the server answered {status.decode().strip()}")
+            async for line in reader:
+                if not line.startswith(b"data: {"):
+                    continue
+                now = time.perf_counter()
+                told = json.loads(line[6:])
+                if "error" in told:
+                    raise ValueError(str(told["error"]))
+                if seen.tokens == 0:
+                    seen.first_s = now - started
+                else:
+                    seen.between_s.append(now - last)
+                seen.tokens += 1
+                last = now
+            seen.whole_s = last - started
+            seen.tokens = request.max_tokens if seen.tokens else 0  # an event may hold several tokens, or none
+            if not seen.tokens:
+                raise ValueError("the stream held nothing")
+        finally:
+            writer.close()
+
+
+def summary(seconds: float, seen: Sequence[Seen]) -> dict[str, Any]:
+    """Tokens a second over all, and percentiles of what clients saw, in milliseconds."""
+    good = [one for one in seen if not one.failure]
+    between = [gap for one in good for gap in one.between_s]
+    return {
+        "requests": len(seen),
+        "failed": len(seen) - len(good),
+        "failures": sorted({one.failure for one in seen if one.failure})[:3],
+        "tokens_per_s": sum(one.tokens for one in good) / seconds,
+        "ttft_ms": _percentiles([one.first_s for one in good]),
+        "itl_ms": _percentiles(between),
+    }
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    ordered = sorted(values)
+    return {"p50": 1000 * statistics.median(ordered), "p99": 1000 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]}

@@ -1,0 +1,76 @@
+"""Traces are the same for everybody, and the crowd counts what a server sends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from openarctic.bench.load import Crowd, Seen, summary
+from openarctic.bench.protocol import Protocol
+from openarctic.bench.serve_traces import TRACES, serve_trace
+from openarctic.bench.serving import LLAMA_CPP_PYTHON, OURS, ServeBench, command, measure_serving, rows
+from openarctic.errors import MissingError
+from openarctic.formats.bundled import bundled_models
+from tests.serve.world import chat_engine, running
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_a_seed_gives_the_same_requests(name: str) -> None:
+    once, again, other = serve_trace(name, 6), serve_trace(name, 6), serve_trace(name, 6, seed=1)
+    assert once == again != other
+    assert len({request.prompt for request in once}) == 6
+
+
+def test_the_crowd_sees_every_request_to_its_end(tmp_path: Path) -> None:
+    engine = chat_engine(tmp_path)
+    requests = [request for request in serve_trace("chat", 12)]
+    with running(engine) as server:
+        for crowd in (Crowd(server.port, "tiny", 4), Crowd(server.port, "tiny", 1, rate=200.0)):
+            seconds, seen = crowd.run(requests)
+            assert [one.failure for one in seen] == [""] * 12
+            assert [one.tokens for one in seen] == [request.max_tokens for request in requests]
+            told = summary(seconds, seen)
+            assert told["failed"] == 0 and told["tokens_per_s"] > 0 and told["ttft_ms"]["p50"] <= told["ttft_ms"]["p99"]
+        wrong = Crowd(server.port, "other", 2).run(requests[:2])[1]
+        assert all("404" in one.failure for one in wrong)
+
+
+def test_what_failed_is_told() -> None:
+    told = summary(2.0, [Seen(0.1, [0.2], 0.3, 10), Seen(failure="no")])
+    assert (told["failed"], told["failures"], told["tokens_per_s"]) == (1, ["no"], 5.0)
+
+
+def test_a_real_server_is_measured() -> None:
+    bench = ServeBench(
+        model=bundled_models()["arctic-nano"],
+        traces=("sql",),
+        concurrency=(2,),
+        rates=(),
+        requests=2,
+        threads=1,
+        protocol=Protocol(1, 1, 1.0, warmups=0),
+    )
+    report = measure_serving(bench, lambda text: None)
+    [row] = rows(report)
+    assert row[:3] == ("sql", "2 streams", OURS) and row[3] > 0 and row[8] == 0
+    json.dumps(report)
+
+
+def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
+    bench = ServeBench(
+        model=tmp_path / "absent.gguf",
+        traces=(),
+        concurrency=(),
+        rates=(),
+        requests=1,
+        threads=1,
+        protocol=Protocol(1),
+        against=str(tmp_path / "llama-server"),
+    )
+    assert "--n_threads" in command(LLAMA_CPP_PYTHON, bench, 1)
+    from openarctic.bench.serving import server
+
+    with pytest.raises(MissingError, match="llama-server"), server(str(tmp_path / "llama-server"), bench):
+        pass
