@@ -31,6 +31,7 @@ ORDER = [
     "native",
     "formats",
     "tokenizer",
+    "remote",
     "generator",
     "config",
     "machine",

@@ -9,8 +9,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from openarctic.bench.traces import sql_trace
-
 WORDS = (
     "the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one you were "
     "all her she there would their we him been has when who will no more if out so up said what its about than into them can "
@@ -47,6 +45,8 @@ def _shared(rng: random.Random, index: int) -> ServeRequest:
 
 def _sql(rng: random.Random, index: int) -> ServeRequest:
     """A schema and a question, and as much SQL as most questions need."""
+    from openarctic.bench.traces import sql_trace  # the names of traces must not cost a database
+
     return ServeRequest(rng.choice(sql_trace(index).prompts), 24)
 
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("question", help="the question; - reads it from standard input")
     parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
-    parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")
+    parser.add_argument("--model", metavar="NAME_PATH_OR_URL", help="bundled, a GGUF file, or a server (default: arctic-nano)")
     parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try and vote on (default 4)")
     parser.add_argument("--no-exec", action="store_true", help="print the SQL, do not run it")
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most (default 1000)")
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.config import cache_folder
     from openarctic.copilot.ask import AskOptions, ask
     from openarctic.copilot.intent import check_question
+    from openarctic.copilot.models import load_generator
     from openarctic.copilot.sample import database_or_sample
-    from openarctic.engine import load
     from openarctic.errors import UserError
 
     check_limits(args)
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         chart=args.chart is not None,
     )
     question, database = check_question(question), database_or_sample(args.db)
-    model = load(
+    model = load_generator(
         args.model,
         threads=args.threads,
         prefix_folder=cache_folder() / "prefixes" if args.prefix_cache else None,

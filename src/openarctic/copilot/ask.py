@@ -20,15 +20,14 @@ from openarctic.copilot.audit import Event
 from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.databases import Database, cached_schema
 from openarctic.copilot.execute import Result, Worker
-from openarctic.copilot.grammar import schema_grammar
+from openarctic.copilot.forms import Form, form_of
 from openarctic.copilot.guard import Checked
 from openarctic.copilot.intent import check_question
 from openarctic.copilot.joins import expand, mend
 from openarctic.copilot.link import ValueIndex, ValueLink
+from openarctic.copilot.models import load_generator
 from openarctic.copilot.narrow import narrow
-from openarctic.copilot.plan import TargetForm, from_plan
 from openarctic.copilot.policy import Policy
-from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.prune import prune
 from openarctic.copilot.sample import database_or_sample
 from openarctic.copilot.schema import Schema
@@ -43,8 +42,6 @@ from openarctic.generator import Completion, Generator, Sampling
 # Called with the tables that the model is shown, and the values that the question names.
 OnLinked = Callable[[list[str], Sequence[ValueLink]], None]
 
-MAX_SQL_TOKENS = 160
-MAX_PROMPT_TOKENS = 1800
 MIN_CONFIDENCE = 0.02
 RETRY_TEMPERATURE = 1.0
 
@@ -81,6 +78,7 @@ class Tally:
     timeouts: int = 0
     error: OpenArcticError | None = None  # why the last one failed
     not_permitted: RefusedError | None = None  # why the policy refused one, if it did
+    trouble: tuple[str, str] = ("", "")  # the last statement that came to nothing, and why
 
 
 @dataclass(slots=True)
@@ -145,9 +143,7 @@ def ask(
     question = check_question(question)
     database = db if isinstance(db, Database) else database_or_sample(db)
     if model is None or isinstance(model, str | Path):
-        from openarctic.engine import load
-
-        model = load(model)
+        model = load_generator(model)
     with Copilot(database, model, policy=policy, user=user, semantic=semantic) as copilot:
         return copilot.ask(question, options or AskOptions())
 
@@ -175,7 +171,8 @@ class Copilot:
             self.schema, self.proposer = layer.logical, Proposer(layer, self.access.check)
         self.worker = Worker(database)
         self.values = ValueIndex(self.schema)
-        self.form: TargetForm = getattr(model, "target_form", "sql")
+        self.form: Form = form_of(model)
+        self.instructions = "\n".join(semantic.instructions) if semantic is not None else ""
 
     def __enter__(self) -> Copilot:
         return self
@@ -204,15 +201,16 @@ class Copilot:
             if answer is not None:
                 return answer
         shown = narrow(self.schema, question, links, self._fits)
-        prompt = schema_text(shown) + question_text(question, links)
+        prompt = self.form.prompt(shown, question, links, self.instructions)
         on_linked([table.name for table in shown.tables], links)
         clock.lap("link")
-        grammar = schema_grammar(shown, self.form)
+        grammar = self.form.grammar(shown)
         if options.keep_prefix:
-            self._keep_prefix(schema_text(shown))
+            self._keep_prefix(self.form.schema_text(shown))
         ballots: list[Ballot] = []
-        for retry in (False, True):
-            completions = self._candidates(prompt, grammar, options, retry)
+        for attempt in range(1 + self.form.retries):
+            asked = self.form.repair(prompt, *tally.trouble) if attempt else prompt
+            completions = self._candidates(asked, grammar, options, attempt)
             clock.lap("generate")
             checked = _with_proposed(self._checked(question, completions, links, tally), proposal)
             clock.lap("guard")
@@ -259,17 +257,17 @@ class Copilot:
         keep(text)
 
     def _fits(self, schema: Schema) -> bool:
-        return self.model.count_tokens(schema_text(schema)) <= MAX_PROMPT_TOKENS
+        return self.model.count_tokens(self.form.schema_text(schema)) <= self.form.max_prompt
 
-    def _candidates(self, prompt: str, grammar: str, options: AskOptions, retry: bool) -> list[Completion]:
-        """The most probable text and samples; a retry samples all, further from the most probable."""
-        if retry:
-            seeds = range(options.seed + options.candidates, options.seed + 2 * options.candidates)
+    def _candidates(self, prompt: str, grammar: str | None, options: AskOptions, attempt: int) -> list[Completion]:
+        """The most probable text and samples; a later attempt samples all, further from the most probable."""
+        if attempt:
+            seeds = range(options.seed + attempt * options.candidates, options.seed + (attempt + 1) * options.candidates)
             sampling = [Sampling(temperature=RETRY_TEMPERATURE, seed=seed) for seed in seeds]
         else:
             seeds = range(options.seed + 1, options.seed + options.candidates)
             sampling = [Sampling(), *(Sampling(temperature=options.temperature, seed=seed) for seed in seeds)]
-        return self.model.generate(prompt, sampling=sampling, grammar=grammar, max_tokens=MAX_SQL_TOKENS)
+        return self.model.generate(prompt, sampling=sampling, grammar=grammar, max_tokens=self.form.max_tokens)
 
     def _checked(
         self, question: str, completions: Sequence[Completion], links: Sequence[ValueLink], tally: Tally
@@ -282,10 +280,12 @@ class Copilot:
             if completion.finish_reason != "stop":
                 continue
             tally.parsed += 1
-            short = from_plan(completion.text.strip())
+            sql = self.form.read(completion.text)
             if i == 0 and is_first_round:
-                tally.first_in_scope = self._check(short, tally) is not None
-            checked = self._check(self._mended(short, question, links), tally) or self._check(short, tally)
+                tally.first_in_scope = self._check(sql, tally) is not None
+            checked = (self._check(self._mended(sql, question, links), tally) if self.form.is_short else None) or self._check(
+                sql, tally
+            )
             if i == 0 and is_first_round and checked:
                 tally.first_sql = checked.shown
             if checked is None:
@@ -301,14 +301,17 @@ class Copilot:
         except SqlglotError:
             return short_sql
 
-    def _check(self, short_sql: str, tally: Tally) -> Checked | None:
-        """The whole statement; None where guard or policy refuse it."""
+    def _check(self, sql: str, tally: Tally) -> Checked | None:
+        """The whole statement; None where guard or policy refuse it, which the tally remembers."""
+        tally.trouble = (sql, "there is no SQL statement in the answer") if not sql else (sql, "it cannot be parsed")
         try:
-            sql = expand(short_sql, self.schema, self.database.dialect)
+            if self.form.is_short:
+                sql = expand(sql, self.schema, self.database.dialect)
             return self.access.check(self.proposer.physical(sql) if self.proposer else sql)
         except (SqlglotError, UserError):
             return None
         except RefusedError as error:
+            tally.trouble = (sql, f"{error.message}; {error.hint}" if error.hint else error.message)
             if error.type == "not_permitted":
                 tally.not_permitted = error
             return None
@@ -325,6 +328,7 @@ class Copilot:
             except OpenArcticError as failure:
                 tally.failed += 1
                 tally.error = failure
+                tally.trouble = (statement.shown, failure.message)
             else:
                 ballots.append(Ballot(statement.shown, logprob, result))
                 if statement.shown == tally.first_sql:

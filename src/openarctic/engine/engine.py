@@ -66,7 +66,8 @@ class Engine:
         if tokenizer is None and has_vocabulary(file.metadata):
             tokenizer = Tokenizer.from_gguf_metadata(file.metadata)
         self.tokenizer = tokenizer
-        self.target_form = str(file.metadata.get("openarctic.target_form", "sql"))  # of what it writes for a question
+        # What it writes for a question: short SQL or a plan, if it was made for that; any other model chats.
+        self.target_form = _target_form(file)
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
         whole("cache_bytes", cache_bytes, 1)
         whole("max_sequences", max_sequences, 1, STEP_TOKENS)
@@ -302,6 +303,14 @@ class Engine:
         if context > pages * PAGE_SIZE:
             raise UserError(f"context is {context}, cache_bytes holds {pages * PAGE_SIZE} tokens", "raise cache_bytes")
         return context
+
+
+def _target_form(file: GGUFFile) -> str | None:
+    """Files of the recipe `nano` say how many steps made them; the first ones did not say their form."""
+    form = file.metadata.get("openarctic.target_form")
+    if form is None and "openarctic.training_steps" in file.metadata:
+        form = "sql"
+    return None if form is None else str(form)
 
 
 def _settings(sampling: Any) -> list[Sampling]:

@@ -41,7 +41,7 @@ def gold_perplexity(questions: Sequence[Question], databases: Path, model: Score
     tokenizer = model.tokenizer
     if tokenizer is None or tokenizer.bos_id is None or tokenizer.eos_id is None:
         raise UserError("the model has no tokenizer with begin and end tokens", "take one that was trained to write SQL")
-    form = cast(TargetForm, model.target_form)
+    form = cast(TargetForm, model.target_form or "sql")
     known = Databases(databases)
     total, count = 0.0, 0
     for question in questions:

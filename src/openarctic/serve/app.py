@@ -180,6 +180,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
             "owned_by": "openarctic",
             "root": service.engine.name,
             "max_model_len": service.engine.context,
+            **({"target_form": service.engine.target_form} if service.engine.target_form else {}),
         }
 
     @app.get("/v1/models", tags=["models"])
