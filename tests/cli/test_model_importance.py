@@ -17,6 +17,7 @@ from tests.tiny import tiny_config, write_model
 NANO = bundled_models()["arctic-nano"]
 
 
+@pytest.mark.slow
 def test_two_steps_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text("SELECT name FROM customers WHERE city = 'Oslo' ORDER BY name; " * 3)
@@ -49,6 +50,7 @@ def convert(tmp_path: Path, text: Path, *options: str) -> int:
     return main([*arguments, *options])
 
 
+@pytest.mark.slow
 def test_a_measurement_is_reused_for_the_same_text_and_model_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,11 +31,11 @@ INSERT INTO people VALUES (1, 'Ada', 'ada@x.org', '1111222233334444', 100, 'red'
 INSERT INTO vault VALUES ('kestrel');
 INSERT INTO ruled VALUES (1, 'ann'), (2, 'bob');
 ALTER TABLE ruled ENABLE ROW LEVEL SECURITY;
-CREATE ROLE reader LOGIN PASSWORD 'r3ader-s3cret';
+CREATE ROLE onlooker LOGIN PASSWORD 'r3ader-s3cret';
 CREATE ROLE analyst;
 CREATE POLICY own ON ruled FOR SELECT TO analyst USING (owner = 'ann');
-GRANT analyst TO reader;
-GRANT SELECT ON teams, people, vault, cheap, counts, ruled TO reader, analyst
+GRANT analyst TO onlooker;
+GRANT SELECT ON teams, people, vault, cheap, counts, ruled TO onlooker, analyst
 """
 POLICY = """
 roles:
@@ -70,7 +70,7 @@ class World:
 def world(postgres: Server) -> Iterator[World]:
     postgres.run("CREATE DATABASE ruled")
     postgres.run(*SETUP.split(";\n"), name="ruled")
-    world = World(postgres.url("reader", PASSWORD, "ruled"))
+    world = World(postgres.url("onlooker", PASSWORD, "ruled"))
     yield world
     world.worker.close()
 

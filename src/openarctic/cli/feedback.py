@@ -14,6 +14,10 @@ draft becomes a verified query of a semantic model when somebody accepts it by n
   accept   drafts become verified queries of a semantic model
   reject   drafts are put away
   pairs    accepted drafts as lines for `openarctic train`
+
+examples:
+  openarctic ask "How many orders are open?" --format json | openarctic feedback add - --up --by ann
+  openarctic feedback list
 """
 STORE = "feedback.jsonl"
 COMMANDS = ("add", "list", "accept", "reject", "pairs")

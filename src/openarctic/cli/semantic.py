@@ -12,6 +12,10 @@ Semantic models are Cortex Analyst YAML; Apache Ossie files are read too. `opena
 
   lint     finds what is wrong, doubtful or missing, by itself, against a database, and on its data
   convert  writes a model of either form as Cortex Analyst YAML, in the usual order of its keys
+
+examples:
+  openarctic semantic lint model.yaml --db shop.duckdb
+  openarctic semantic convert ossie.yaml model.yaml
 """
 
 

@@ -144,6 +144,8 @@ def config_fields(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
     if not family.has_experts:
         given |= {"num_local_experts": 0, "num_experts_per_tok": 0}
         given.pop("norm_topk_prob", None)
+    elif given.get("num_local_experts") == 0:
+        raise UserError(f"a {family.model_type} has experts, and num_experts is 0", "a model without them is of another family")
     elif "norm_topk_prob" not in family.requires:
         given["norm_topk_prob"] = family.renormalizes
     given |= {**_SEQUENTIAL, "qkv_bias": family.qkv_bias, "qk_norm": family.qk_norm}
