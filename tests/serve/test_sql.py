@@ -191,15 +191,18 @@ def test_a_database_that_changes_is_read_anew(nano: Engine, tmp_path: Path) -> N
     desk.close()
 
 
-def test_a_statement_ends_when_its_client_leaves(served: Server) -> None:
+def test_a_statement_ends_when_its_client_leaves(nano: Engine) -> None:
     slow = "SELECT count(*) FROM orders a, orders b, orders c, orders d WHERE a.order_id + b.order_id < c.order_id * d.order_id"
-    connection = socket.create_connection(("127.0.0.1", served.port), timeout=30)
-    connection.sendall(post_bytes({"sql": slow, "timeout": 60}, "/v1/query"))
-    wait_until(lambda: children() > 0)
+    desk = Desk(nano, {"sample": database_or_sample(None)})
     before = children()
-    connection.close()
-    wait_until(lambda: children() < before)
-    assert served.post("/v1/query", {"sql": "SELECT 1 AS one"}).json["rows"] == [[1]]
+    with running(nano, desk) as server:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        connection.sendall(post_bytes({"sql": slow, "timeout": 60}, "/v1/query"))
+        wait_until(lambda: children() > before)
+        connection.close()
+        wait_until(lambda: children() <= before)
+        assert server.post("/v1/query", {"sql": "SELECT 1 AS one"}).json["rows"] == [[1]]
+    desk.close()
 
 
 def children() -> int:
