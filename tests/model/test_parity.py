@@ -24,6 +24,7 @@ from tests.tiny import LAYOUTS, tiny_config, write_model  # noqa: E402
 OURS = ["openarctic", "torch", "transformers"]
 
 
+@pytest.mark.slow
 def test_our_runtimes_agree_and_the_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", LAYOUTS["every second layer, top-1, tied"])
     arguments = ["model", "parity", str(folder), "--runtimes", ",".join(OURS), "--max-tokens", "6", "--format", "json"]
