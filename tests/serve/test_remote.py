@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from openarctic.copilot.ask import AskOptions, ask
-from openarctic.copilot.models import load_generator
+from openarctic.copilot.models import TalkingEngine, load_generator
 from openarctic.engine import Engine, load
 from openarctic.errors import CapacityError, MissingError, UserError
 from openarctic.generator import Sampling
 from openarctic.remote import Endpoint, RemoteModel, remote_model
+from openarctic.serve.desk import Voice
 from openarctic.serve.keys import Key, digest_of
 
 from .world import Server, running
@@ -47,6 +48,15 @@ def test_a_chat_model_far_away(server: Server, engine: Engine) -> None:
     ids = engine.tokenizer.encode_chat([{"role": "user", "content": "name of"}])
     assert [one.text for one in got] == [one.text for one in engine.generate(ids, sampling=settings, max_tokens=8)]
     assert got[0].logprob < 0
+
+
+def test_a_chat_model_near_is_talked_to_at_every_door(engine: Engine) -> None:
+    assert engine.tokenizer is not None
+    ids = engine.tokenizer.encode_chat([{"role": "user", "content": "name of"}])
+    wanted = engine.generate(ids, max_tokens=8)[0].text
+    assert wanted != engine.generate("name of", max_tokens=8)[0].text
+    for model in (TalkingEngine(engine), Voice(engine)):
+        assert model.generate("name of", max_tokens=8)[0].text == wanted
 
 
 def test_variables_of_openais_client(server: Server) -> None:

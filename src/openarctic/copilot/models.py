@@ -24,8 +24,20 @@ def load_generator(model: str | Path | None, **options: Any) -> Generator:
     from openarctic.engine import load
 
     engine = load(model, **options)
-    is_chat = engine.target_form is None and engine.tokenizer is not None and engine.tokenizer.chat_template is not None
-    return TalkingEngine(engine) if is_chat else engine
+    return TalkingEngine(engine) if is_chat(engine) else engine
+
+
+def is_chat(engine: Engine) -> bool:
+    """Whether its model was made for conversations, and not for short SQL."""
+    return engine.target_form is None and engine.tokenizer is not None and engine.tokenizer.chat_template is not None
+
+
+def heard(engine: Engine, prompt: str) -> str | list[int]:
+    """The prompt as the engine's model is given it: what a user says, if it is one that chats."""
+    if not is_chat(engine):
+        return prompt
+    assert engine.tokenizer is not None
+    return engine.tokenizer.encode_chat([{"role": "user", "content": prompt}])
 
 
 class TalkingEngine:
@@ -50,6 +62,5 @@ class TalkingEngine:
         on_text: OnText | None = None,
     ) -> list[Completion]:
         """As `Generator.generate`."""
-        assert self.engine.tokenizer is not None
-        ids = self.engine.tokenizer.encode_chat([{"role": "user", "content": prompt}])
-        return self.engine.generate(ids, sampling=sampling, max_tokens=max_tokens, grammar=grammar, on_text=on_text)
+        given = heard(self.engine, prompt)
+        return self.engine.generate(given, sampling=sampling, max_tokens=max_tokens, grammar=grammar, on_text=on_text)

@@ -18,6 +18,7 @@ from openarctic.copilot.ask import Copilot
 from openarctic.copilot.databases import Database
 from openarctic.copilot.databases.reading import kind_of
 from openarctic.copilot.feedback import FeedbackFile
+from openarctic.copilot.models import heard
 from openarctic.copilot.policy import Policy
 from openarctic.engine.request import Stream
 from openarctic.errors import CapacityError, UserError
@@ -69,7 +70,8 @@ class Voice:
         with self._lock:
             if self._is_stopped:
                 raise CapacityError("the question was given up")
-            stream = self._engine.submit(prompt, sampling=sampling, max_tokens=max_tokens, grammar=grammar, tenant=self.tenant)
+            given = heard(self._engine, prompt)
+            stream = self._engine.submit(given, sampling=sampling, max_tokens=max_tokens, grammar=grammar, tenant=self.tenant)
             stream.is_heard = False
             self._streams.append(stream)
         return stream.result()
