@@ -12,6 +12,7 @@ class OpenArcticError(Exception):
     """A failure with a message (what, value, limit) and a hint (what to do next)."""
 
     exit_code: ClassVar[int] = 1
+    status: ClassVar[str] = "error"  # of the JSON object that tells of it
     type: str = "internal_error"
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -41,6 +42,7 @@ class RefusedError(OpenArcticError):
     """The guard or a policy refuses; `type` says why (see `REFUSALS`)."""
 
     exit_code = 3
+    status = "refused"
     REFUSALS: ClassVar[tuple[str, ...]] = (
         "not_a_read",
         "unknown_table",
@@ -61,6 +63,7 @@ class AbstainedError(OpenArcticError):
     """No answer can be trusted, and we say so instead of guessing."""
 
     exit_code = 4
+    status = "abstained"
     type = "abstained"
 
 

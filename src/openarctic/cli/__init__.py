@@ -127,10 +127,7 @@ def failure_json(args: argparse.Namespace, error: OpenArcticError) -> str:
     """The JSON object of a command that failed: the fields of its success, with status and error."""
     import json
 
-    from openarctic.errors import AbstainedError, RefusedError
-
-    status = "refused" if isinstance(error, RefusedError) else "abstained" if isinstance(error, AbstainedError) else "error"
-    body: dict[str, object] = {"status": status}
+    body: dict[str, object] = {"status": error.status}
     if args.command == "ask":
         body = {"question": None if args.question == "-" else args.question, **body}
     if args.command in ("ask", "query"):

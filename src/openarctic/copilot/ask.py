@@ -281,13 +281,13 @@ class Copilot:
                 continue
             tally.parsed += 1
             sql = self.form.read(completion.text)
-            if i == 0 and is_first_round:
-                tally.first_in_scope = self._check(sql, tally) is not None
-            checked = (self._check(self._mended(sql, question, links), tally) if self.form.is_short else None) or self._check(
-                sql, tally
-            )
-            if i == 0 and is_first_round and checked:
-                tally.first_sql = checked.shown
+            is_first = i == 0 and is_first_round
+            mended = self._check(self._mended(sql, question, links), tally) if self.form.is_short else None
+            written = self._check(sql, tally) if is_first or mended is None else None
+            checked = mended or written
+            if is_first:
+                tally.first_in_scope = written is not None
+                tally.first_sql = checked.shown if checked else None
             if checked is None:
                 tally.refused += 1
             elif checked.sql not in found or found[checked.sql][1] < completion.logprob:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -17,7 +16,7 @@ from openarctic.copilot.execute import Result
 from openarctic.errors import OpenArcticError
 from openarctic.serve import chat, completions, cortex, files, responses, sql, tokens
 from openarctic.serve.desk import Desk
-from openarctic.serve.errors import HTTPError, as_http, invalid
+from openarctic.serve.errors import HTTPError, as_http, invalid, stopping
 from openarctic.serve.gate import Gate
 from openarctic.serve.keys import ANYONE, Key
 from openarctic.serve.page import add_page
@@ -33,7 +32,7 @@ from openarctic.serve.protocol import (
     TokenizeRequest,
 )
 from openarctic.serve.service import Service
-from openarctic.serve.work import ClientGone, disconnected
+from openarctic.serve.work import ClientGone, while_connected
 
 _ERROR = {
     "description": "what was wrong",
@@ -69,7 +68,6 @@ RESPONSES: dict[int | str, dict[str, Any]] = {status: _ERROR for status in (400,
 def build_app(service: Service, desk: Desk | None = None) -> FastAPI:
     """All routes of a service; those of databases answer for the ones at `desk`."""
     app = FastAPI(title="OpenArctic", version=__version__, docs_url=None, redoc_url=None, responses=RESPONSES)
-    app.state.service = service
     app.add_middleware(Gate, service=service)
     _add_error_handlers(app)
     _add_plain_routes(app, service)
@@ -117,24 +115,12 @@ def _events(stream: AsyncIterator[bytes]) -> Response:
 
 async def _watched(request: Request, work: Coroutine[Any, Any, Any], answer: Callable[[Any], Response]) -> Response:
     """The answer of what `work` gives; it ends when the client goes away. Failures are told as the command line tells them."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(disconnected(request))
-    either: set[asyncio.Future[Any]] = {task, gone}
     try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        found = task.result()
+        return answer(await while_connected(request, work))
     except OpenArcticError as error:
         http = as_http(error)
         told = {**http.body()["error"], **error.to_dict()}
         return JSONResponse({**sql.failed(error), "error": told}, http.status)
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-    return answer(found)
 
 
 def _json(body: Any) -> Response:
@@ -159,7 +145,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
     async def ready() -> Response:
         """Whether requests are taken: not while the server stops."""
         if service.is_draining:
-            raise HTTPError(503, "the server is stopping", type="overloaded_error", headers={"Retry-After": "5"})
+            raise stopping()
         return JSONResponse({"status": "ready"})
 
     @app.get("/version", tags=["server"])
@@ -195,30 +181,29 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
         return model_object()
 
 
+async def _written(form: Any, service: Service, body: Any, request: Request) -> Response:
+    """What the model writes in the form of a module: `begin` checks and starts, `stream` and `whole` are the two ways to tell."""
+    work, answer = await form.begin(service, body, _key(request))
+    if body.stream:
+        return _events(form.stream(work, answer))
+    return JSONResponse(await form.whole(work, answer, request))
+
+
 def _add_model_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", tags=["models"], responses=STREAMED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Texts after prompts."""
-        work, answer = await completions.begin(service, body, _key(request))
-        if body.stream:
-            return _events(completions.stream(work, answer))
-        return JSONResponse(await completions.whole(work, answer, request))
+        return await _written(completions, service, body, request)
 
     @app.post("/v1/chat/completions", tags=["models"], responses=STREAMED)
     async def converse(body: ChatRequest, request: Request) -> Response:
         """An answer to messages."""
-        work, answer = await chat.begin(service, body, _key(request))
-        if body.stream:
-            return _events(chat.stream(work, answer))
-        return JSONResponse(await chat.whole(work, answer, request))
+        return await _written(chat, service, body, request)
 
     @app.post("/v1/responses", tags=["models"], responses=STREAMED)
     async def respond(body: ResponsesRequest, request: Request) -> Response:
         """An answer to messages, in the newer form."""
-        work, answer = await responses.begin(service, body, _key(request))
-        if body.stream:
-            return _events(responses.stream(work, answer))
-        return JSONResponse(await responses.whole(work, answer, request))
+        return await _written(responses, service, body, request)
 
     @app.post("/tokenize", tags=["tokens"])
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:

@@ -52,6 +52,11 @@ class HTTPError(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
+def stopping() -> HTTPError:
+    """The answer of a server that drains."""
+    return HTTPError(503, "the server is stopping", type="overloaded_error", headers={"Retry-After": "5"})
+
+
 def as_http(error: OpenArcticError, fields: Sequence[str] = ()) -> HTTPError:
     """Ours as HTTP. Our messages begin with the name of what is wrong; one of the request's `fields` is told as `param`."""
     first = re.match(r"[a-z_]+", error.message)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from openarctic.copilot.databases.values import quoted
 from openarctic.copilot.execute import Result
 
 
@@ -41,7 +42,7 @@ def as_parquet(result: Result) -> bytes:
     names = _distinct(result.columns)
     with tempfile.TemporaryDirectory(prefix="openarctic-") as folder, duckdb.connect() as connection:
         target = Path(folder) / "result.parquet"
-        columns = ", ".join(f"{_quoted(name)} {kind}" for name, kind in zip(names, types, strict=True))
+        columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in zip(names, types, strict=True))
         connection.execute(f"CREATE TABLE result ({columns})")
         if result.rows:
             places = ", ".join("?" * len(names))
@@ -76,7 +77,3 @@ def _distinct(names: list[str]) -> list[str]:
         seen.add(plain.lower())
         out.append(plain)
     return out
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from openarctic.serve.errors import HTTPError
+from openarctic.serve.errors import HTTPError, stopping
 from openarctic.serve.keys import ANYONE, Key, find_key
 from openarctic.serve.service import Service, new_id
 from openarctic.serve.settings import LOOPBACK
@@ -80,7 +80,7 @@ class Gate:
         key = self._key(exchange)
         if exchange.path in GENERATES:
             if self.service.is_draining:
-                raise HTTPError(503, "the server is stopping", type="overloaded_error", headers={"Retry-After": "5"})
+                raise stopping()
             self._check_rate(key)
         length = exchange.header("content-length")
         if length is not None and (not length.isdigit() or int(length) > exchange.max_bytes):

@@ -30,7 +30,6 @@ class ServeSettings:
     requests_per_minute: int | None = None
     request_timeout_s: float = 600.0
     drain_timeout_s: float = 30.0
-    log_contents: bool = False
     keys: tuple[Key, ...] = ()
 
     def __post_init__(self) -> None:

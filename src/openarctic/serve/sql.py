@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from openarctic.copilot.ask import Answer, AskOptions
+from openarctic.copilot.ask import AskOptions
 from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.charts.svg import svg
 from openarctic.copilot.execute import Result
@@ -17,7 +17,7 @@ from openarctic.copilot.feedback import Feedback
 from openarctic.copilot.guard import Checked
 from openarctic.copilot.intent import check_question
 from openarctic.copilot.link import ValueLink
-from openarctic.errors import AbstainedError, OpenArcticError, RefusedError
+from openarctic.errors import OpenArcticError
 from openarctic.serve.desk import Desk, Seat, in_thread
 from openarctic.serve.errors import HTTPError
 from openarctic.serve.keys import ANYONE, Key
@@ -26,8 +26,7 @@ from openarctic.serve.protocol import AskRequest, FeedbackRequest, QueryRequest
 
 def failed(error: OpenArcticError) -> dict[str, Any]:
     """The object of a question or statement that failed, as the command line prints it."""
-    status = "refused" if isinstance(error, RefusedError) else "abstained" if isinstance(error, AbstainedError) else "error"
-    return {"status": status, "error": error.to_dict()}
+    return {"status": error.status, "error": error.to_dict()}
 
 
 async def ask(desk: Desk, request: AskRequest, key: Key) -> dict[str, Any]:
@@ -36,7 +35,7 @@ async def ask(desk: Desk, request: AskRequest, key: Key) -> dict[str, Any]:
     question = check_question(request.question)
     async with desk.seat(name, key) as seat:
         answer = await in_thread(seat, lambda: seat.copilot.ask(question, _options(request)))
-    return _with_picture(_object(answer))
+    return _with_picture(answer.to_dict())
 
 
 def _with_picture(body: dict[str, Any]) -> dict[str, Any]:
@@ -53,11 +52,6 @@ def _options(request: AskRequest) -> AskOptions:
         seed=request.seed,
         chart=request.chart,
     )
-
-
-def _object(answer: Answer) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(json.dumps(answer.to_dict(), default=str))
-    return body
 
 
 async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[bytes]:
@@ -82,7 +76,7 @@ async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[byt
                 if first.done():
                     yield _event("linked", {"question": question, **first.result()})
                 first.cancel()
-                body = _with_picture(_object(await work))
+                body = _with_picture((await work).to_dict())
             finally:
                 if not work.done():
                     work.cancel()

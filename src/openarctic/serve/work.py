@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 # What OpenAI's clients know; the rest of our reasons are told beside it, in `stop_reason`.
 FINISH = {"stop": "stop", "length": "length", "grammar": "length", "abort": "length"}
+
+Result = TypeVar("Result")
 
 
 class ClientGone(Exception):
@@ -85,25 +86,18 @@ class Work:
         """All completions of every prompt. Raises ClientGone when the client leaves, HTTPError where time ran out."""
         for stream in self.streams:
             stream.is_heard = False  # no events, only the end
-        waiting = asyncio.gather(*(_end_of(stream) for stream in self.streams))
-        gone = asyncio.create_task(disconnected(request))
-        either: set[asyncio.Future[Any]] = {waiting, gone}
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                raise ClientGone
-            waiting.result()
+            await while_connected(request, self._ended())
         finally:
             self.cancel()
-            gone.cancel()
-            waiting.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await waiting
             self._count()
         completions = [stream.completions for stream in self.streams]
         if any(c.finish_reason == "deadline" for own in completions for c in own):
             raise deadline()
         return completions
+
+    async def _ended(self) -> None:
+        await asyncio.gather(*(_end_of(stream) for stream in self.streams))
 
     def cancel(self) -> None:
         """End what has not ended; harmless otherwise."""
@@ -142,7 +136,22 @@ async def _end_of(stream: Stream) -> None:
         pass
 
 
-async def disconnected(request: Request) -> None:
-    """Returns when the client has gone."""
+async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` gives. Raises ClientGone, once the work has ended too, when the client leaves first."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    either: set[asyncio.Future[Any]] = {task, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        for one in either:
+            one.cancel()
+        await asyncio.wait(either)
+
+
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
