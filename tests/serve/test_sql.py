@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import socket
 import sqlite3
@@ -17,11 +18,12 @@ import pytest
 from openarctic.copilot.ask import AskOptions, ask
 from openarctic.copilot.databases import open_database
 from openarctic.copilot.policy import read_policy
+from openarctic.copilot.principal import Principal
 from openarctic.copilot.sample import database_or_sample
 from openarctic.engine import Engine, load
 from openarctic.errors import UserError
 from openarctic.serve.desk import Desk, named
-from openarctic.serve.keys import Key, digest_of
+from openarctic.serve.keys import Key, digest_of, key_line, read_keys
 
 from .test_gate import post_bytes, wait_until
 from .world import Server, running
@@ -156,7 +158,45 @@ def test_cortex_analysts_form(served: Server) -> None:
     assert served.post(url, {**asked, "semantic_view": "db.public.other"}).error["code"] == "unknown_database"
     refused = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Delete all orders"}]}]}
     assert served.post(url, refused).status == 403
-    assert served.post(url, {**asked, "stream": True}).error["param"] == "stream"
+
+
+def put_together(told: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Blocks of content from their deltas, as clients of Cortex Analyst do it."""
+    blocks: dict[int, dict[str, Any]] = {}
+    for name, data in told:
+        if name == "message.content.delta":
+            block = blocks.setdefault(data.pop("index"), {})
+            for field, value in data.items():
+                field = field.removesuffix("_delta")
+                block[field] = value if field in ("type", "confidence") else block.get(field, "") + value
+    return [blocks[index] for index in sorted(blocks)]
+
+
+def test_cortex_analysts_stream_is_its_whole_message(served: Server) -> None:
+    url = "/api/v2/cortex/analyst/message"
+    asked = {"messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]}
+    whole = served.post(url, asked).json
+    reply = served.post(url, {**asked, "stream": True})
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    told = events(reply.body)
+    assert put_together(told) == whole["message"]["content"]
+    assert [data["status"] for name, data in told if name == "status"] == ["interpreting_question", "generating_sql", "done"]
+    assert [name for name, _ in told][-3:] == ["response_metadata", "status", "done"]
+    assert dict(told)["response_metadata"] == whole["response_metadata"]
+    assert reply.body.decode().endswith('event: done\ndata: {"status":"done","status_message":"Done"}\n\n')
+    unknown = served.post(url, {**asked, "semantic_view": "db.public.other", "stream": True})
+    assert (unknown.status, unknown.error["code"]) == (404, "unknown_database")
+
+
+def test_a_failure_in_cortex_analysts_stream_is_an_event(nano: Engine, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    desk = Desk(nano, {"sample": database_or_sample(None)}, read_policy(tmp_path / "policy.yaml"))
+    with running(nano, desk, keys=(Key("bob", digest_of("b")),)) as server:
+        asked = {"messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}], "stream": True}
+        told = events(server.post("/api/v2/cortex/analyst/message", asked, Authorization="Bearer b").body)
+    assert [name for name, _ in told] == ["status", "error"]
+    assert set(told[1][1]) == {"message", "code", "request_id"} and told[1][1]["code"] == "not_permitted"
+    desk.close()
 
 
 def test_no_database(server: Server) -> None:
@@ -176,6 +216,50 @@ def test_a_key_sees_what_its_policy_shows(nano: Engine, tmp_path: Path) -> None:
         assert (reply.status, reply.json["error"]["type"]) == (403, "not_permitted")
         assert server.post("/v1/query", {"sql": "SELECT 1"}, **bob).status == 403
     desk.close()
+
+
+ROLES = """
+roles:
+  club:
+    tables:
+      customers: {columns: {mask: {email: hash}}, rows: "segment = 'Club'"}
+  everything:
+    tables: {"*": }
+users:
+  cleo: [everything]
+salt: 0123456789abcdef
+audit: audit.jsonl
+"""
+
+
+def test_roles_in_the_key_file_reach_the_policy(nano: Engine, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(ROLES)
+    (tmp_path / "keys").write_text(
+        f"{key_line('ann', 'a', ('query',), ('club',))}\n"
+        f"{key_line('bob', 'b', ('query',), ('club', 'everything'))}\n"
+        f"{key_line('cleo', 'c', ('query',))}\n"
+        f"{key_line('dan', 'd', ('query',))}\n"
+    )
+    desk = Desk(nano, {"sample": database_or_sample(None)}, read_policy(tmp_path / "policy.yaml"))
+    sql = "SELECT DISTINCT segment, email LIKE '%@%' AS is_clear FROM customers ORDER BY 1, 2"
+    seen: dict[str, Any] = {}
+    with running(nano, desk, keys=read_keys(tmp_path / "keys")) as server:
+        for name in "abcd":
+            reply = server.post("/v1/query", {"sql": sql}, Authorization=f"Bearer {name}")
+            seen[name] = reply.json["rows"] if reply.status == 200 else reply.status
+    desk.close()
+    assert seen["a"] == [["Club", False]]  # some rows, masked
+    assert seen["b"] == seen["c"] and len(seen["b"]) == 3 and all(is_clear for _, is_clear in seen["b"])
+    assert seen["d"] == 403  # no role anywhere
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [(line["user"], line["roles"]) for line in lines] == [
+        ("ann", ["club"]),
+        ("bob", ["club", "everything"]),
+        ("cleo", ["everything"]),
+        ("dan", []),
+    ]
+    with pytest.raises(UserError, match="'clubb'"):
+        desk.policy.principal(Principal("eve", ("clubb",)))
 
 
 def test_a_database_that_changes_is_read_anew(nano: Engine, tmp_path: Path) -> None:
@@ -203,6 +287,57 @@ def test_a_statement_ends_when_its_client_leaves(nano: Engine) -> None:
         wait_until(lambda: children() <= before)
         assert server.post("/v1/query", {"sql": "SELECT 1 AS one"}).json["rows"] == [[1]]
     desk.close()
+
+
+class Broken(Desk):
+    """A desk with a bug, whose words hold what was asked."""
+
+    def database(self, name: str | None) -> str:
+        if name == "broken":
+            raise KeyError("SECRET-BUG")
+        return super().database(name)
+
+
+SECRETS = ("SECRET", "Bearer", "cancelled", "orders", "Oslo")
+
+
+def talk(server: Server) -> None:
+    """Every way that contents may come: in questions, statements, prompts, headers, paths, and in what goes wrong."""
+    own = {"Authorization": "Bearer SECRET-KEY"}
+    server.post("/v1/ask", {"question": f"{QUESTION} SECRET-A", "stream": False}, **own)
+    server.post("/v1/ask", {"question": "Delete SECRET-B"}, **own)
+    server.post("/v1/query", {"sql": "SELECT 'SECRET-C', city FROM customers LIMIT 3"}, **own)
+    server.post("/v1/query", {"sql": "SELECT CAST('SECRET-D' AS INTEGER)"}, **own)
+    server.post("/v1/query", {"sql": "SELECT (SECRET-E", "SECRET-F": 1}, **own)
+    server.post("/v1/query", {"sql": "SELECT 1", "database": "broken"}, **own)
+    server.post("/v1/query", {"sql": "SELECT 1"}, Authorization="Bearer SECRET-WRONG")
+    server.post("/v1/query", b"{SECRET-G", **own)
+    server.get("/v1/schema?database=SECRET-H", **own)
+    server.get("/SECRET-I", **own)
+    server.post("/v1/completions", {"prompt": "SECRET-J", "max_tokens": 2, "ignore_eos": True}, **own)
+    server.post("/v1/completions", {"prompt": "SECRET-K", "stream": True, "model": "SECRET-L"}, **own)
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_contents_are_logged_only_when_asked(
+    nano: Engine, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], is_asked: bool
+) -> None:
+    desk = Broken(nano, {"sample": database_or_sample(None)})
+    with running(nano, desk, keys=(Key("ann", digest_of("SECRET-KEY")),), log_contents=is_asked) as server:
+        with caplog.at_level(logging.DEBUG):
+            talk(server)
+            wait_until(lambda: sum(record.name == "openarctic.serve" for record in caplog.records) >= 12)
+    desk.close()
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "openarctic.serve"]
+    assert [line["status"] for line in lines] == [200, 200, 200, 400, 400, 500, 401, 400, 404, 404, 200, 404]
+    assert lines[5]["error"].startswith("KeyError at tests/serve/test_sql.py:")
+    assert lines[10]["completion_tokens"] == 2 and lines[10]["prompt_tokens"] > 2
+    told = caplog.text + "".join(capfd.readouterr())
+    assert "SECRET-KEY" not in told and "SECRET-WRONG" not in told and "SECRET-BUG" not in told
+    if is_asked:
+        assert "SECRET-A" in lines[0]["request"] and "cancelled" in lines[0]["answer"] and "SECRET-C" in lines[2]["answer"]
+    else:
+        assert not any(secret in told for secret in SECRETS), told
 
 
 def children() -> int:

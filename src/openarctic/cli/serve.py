@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allowed-host", action="append", default=[], metavar="NAME", help="a name by which clients call this server"
     )
     keys.add_argument("--allowed-origin", action="append", default=[], metavar="URL", help="another site whose pages may call")
+    keys.add_argument("--roles", metavar="A,B", help="of --new-key: roles of the policy (default: those of a user of that name)")
+    keys.add_argument("--log-contents", action="store_true", help="log what is asked and answered, not only that it was")
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-body-mb", type=float, default=4.0, metavar="MB", help="of a request (default 4)")
     limits.add_argument("--max-output-tokens", type=int, metavar="N", help="of a text (default: what fits)")
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.serve.settings import LOOPBACK
 
     if args.new_key:
-        return _print_new_key(args.new_key, args.scopes)
+        return _print_new_key(args.new_key, args.scopes, args.roles)
     settings = _settings(args)
     from openarctic.cli import progress
     from openarctic.copilot.feedback import FeedbackFile
@@ -86,6 +88,10 @@ def run(args: argparse.Namespace) -> int:
     databases, policy = _databases(args), read_policy(args.policy) if args.policy else None
     if policy is not None and not settings.keys:
         raise UserError("--policy needs API keys: their names are the policy's users", "give --api-key-file")
+    if policy is not None:
+        for key in settings.keys:
+            if key.roles:
+                policy.principal(key.user)  # a role that the policy does not have is told before anything is served
     listening = bind(settings)
     engine = load(
         args.model,
@@ -153,6 +159,7 @@ def _settings(args: argparse.Namespace) -> ServeSettings:
         request_timeout_s=args.request_timeout,
         drain_timeout_s=args.drain_timeout,
         keys=_keys(args.api_key_file),
+        log_contents=args.log_contents,
     )
 
 
@@ -166,7 +173,7 @@ def _keys(path: Path | None) -> tuple[Key, ...]:
     return keys
 
 
-def _print_new_key(name: str, scopes: str) -> int:
+def _print_new_key(name: str, scopes: str, roles: str | None) -> int:
     from openarctic.errors import UserError
     from openarctic.serve.keys import SCOPES, key_line, new_key
 
@@ -177,6 +184,6 @@ def _print_new_key(name: str, scopes: str) -> int:
         if scope not in SCOPES:
             raise UserError(f"--scopes names {scope!r}", f"known: {', '.join(SCOPES)}")
     key = new_key()
-    print(key_line(name, key, wanted))
+    print(key_line(name, key, wanted, roles.split(",") if roles else ()))
     print(f"the key, which is shown only now: {key}", file=sys.stderr)
     return 0

@@ -83,16 +83,17 @@ class Access:
 def open_access(
     schema: Schema,
     policy: str | Path | Policy | None = None,
-    user: str | None = None,
+    user: str | Principal | None = None,
     allowed_tables: Iterable[str] | None = None,
 ) -> Access:
-    """The access of `user` under a policy file; without one, of anyone.
+    """The access of `user` under a policy file; without one, of anyone. A `Principal` has roles of its own, a name the policy's.
 
-    Raises UserError where only one of the two is given, RefusedError for a user that the policy does not name.
+    Raises UserError where only one of the two is given or a role is unknown, RefusedError for a user not in the policy.
     """
     if policy is None:
         if user is not None:
-            raise UserError(f"--user {user} means nothing without a policy", "give --policy FILE, or leave --user out")
+            name = user.name if isinstance(user, Principal) else user
+            raise UserError(f"--user {name} means nothing without a policy", "give --policy FILE, or leave --user out")
         return Access(schema, allowed_tables=allowed_tables)
     if user is None:
         raise UserError("a policy is given, but nobody is named who asks", "give --user NAME")
@@ -101,7 +102,8 @@ def open_access(
         principal = policy.principal(user)
     except RefusedError as error:
         if policy.audit is not None:
-            stranger = Event(door="open", principal=Principal(user), dialect=schema.dialect)
+            who = user if isinstance(user, Principal) else Principal(user)
+            stranger = Event(door="open", principal=who, dialect=schema.dialect)
             stranger.fail(error)
             AuditLog(policy.audit).append(stranger)
         raise

@@ -28,6 +28,7 @@ from openarctic.copilot.link import ValueIndex, ValueLink
 from openarctic.copilot.models import load_generator
 from openarctic.copilot.narrow import narrow
 from openarctic.copilot.policy import Policy
+from openarctic.copilot.principal import Principal
 from openarctic.copilot.prune import prune
 from openarctic.copilot.sample import database_or_sample
 from openarctic.copilot.schema import Schema
@@ -157,7 +158,7 @@ class Copilot:
         model: Generator,
         schema: Schema | None = None,
         policy: str | Path | Policy | None = None,
-        user: str | None = None,
+        user: str | Principal | None = None,
         semantic: str | Path | SemanticModel | None = None,
     ) -> None:
         self.database, self.model = database, model

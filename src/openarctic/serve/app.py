@@ -102,10 +102,6 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def gone(request: Request, error: ClientGone) -> Response:
         return Response(status_code=499)
 
-    @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> Response:
-        return answer(HTTPError(500, "internal error", type="server_error"))
-
 
 def _events(stream: AsyncIterator[bytes]) -> Response:
     """Server-sent events, which no proxy shall collect."""
@@ -184,6 +180,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
 async def _written(form: Any, service: Service, body: Any, request: Request) -> Response:
     """What the model writes in the form of a module: `begin` checks and starts, `stream` and `whole` are the two ways to tell."""
     work, answer = await form.begin(service, body, _key(request))
+    request.state.usage = work.usage
     if body.stream:
         return _events(form.stream(work, answer))
     return JSONResponse(await form.whole(work, answer, request))
@@ -259,7 +256,10 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
         """A verdict on an answer, for review."""
         return sql.keep_feedback(desk, body, _key(request))
 
-    @app.post("/api/v2/cortex/analyst/message", tags=["databases"])
+    @app.post("/api/v2/cortex/analyst/message", tags=["databases"], responses=STREAMED)
     async def analyst(body: AnalystRequest, request: Request) -> Response:
         """A question in Cortex Analyst's form."""
-        return await _watched(request, cortex.message(desk, body, _key(request)), _json)
+        asked = cortex.asked(desk, body)
+        if body.stream:
+            return _events(cortex.stream(desk, asked, _key(request)))
+        return await _watched(request, cortex.message(desk, asked, _key(request)), _json)

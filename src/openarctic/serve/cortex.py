@@ -7,34 +7,107 @@ nothing is executed for the answer beyond what voting needs.
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
-from openarctic.copilot.ask import Answer, AskOptions
+from openarctic.copilot.ask import Answer, AskOptions, OnLinked
 from openarctic.copilot.intent import check_question
-from openarctic.errors import AbstainedError, RefusedError
-from openarctic.serve.desk import Desk, in_thread
-from openarctic.serve.errors import HTTPError
+from openarctic.errors import AbstainedError, OpenArcticError, RefusedError
+from openarctic.serve.desk import Desk, Linked, answered
+from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
 from openarctic.serve.protocol import AnalystRequest
-from openarctic.serve.service import new_id
+from openarctic.serve.service import named_event, new_id
 
 
-async def message(desk: Desk, request: AnalystRequest, key: Key) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that may be put to a database of the desk."""
+
+    database: str
+    question: str
+
+
+def asked(desk: Desk, request: AnalystRequest) -> Asked:
+    """What a request asks. Raises HTTPError or an error of ours."""
+    return Asked(desk.database(_database(desk, request)), check_question(_question(request)))
+
+
+async def message(desk: Desk, asked: Asked, key: Key) -> dict[str, Any]:
     """The analyst's message. Raises HTTPError or an error of ours; what cannot be answered is said in the message."""
-    name = desk.database(_database(desk, request))
-    question = check_question(_question(request))
-    async with desk.seat(name, key) as seat:
+    async with aclosing(_steps(desk, asked, key)) as steps:
+        async for step in steps:
+            if not isinstance(step, str):
+                return step
+    raise AssertionError("the last step is the message")
+
+
+async def stream(desk: Desk, asked: Asked, key: Key) -> AsyncIterator[bytes]:
+    """The same as events: `status` as work goes on, `message.content.delta` for each block of the content, then
+    `response_metadata`, the status `done` and `done`; or `error`."""
+    try:
+        async with aclosing(_steps(desk, asked, key)) as steps:
+            async for step in steps:
+                for name, data in [("status", _status(step))] if isinstance(step, str) else _events(step):
+                    yield named_event(name, data)
+    except (OpenArcticError, HTTPError) as error:
+        told = as_http(error) if isinstance(error, OpenArcticError) else error
+        yield named_event("error", {"message": told.message, "code": told.code or told.type, "request_id": _request_id()})
+
+
+def _status(name: str) -> dict[str, str]:
+    return {"status": name, "status_message": name.replace("_", " ").capitalize().replace("sql", "SQL")}
+
+
+def _events(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a whole message is told as: a client that puts the deltas of an index together has the block of that index."""
+    for index, block in enumerate(body["message"]["content"]):
+        for delta in _deltas(block):
+            yield "message.content.delta", {"index": index, "type": block["type"], **delta}
+    if body["warnings"]:
+        yield "warnings", {"warnings": body["warnings"]}
+    yield "response_metadata", body["response_metadata"]
+    yield "status", _status("done")
+    yield "done", _status("done")
+
+
+def _deltas(block: dict[str, Any]) -> list[dict[str, Any]]:
+    if block["type"] == "text":
+        return [{"text_delta": block["text"]}]
+    if block["type"] == "sql":
+        return [{"statement_delta": block["statement"], "confidence": block["confidence"]}]
+    return [{"suggestions_delta": {"index": i, "suggestion_delta": text}} for i, text in enumerate(block["suggestions"])]
+
+
+async def _steps(desk: Desk, asked: Asked, key: Key) -> AsyncGenerator[str | dict[str, Any]]:
+    """Names of stages as they begin, then the whole message."""
+    yield "interpreting_question"
+    async with desk.seat(asked.database, key) as seat:
+
+        def ask(on_linked: OnLinked) -> Answer:
+            return seat.copilot.ask(asked.question, AskOptions(), on_linked=on_linked)
+
         try:
-            answer = await in_thread(seat, lambda: seat.copilot.ask(question, AskOptions()))
-            content = _content(answer)
+            async with aclosing(answered(seat, ask)) as steps:
+                async for step in steps:
+                    if isinstance(step, Linked):
+                        yield "generating_sql"
+                    else:
+                        content = _content(step)
         except (AbstainedError, RefusedError) as error:
             content = [{"type": "text", "text": f"{error.message}. {error.hint or ''}".strip()}]
-    return {
-        "request_id": new_id("")[:32],
+    yield {
+        "request_id": _request_id(),
         "message": {"role": "analyst", "content": content},
         "warnings": [],
         "response_metadata": {"model_names": [seat.voice.name]},
     }
+
+
+def _request_id() -> str:
+    return new_id("")[:32]
 
 
 def _database(desk: Desk, request: AnalystRequest) -> str | None:

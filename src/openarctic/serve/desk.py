@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from openarctic.copilot.ask import Copilot
+from openarctic.copilot.ask import Answer, Copilot, OnLinked
 from openarctic.copilot.databases import Database
 from openarctic.copilot.databases.reading import kind_of
 from openarctic.copilot.feedback import FeedbackFile
+from openarctic.copilot.link import ValueLink
 from openarctic.copilot.models import heard
 from openarctic.copilot.policy import Policy
+from openarctic.copilot.principal import Principal
 from openarctic.engine.request import Stream
 from openarctic.errors import CapacityError, UserError
 from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
@@ -96,7 +98,7 @@ class Seat:
 
     copilot: Copilot
     voice: Voice
-    reader: tuple[str, str]  # database, user
+    reader: tuple[str, Principal | str | None]  # database, who asks
     fingerprint: Any
 
     def has_changed(self) -> bool:
@@ -113,7 +115,7 @@ def _fingerprint(database: Database) -> Any:
 
 @dataclass(slots=True, eq=False)
 class Desk:
-    """`databases` by the names that requests use; with a policy a key's name is its user's."""
+    """`databases` by the names that requests use; with a policy a key is its user (`Key.user`)."""
 
     engine: Engine
     databases: Mapping[str, Database]
@@ -146,7 +148,7 @@ class Desk:
             raise HTTPError(503, "too many questions wait", type="overloaded_error", headers={"Retry-After": "5"}) from error
         try:
             user = self._user(key)
-            kept = self._take((name, user or ""))
+            kept = self._take((name, user))
             if kept is not None and await asyncio.to_thread(kept.has_changed):
                 kept.copilot.worker.close()
                 kept = None
@@ -159,26 +161,26 @@ class Desk:
         finally:
             self._busy.release()
 
-    def _user(self, key: Key) -> str | None:
+    def _user(self, key: Key) -> Principal | str | None:
         if self.policy is None:
             return None
         if key is ANYONE:
             raise UserError("a policy is in force, and nobody is named who asks", "serve with API keys: their names are users")
-        return key.name
+        return key.user
 
-    def _take(self, reader: tuple[str, str]) -> Seat | None:
+    def _take(self, reader: tuple[str, Principal | str | None]) -> Seat | None:
         for seat in reversed(self._idle):
             if seat.reader == reader:
                 self._idle.remove(seat)
                 return seat
         return None
 
-    def _make(self, name: str, user: str | None) -> Seat:
+    def _make(self, name: str, user: Principal | str | None) -> Seat:
         database = self.databases[name]
         fingerprint = _fingerprint(database)
         voice = Voice(self.engine)
         copilot = Copilot(database, voice, policy=self.policy, user=user, semantic=self.semantic.get(name))
-        return Seat(copilot, voice, (name, user or ""), fingerprint)
+        return Seat(copilot, voice, (name, user), fingerprint)
 
     def _give_back(self, seat: Seat) -> None:
         self._idle.append(seat)
@@ -203,6 +205,36 @@ async def in_thread(seat: Seat, work: Callable[[], Result]) -> Result:
         with suppress(Exception):
             await task
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """What a question was found to speak of before the model begins: tables, and values where they stand."""
+
+    tables: list[str]
+    values: Sequence[ValueLink]
+
+
+async def answered(seat: Seat, ask: Callable[[OnLinked], Answer]) -> AsyncGenerator[Linked | Answer]:
+    """What is linked as soon as it is, if anything is linked, then the answer; as `in_thread` otherwise."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Queue[Linked] = asyncio.Queue()
+
+    def on_linked(tables: list[str], values: Sequence[ValueLink]) -> None:
+        loop.call_soon_threadsafe(told.put_nowait, Linked(tables, values))
+
+    work = asyncio.ensure_future(in_thread(seat, lambda: ask(on_linked)))
+    first = asyncio.ensure_future(told.get())
+    try:
+        await asyncio.wait({work, first}, return_when=asyncio.FIRST_COMPLETED)
+        if first.done():
+            yield first.result()
+        yield await work
+    finally:
+        first.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work})
 
 
 def named(pairs: Sequence[str]) -> dict[str, str]:

@@ -9,15 +9,17 @@ import json
 import logging
 import re
 import time
+import traceback
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from openarctic.serve.errors import HTTPError, stopping
 from openarctic.serve.keys import ANYONE, Key, find_key
 from openarctic.serve.service import Service, new_id
-from openarctic.serve.settings import LOOPBACK
+from openarctic.serve.settings import LOOPBACK, ServeSettings
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -34,6 +36,8 @@ SCOPES = (
 )
 GENERATES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 MINUTE = 60.0
+MAX_TOLD_BYTES = 1 << 16  # of an answer, where contents are logged
+NO_ANSWER = 499  # the status that is logged when the client has gone before anything was answered
 
 
 class Gate:
@@ -51,7 +55,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self.service.settings.max_body_bytes)
+        exchange = _Exchange(scope, receive, send, self.service.settings)
         try:
             try:
                 key = self._admit(exchange)
@@ -66,13 +70,16 @@ class Gate:
                 self._under_way[key.name] += 1
             try:
                 await self.app(scope, exchange.receive, exchange.send)
+            except Exception as error:  # noqa: BLE001 - a bug: told by its place, since its words may hold what was asked
+                exchange.error = _place_of(error)
+                await exchange.refuse(HTTPError(500, "internal error", type="server_error"))
             finally:
                 if is_counted:
                     self._under_way[key.name] -= 1
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             self.service.metrics.answered(route, exchange.status)
-            exchange.log(route)
+            exchange.log(route, scope.get("state", {}).get("usage"))
 
     def _admit(self, exchange: _Exchange) -> Key:
         self._check_host(exchange)
@@ -158,15 +165,24 @@ def _is_address(host: str) -> bool:
     return re.fullmatch(r"[\d.]+|[0-9a-f:]+", host) is not None
 
 
+def _place_of(error: BaseException) -> str:
+    """`KeyError at openarctic/serve/chat.py:93`, and never the message."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {'/'.join(Path(last.filename).parts[-3:])}:{last.lineno}"
+
+
 class _Exchange:
     """One request and its answer: counts the body, names the request, remembers status and times for the log."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ServeSettings) -> None:
         self.path: str = scope["path"]
         self.method: str = scope["method"]
-        self.max_bytes = max_bytes
-        self.status = 499  # until something is answered: the client has gone
+        self.max_bytes = settings.max_body_bytes
+        self.status = NO_ANSWER
         self.key = ""
+        self.error = ""
+        self._asked: bytearray | None = bytearray() if settings.log_contents else None
+        self._told: bytearray | None = bytearray() if settings.log_contents else None
         self._headers = {name: value for name, value in scope["headers"]}
         self._receive, self._send = receive, send
         self._started = time.monotonic()
@@ -190,6 +206,8 @@ class _Exchange:
             if self._size > self.max_bytes:
                 self._is_too_large = True
                 raise self.too_large()
+            if self._asked is not None:
+                self._asked += message.get("body", b"")
         return message
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
@@ -203,21 +221,27 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", self.id.encode())]}
-        elif self._first is None:
-            self._first = time.monotonic()
+        else:
+            if self._first is None:
+                self._first = time.monotonic()
+            if self._told is not None and len(self._told) < MAX_TOLD_BYTES:
+                self._told += message.get("body", b"")
         await self._send(message)
 
     async def refuse(self, error: HTTPError) -> None:
+        """Answer with an error, unless an answer has begun."""
+        if self.status != NO_ANSWER:
+            return
         body = json.dumps(error.body()).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": error.status, "headers": pairs})
         await self.send({"type": "http.response.body", "body": body})
 
-    def log(self, route: str) -> None:
-        """One line, without any content."""
+    def log(self, route: str, usage: Callable[[], dict[str, Any]] | None) -> None:
+        """One line. Contents are in it only where the settings ask for them."""
         now = time.monotonic()
-        line = {
+        line: dict[str, Any] = {
             "id": self.id,
             "key": self.key,
             "method": self.method,
@@ -227,4 +251,11 @@ class _Exchange:
             "first_byte_s": None if self._first is None else round(self._first - self._started, 4),
             "request_bytes": self._size,
         }
+        if usage is not None:
+            line.update({name: count for name, count in usage().items() if name in ("prompt_tokens", "completion_tokens")})
+        if self.error:
+            line["error"] = self.error
+        if self._asked is not None and self._told is not None:
+            line["request"] = self._asked.decode(errors="replace")
+            line["answer"] = self._told[:MAX_TOLD_BYTES].decode(errors="replace")
         log.info(json.dumps(line))

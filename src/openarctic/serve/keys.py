@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from openarctic.copilot.principal import Principal
 from openarctic.errors import MissingError, UserError
 
 SCOPES = ("ask", "query", "generate", "admin")
@@ -24,12 +25,20 @@ PREFIX = "oa-"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`name` stands in logs and is the principal of policies; `digest` is the SHA-256 of the key in hexadecimal."""
+    """`name` stands in logs and is the principal of policies; `digest` is the SHA-256 of the key in hexadecimal.
+
+    With `roles` a policy takes those; without, the ones that it gives to a user of that name.
+    """
 
     name: str
     digest: str
     scopes: frozenset[str] = frozenset(SCOPES)
     roles: tuple[str, ...] = ()
+
+    @property
+    def user(self) -> Principal | str:
+        """Who asks, for a policy."""
+        return Principal(self.name, self.roles) if self.roles else self.name
 
     def may(self, scope: str) -> bool:
         """Whether the key has the scope."""

@@ -368,4 +368,4 @@ class AnalystRequest(Body):
     semantic_model_file: str | None = None
     semantic_model: None = None
     semantic_models: None = None
-    stream: Literal[False] | None = None
+    stream: bool | None = None

@@ -128,4 +128,9 @@ def event(data: Any) -> bytes:
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
+def named_event(name: str, data: Any) -> bytes:
+    """One with a name; dates and decimals of databases as text."""
+    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'), default=str)}\n\n".encode()
+
+
 DONE = b"data: [DONE]\n\n"

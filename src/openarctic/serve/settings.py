@@ -16,6 +16,7 @@ class ServeSettings:
 
     `hosts` are names by which clients may call (the Host header), beside the address that is bound: a page on another site that
     resolves its own name to this server is refused. `origins` may be read from by pages of other sites (CORS; none by default).
+    `log_contents` puts what was asked and answered into the log.
     """
 
     host: str = "127.0.0.1"
@@ -31,6 +32,7 @@ class ServeSettings:
     request_timeout_s: float = 600.0
     drain_timeout_s: float = 30.0
     keys: tuple[Key, ...] = ()
+    log_contents: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
-from openarctic.copilot.ask import AskOptions
+from openarctic.copilot.ask import Answer, AskOptions
 from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.charts.svg import svg
 from openarctic.copilot.execute import Result
 from openarctic.copilot.feedback import Feedback
 from openarctic.copilot.guard import Checked
 from openarctic.copilot.intent import check_question
-from openarctic.copilot.link import ValueLink
 from openarctic.errors import OpenArcticError
-from openarctic.serve.desk import Desk, Seat, in_thread
+from openarctic.serve.desk import Desk, Linked, Seat, answered, in_thread
 from openarctic.serve.errors import HTTPError
 from openarctic.serve.keys import ANYONE, Key
 from openarctic.serve.protocol import AskRequest, FeedbackRequest, QueryRequest
+from openarctic.serve.service import named_event
 
 
 def failed(error: OpenArcticError) -> dict[str, Any]:
@@ -54,38 +53,27 @@ def _options(request: AskRequest) -> AskOptions:
     )
 
 
+def _answered(seat: Seat, question: str, options: AskOptions) -> AsyncGenerator[Linked | Answer]:
+    return answered(seat, lambda on_linked: seat.copilot.ask(question, options, on_linked=on_linked))
+
+
 async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[bytes]:
     """The answer as events: linked, sql, rows, answer, done; or error. Each has the fields of the whole object known by then."""
-    loop = asyncio.get_running_loop()
-    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    def on_linked(tables: list[str], links: Sequence[ValueLink]) -> None:
-        values = [{"value": link.value, "places": [".".join(place) for place in link.places]} for link in links]
-        loop.call_soon_threadsafe(told.put_nowait, {"tables": tables, "values": values})
-
     try:
         name = desk.database(request.database)
         question = check_question(request.question)
-        async with desk.seat(name, key) as seat:
-            work = asyncio.ensure_future(
-                in_thread(seat, lambda: seat.copilot.ask(question, _options(request), on_linked=on_linked))
-            )
-            try:
-                first = asyncio.ensure_future(told.get())
-                await asyncio.wait({work, first}, return_when=asyncio.FIRST_COMPLETED)
-                if first.done():
-                    yield _event("linked", {"question": question, **first.result()})
-                first.cancel()
-                body = _with_picture((await work).to_dict())
-            finally:
-                if not work.done():
-                    work.cancel()
-                    await asyncio.wait({work})
+        async with desk.seat(name, key) as seat, aclosing(_answered(seat, question, _options(request))) as steps:
+            async for step in steps:
+                if isinstance(step, Linked):
+                    values = [{"value": v.value, "places": [".".join(place) for place in v.places]} for v in step.values]
+                    yield named_event("linked", {"question": question, "tables": step.tables, "values": values})
+                else:
+                    body = _with_picture(step.to_dict())
     except OpenArcticError as error:
-        yield _event("error", {"question": request.question, **failed(error)})
+        yield named_event("error", {"question": request.question, **failed(error)})
         return
     except HTTPError as error:
-        yield _event("error", {"question": request.question, "status": "error", **error.body()})
+        yield named_event("error", {"question": request.question, "status": "error", **error.body()})
         return
     known = {"question": question}
     for stage, fields in (
@@ -93,12 +81,8 @@ async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[byt
         ("rows", ("columns", "rows", "truncated", "chart", "chart_svg", "hidden_by_policy")),
         ("answer", ("answer", "model", "timings_ms")),
     ):
-        yield _event(stage, {**known, **{field: body[field] for field in fields if field in body}})
-    yield _event("done", body)
-
-
-def _event(name: str, data: dict[str, Any]) -> bytes:
-    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'), default=str)}\n\n".encode()
+        yield named_event(stage, {**known, **{field: body[field] for field in fields if field in body}})
+    yield named_event("done", body)
 
 
 async def query(desk: Desk, request: QueryRequest, key: Key) -> tuple[dict[str, Any], Result]:

@@ -25,7 +25,7 @@ from typing import Literal, cast
 from openarctic.copilot.guard import PERMITTED_FUNCTIONS
 from openarctic.copilot.principal import Principal
 from openarctic.copilot.yaml_file import Entry, parse_yaml, read_yaml
-from openarctic.errors import MissingError, RefusedError
+from openarctic.errors import MissingError, RefusedError, UserError
 
 Mask = Literal["null", "hash", "last4"]
 Security = Literal["invoker", "definer"]
@@ -81,8 +81,18 @@ class Policy:
     salt: str = field(repr=False)
     audit: Path | None = None
 
-    def principal(self, user: str) -> Principal:
-        """The user of that name. Raises RefusedError for one that the policy does not name."""
+    def principal(self, user: str | Principal) -> Principal:
+        """The user of that name, with the roles that the file gives; a principal keeps the roles that it comes with.
+
+        Raises RefusedError for a name that the policy does not have, UserError for such a role.
+        """
+        if isinstance(user, Principal):
+            for role in user.roles:
+                if role not in self.roles:
+                    raise UserError(
+                        f"{user.name} has the role {role!r}, which the policy does not have", _nearest(role, self.roles)
+                    )
+            return user
         if user not in self.users:
             raise RefusedError("not_permitted", f"the policy names no user {user!r}", "ask whoever keeps the policy")
         return Principal(user, self.users[user])
