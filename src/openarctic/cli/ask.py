@@ -23,6 +23,7 @@ examples:
   echo "List all suppliers" | openarctic ask - --db shop.sqlite --format json
   openarctic ask "How many customers are there in each country?" --chart
   openarctic ask "Which customers are new?" --db shop.duckdb --policy policy.yaml --user ann
+  openarctic ask "Which customers are new?" --db shop.duckdb --max-error 0.2
 """
 
 
@@ -40,8 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix-cache", action="store_true", help="keep what was computed of the schema on disk (cache folder)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled candidates (default 0)")
     parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")
+    add_confidence_arguments(parser)
     add_chart_argument(parser)
     add_policy_arguments(parser)
+
+
+def add_confidence_arguments(parser: argparse.ArgumentParser) -> None:
+    """When to be silent."""
+    parser.add_argument(
+        "--max-error", type=float, metavar="P", help="hold back answers so that at most this share is wrong (0 to 1)"
+    )
+    parser.add_argument("--calibration", metavar="FILE", help="how sure answers are: made by `openarctic eval mine`")
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,12 +69,14 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.copilot.intent import check_question
     from openarctic.copilot.models import load_generator
     from openarctic.copilot.sample import database_or_sample
-    from openarctic.errors import UserError
+    from openarctic.errors import AbstainedError, UserError
 
     check_limits(args)
     check_chart(args)
     if not 1 <= args.candidates <= 64:
         raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
+    if args.max_error is not None and not 0 <= args.max_error <= 1:
+        raise UserError(f"--max-error is {args.max_error}, it must be 0 to 1")
     question = read_question(args.question)
     options = AskOptions(
         candidates=args.candidates,
@@ -74,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         keep_prefix=args.prefix_cache,
         chart=args.chart is not None,
+        max_error=args.max_error,
     )
     question, database = check_question(question), database_or_sample(args.db)
     model = load_generator(
@@ -83,11 +96,25 @@ def run(args: argparse.Namespace) -> int:
         on_progress=progress.loading(args.model or "the model"),
     )
     semantic = read_semantic(args.semantic)
-    answer = ask(question, db=database, model=model, options=options, policy=args.policy, user=args.user, semantic=semantic)
+    answer = ask(
+        question,
+        db=database,
+        model=model,
+        options=options,
+        policy=args.policy,
+        user=args.user,
+        semantic=semantic,
+        calibration=args.calibration,
+    )
+    code = AbstainedError.exit_code if answer.abstained else 0
     if args.format == "json":
         print(json.dumps(answer.to_dict(), ensure_ascii=False, default=str))
         show_chart(args, answer.chart)
-        return 0
+        return code
+    if answer.abstained:
+        print(answer.sql)
+        print(answer.answer, file=sys.stderr)
+        return code
     if args.no_exec:
         print(answer.sql)
         return 0
@@ -97,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
     show_chart(args, answer.chart)
     if answer.truncated:
         print(f"only the first {args.limit} rows are shown; --limit changes that", file=sys.stderr)
-    print(f"{answer.answer} (confidence {answer.confidence:.2f})", file=sys.stderr)
+    sure = "confidence" if answer.calibrated else "not calibrated: confidence"
+    print(f"{answer.answer} ({sure} {answer.confidence:.2f})", file=sys.stderr)
     if answer.verified is not None:
         print(verified_note(answer.verified), file=sys.stderr)
     return 0

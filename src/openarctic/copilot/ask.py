@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.answers.sentence import answer_sentence
 from openarctic.copilot.audit import Event
 from openarctic.copilot.charts.choose import chart_for
+from openarctic.copilot.confidence import Calibration, Judge
 from openarctic.copilot.databases import Database, cached_schema
 from openarctic.copilot.execute import Result, Worker
 from openarctic.copilot.forms import Form, form_of
@@ -36,21 +37,30 @@ from openarctic.copilot.semantic.layer import SemanticLayer
 from openarctic.copilot.semantic.load import load_semantic_model
 from openarctic.copilot.semantic.model import SemanticModel
 from openarctic.copilot.semantic.propose import Proposal, Proposer
-from openarctic.copilot.vote import Ballot, elect
+from openarctic.copilot.vote import Candidate, Election, Group
 from openarctic.errors import AbstainedError, CapacityError, MissingError, OpenArcticError, RefusedError, UserError
 from openarctic.generator import Completion, Generator, Sampling
 
 # Called with the tables that the model is shown, and the values that the question names.
 OnLinked = Callable[[list[str], Sequence[ValueLink]], None]
 
-MIN_CONFIDENCE = 0.02
 RETRY_TEMPERATURE = 1.0
+
+# What may be switched off, in the order of work.
+STEPS: dict[str, str] = {
+    "values": "the cell values that the question names, in the prompt and in mending",
+    "mend": "tables added that a query needs, texts compared where they stand",
+    "prune": "tables taken away that are joined for nothing",
+    "scorer": "candidates weighed by their features; without it by the model's probability",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AskOptions:
     """How a question is answered. `seed` makes sampled candidates repeatable. `keep_prefix` has an `Engine` keep what it computed
-    of the schema (see `Engine.keep_prefix`). `chart` asks for the Vega-Lite spec of a chart, where one fits."""
+    of the schema (see `Engine.keep_prefix`). `chart` asks for the Vega-Lite spec of a chart, where one fits. `max_error` is the
+    wanted error rate among what is answered: less certain answers are held back (`Answer.abstained`). `without` switches steps
+    off, by their names in `STEPS`, to measure what each gives."""
 
     candidates: int = 4
     temperature: float = 0.6
@@ -60,6 +70,8 @@ class AskOptions:
     seed: int = 0
     keep_prefix: bool = False
     chart: bool = False
+    max_error: float | None = None
+    without: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -80,6 +92,7 @@ class Tally:
     error: OpenArcticError | None = None  # why the last one failed
     not_permitted: RefusedError | None = None  # why the policy refused one, if it did
     trouble: tuple[str, str] = ("", "")  # the last statement that came to nothing, and why
+    election: Election | None = None  # who stood, and who won
 
 
 @dataclass(slots=True)
@@ -88,7 +101,8 @@ class Answer:
 
     `hidden_by_policy` says of which tables the reader sees some rows only: fewer rows, or none, may be the policy's doing.
     `verified` is the semantic model's verified query that the question is (`exact`) or comes near; `used` tells whether it, or
-    what was made of it for other values, is the answer's SQL.
+    what was made of it for other values, is the answer's SQL. `abstained`: the answer is held back (`status` is the same word),
+    `sql` is what would have been run. `confidence` is a probability where `calibrated`, else it only orders.
     """
 
     question: str
@@ -106,10 +120,12 @@ class Answer:
     chart: dict[str, Any] | None = None
     hidden_by_policy: tuple[str, ...] = ()
     verified: dict[str, Any] | None = None
+    abstained: bool = False
+    calibrated: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's fields."""
-        values = {k: v for k, v in asdict(self).items() if k != "tally"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tally"}
         return {**values, "error": None}
 
 
@@ -135,9 +151,11 @@ def ask(
     policy: str | Path | Policy | None = None,
     user: str | None = None,
     semantic: str | Path | SemanticModel | None = None,
+    calibration: str | Path | Calibration | None = None,
 ) -> Answer:
     """Answer `question` from `db` (default: the bundled sample) with `model` (default: the bundled arctic-nano), for `user` under
-    `policy` (a file), with what `semantic` (a model or its file) knows of the database.
+    `policy` (a file), with what `semantic` (a model or its file) knows of the database. `calibration` (a file; default: that of
+    the bundled model, if it is the one that answers) says how candidates are weighed and how sure an answer is.
 
     Raises the errors of `openarctic.errors`; AbstainedError when no candidate is trustworthy.
     """
@@ -145,7 +163,7 @@ def ask(
     database = db if isinstance(db, Database) else database_or_sample(db)
     if model is None or isinstance(model, str | Path):
         model = load_generator(model)
-    with Copilot(database, model, policy=policy, user=user, semantic=semantic) as copilot:
+    with Copilot(database, model, policy=policy, user=user, semantic=semantic, calibration=calibration) as copilot:
         return copilot.ask(question, options or AskOptions())
 
 
@@ -160,6 +178,7 @@ class Copilot:
         policy: str | Path | Policy | None = None,
         user: str | Principal | None = None,
         semantic: str | Path | SemanticModel | None = None,
+        calibration: str | Path | Calibration | None = None,
     ) -> None:
         self.database, self.model = database, model
         if isinstance(semantic, str | Path):
@@ -173,6 +192,7 @@ class Copilot:
         self.worker = Worker(database)
         self.values = ValueIndex(self.schema)
         self.form: Form = form_of(model)
+        self.judge = Judge(self.access.schema, model, calibration)
         self.instructions = "\n".join(semantic.instructions) if semantic is not None else ""
 
     def __enter__(self) -> Copilot:
@@ -194,13 +214,15 @@ class Copilot:
 
     def _ask(self, question: str, options: AskOptions, tally: Tally | None, event: Event, on_linked: OnLinked) -> Answer:
         clock, tally = Clock(), tally or Tally()
-        links = self.values.links(question)
+        links = self.values.links(question) if "values" not in options.without else ()
         proposal = self.proposer.propose(question) if self.proposer else Proposal()
         if proposal.verified is not None:
             clock.lap("verified")
             answer = self._verified(question, proposal, options, clock, tally, event)
             if answer is not None:
                 return answer
+        if options.max_error is not None:
+            self.judge.required()
         shown = narrow(self.schema, question, links, self._fits)
         prompt = self.form.prompt(shown, question, links, self.instructions)
         on_linked([table.name for table in shown.tables], links)
@@ -208,32 +230,24 @@ class Copilot:
         grammar = self.form.grammar(shown)
         if options.keep_prefix:
             self._keep_prefix(self.form.schema_text(shown))
-        ballots: list[Ballot] = []
+        candidates: list[Candidate] = []
         for attempt in range(1 + self.form.retries):
             asked = self.form.repair(prompt, *tally.trouble) if attempt else prompt
             completions = self._candidates(asked, grammar, options, attempt)
             clock.lap("generate")
-            checked = _with_proposed(self._checked(question, completions, links, tally), proposal)
+            candidates = _with_proposed(self._checked(question, completions, links, options, tally), proposal)
             clock.lap("guard")
-            if checked and not options.execute:
-                event.checked, logprob = max(checked, key=lambda item: item[1])
-                confidence = min(1.0, _certainty(logprob))
-                return self._answer(question, event.checked, None, confidence, options, clock, tally, proposal)
-            ballots = self._executed(checked, options, tally)
-            clock.lap("execute")
-            if ballots:
+            if options.execute:
+                candidates = self._executed(candidates, options, tally)
+                clock.lap("execute")
+            if candidates:
                 break
-        if not ballots:
+        if not candidates:
             raise self._nothing_ran(tally)
-        winner, share = elect(ballots)
-        event.checked = next(statement for statement, _ in checked if statement.shown == winner.sql)
-        confidence = round(share * _certainty(winner.logprob), 4)
-        if confidence < MIN_CONFIDENCE:
-            raise AbstainedError(
-                f"the best query has a confidence of only {confidence:.3f} (at least {MIN_CONFIDENCE} is needed)",
-                "rephrase the question, naming tables or columns",
-            )
-        return self._answer(question, event.checked, winner.result, confidence, options, clock, tally, proposal)
+        election = tally.election = self.judge.elect(question, links, candidates, "scorer" not in options.without)
+        event.checked = election.winner.checked
+        clock.lap("elect")
+        return self._answer(question, election, options, clock, tally, proposal)
 
     def _verified(
         self, question: str, proposal: Proposal, options: AskOptions, clock: Clock, tally: Tally, event: Event
@@ -249,7 +263,8 @@ class Copilot:
                 return None
             clock.lap("execute")
         event.checked = checked
-        return self._answer(question, checked, result, 1.0, options, clock, tally, proposal)
+        proved = Election([Group([Candidate(checked, 0.0, result=result)], 1.0)], share=1.0, confidence=1.0, is_calibrated=True)
+        return self._answer(question, proved, options, clock, tally, proposal)
 
     def _keep_prefix(self, text: str) -> None:
         keep = getattr(self.model, "keep_prefix", None)
@@ -271,10 +286,15 @@ class Copilot:
         return self.model.generate(prompt, sampling=sampling, grammar=grammar, max_tokens=self.form.max_tokens)
 
     def _checked(
-        self, question: str, completions: Sequence[Completion], links: Sequence[ValueLink], tally: Tally
-    ) -> list[tuple[Checked, float]]:
-        """Distinct statements that pass the guard, with their log probability (of the most probable spelling)."""
-        found: dict[str, tuple[Checked, float]] = {}
+        self,
+        question: str,
+        completions: Sequence[Completion],
+        links: Sequence[ValueLink],
+        options: AskOptions,
+        tally: Tally,
+    ) -> list[Candidate]:
+        """Distinct statements that pass the guard."""
+        found: dict[str, Candidate] = {}
         is_first_round = tally.generated == 0
         tally.generated += len(completions)
         for i, completion in enumerate(completions):
@@ -283,7 +303,7 @@ class Copilot:
             tally.parsed += 1
             sql = self.form.read(completion.text)
             is_first = i == 0 and is_first_round
-            mended = self._check(self._mended(sql, question, links), tally) if self.form.is_short else None
+            mended = self._check(self._mended(sql, question, links, options), tally) if self.form.is_short else None
             written = self._check(sql, tally) if is_first or mended is None else None
             checked = mended or written
             if is_first:
@@ -291,14 +311,17 @@ class Copilot:
                 tally.first_sql = checked.shown if checked else None
             if checked is None:
                 tally.refused += 1
-            elif checked.sql not in found or found[checked.sql][1] < completion.logprob:
-                found[checked.sql] = (checked, completion.logprob)
+            else:
+                made = Candidate(checked, completion.logprob, len(completion.ids), is_first=is_first)
+                _add(found, made)
         return list(found.values())
 
-    def _mended(self, short_sql: str, question: str, links: Sequence[ValueLink]) -> str:
+    def _mended(self, short_sql: str, question: str, links: Sequence[ValueLink], options: AskOptions) -> str:
         """With the tables that it needs and no others, and linked texts compared where they stand."""
         try:
-            return prune(mend(short_sql, self.schema, links), self.schema, question)
+            if "mend" not in options.without:
+                short_sql = mend(short_sql, self.schema, links)
+            return short_sql if "prune" in options.without else prune(short_sql, self.schema, question)
         except SqlglotError:
             return short_sql
 
@@ -317,24 +340,24 @@ class Copilot:
                 tally.not_permitted = error
             return None
 
-    def _executed(self, checked: list[tuple[Checked, float]], options: AskOptions, tally: Tally) -> list[Ballot]:
-        """What ran; why the others did not is in the tally."""
-        ballots = []
-        for statement, logprob in checked:
+    def _executed(self, candidates: list[Candidate], options: AskOptions, tally: Tally) -> list[Candidate]:
+        """Those that ran; why the others did not is in the tally."""
+        ran = []
+        for candidate in candidates:
             try:
-                result = self.worker.execute(statement, limit=options.limit, timeout_s=options.timeout_s)
+                candidate.result = self.worker.execute(candidate.checked, limit=options.limit, timeout_s=options.timeout_s)
             except CapacityError as failure:
                 tally.timeouts += 1
                 tally.error = failure
             except OpenArcticError as failure:
                 tally.failed += 1
                 tally.error = failure
-                tally.trouble = (statement.shown, failure.message)
+                tally.trouble = (candidate.sql, failure.message)
             else:
-                ballots.append(Ballot(statement.shown, logprob, result))
-                if statement.shown == tally.first_sql:
-                    tally.first = result
-        return ballots
+                ran.append(candidate)
+                if candidate.sql == tally.first_sql:
+                    tally.first = candidate.result
+        return ran
 
     def _nothing_ran(self, tally: Tally) -> OpenArcticError:
         if isinstance(tally.error, CapacityError | MissingError | RefusedError):
@@ -347,17 +370,14 @@ class Copilot:
         return AbstainedError(f"every candidate query failed to run: {tally.error.message}", hint)
 
     def _answer(
-        self,
-        question: str,
-        checked: Checked,
-        result: Result | None,
-        confidence: float,
-        options: AskOptions,
-        clock: Clock,
-        tally: Tally,
-        proposal: Proposal,
+        self, question: str, election: Election, options: AskOptions, clock: Clock, tally: Tally, proposal: Proposal
     ) -> Answer:
+        checked, result = election.winner.checked, election.winner.result
         sentence, chart, sql = "", None, checked.shown
+        abstained = options.max_error is not None and not self.judge.is_sure(election, options.max_error)
+        if abstained:
+            assert options.max_error is not None
+            sentence, result = self.judge.doubt(election, options.max_error), None
         if result is not None:
             dialect = self.database.dialect
             sentence = answer_sentence(
@@ -369,32 +389,40 @@ class Copilot:
         clock.lap("answer")
         return Answer(
             question=question,
-            status="ok",
+            status="abstained" if abstained else "ok",
             sql=sql,
             dialect=self.database.dialect,
             columns=result.columns if result else None,
             rows=result.rows if result else None,
             truncated=bool(result and result.truncated),
             answer=sentence,
-            confidence=confidence,
+            confidence=round(election.confidence, 4),
             model=self.model.name,
             timings_ms=clock.ms,
             tally=tally,
             chart=chart,
             hidden_by_policy=checked.filtered,
             verified=proposal.shown(sql),
+            abstained=abstained,
+            calibrated=election.is_calibrated,
         )
 
 
-def _with_proposed(checked: list[tuple[Checked, float]], proposal: Proposal) -> list[tuple[Checked, float]]:
+def _with_proposed(candidates: list[Candidate], proposal: Proposal) -> list[Candidate]:
     """The candidates of model and semantic model, each statement once, at its highest probability."""
-    found = {c.checked.sql: (c.checked, c.logprob) for c in proposal.candidates}
-    for statement, logprob in checked:
-        if statement.sql not in found or found[statement.sql][1] < logprob:
-            found[statement.sql] = (statement, logprob)
+    found: dict[str, Candidate] = {}
+    for proposed in proposal.candidates:
+        _add(found, Candidate(proposed.checked, proposed.logprob))
+    for candidate in candidates:
+        _add(found, candidate)
     return list(found.values())
 
 
-def _certainty(logprob: float) -> float:
-    """The model's own probability of the statement, softened by a square root: statements are long."""
-    return float(min(1.0, 2.718281828 ** (logprob / 2)))
+def _add(found: dict[str, Candidate], candidate: Candidate) -> None:
+    """Each statement once, as its most probable spelling was."""
+    known = found.setdefault(candidate.checked.sql, candidate)
+    if known is not candidate:
+        known.times += candidate.times
+        known.is_first |= candidate.is_first
+        if candidate.logprob > known.logprob:
+            known.logprob, known.tokens = candidate.logprob, candidate.tokens

@@ -46,7 +46,7 @@ class TalkingEngine:
     target_form = None
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.name = engine, engine.name
+        self.engine, self.name, self.fingerprint = engine, engine.name, engine.fingerprint
 
     def count_tokens(self, text: str) -> int:
         """Length of `text` in tokens."""

@@ -21,6 +21,7 @@ from openarctic.engine.scheduler import Scheduler
 from openarctic.engine.speculator import Speculator
 from openarctic.errors import CapacityError, UserError
 from openarctic.formats import GGUFFile, HybridConfig, config_from_gguf, read_gguf
+from openarctic.formats.gguf import CHECKSUM_KEY
 from openarctic.formats.names import check_tensors
 from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
 from openarctic.native._native import PAGE_SIZE, available_kernels
@@ -68,6 +69,8 @@ class Engine:
         self.tokenizer = tokenizer
         # What it writes for a question: short SQL or a plan, if it was made for that; any other model chats.
         self.target_form = _target_form(file)
+        # Tells the very weights; empty in files that do not keep it.
+        self.fingerprint = str(file.metadata.get(CHECKSUM_KEY, ""))
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
         whole("cache_bytes", cache_bytes, 1)
         whole("max_sequences", max_sequences, 1, STEP_TOKENS)
