@@ -33,6 +33,7 @@ COMMANDS = (
     "runs",
     "model",
     "serve",
+    "mcp",
     "bench",
     "doctor",
     "audit",

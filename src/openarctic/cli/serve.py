@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.serve.desk import Desk
     from openarctic.serve.server import bind, serve
 
-    databases, policy = _databases(args), read_policy(args.policy) if args.policy else None
+    databases, policy = databases_of(args.db, args.no_db), read_policy(args.policy) if args.policy else None
     if policy is not None and not settings.keys:
         raise UserError("--policy needs API keys: their names are the policy's users", "give --api-key-file")
     if policy is not None:
@@ -108,26 +108,26 @@ def run(args: argparse.Namespace) -> int:
         print(f"warning: {settings.host} can be reached from other machines; the keys are all that protects it", file=sys.stderr)
     name = settings.served_model_name or engine.name
     feedback = FeedbackFile(args.feedback) if args.feedback else None
-    desk = Desk(engine, databases, policy, _semantic(args.semantic, databases), feedback)
+    desk = Desk(engine, databases, policy, semantic_of(args.semantic, databases), feedback)
     serve(desk, settings, listening, lambda: print(f"serving {name} at http://{where}:{port}/v1", file=sys.stderr, flush=True))
     return 0
 
 
-def _databases(args: argparse.Namespace) -> dict[str, Database]:
-    """By name; each is opened once, so that a wrong one is told before anything is served."""
+def databases_of(pairs: list[str], is_none: bool = False) -> dict[str, Database]:
+    """By name, the sample where none is named; each is opened once, so that a wrong one is told before anything is served."""
     from openarctic.copilot.databases import open_database
     from openarctic.copilot.sample import database_or_sample
     from openarctic.errors import UserError
     from openarctic.serve.desk import named
 
-    if args.no_db and args.db:
+    if is_none and pairs:
         raise UserError("--db and --no-db are both given", "leave one of them out")
-    if args.no_db:
+    if is_none:
         return {}
-    return {name: open_database(url) for name, url in named(args.db).items()} or {"sample": database_or_sample(None)}
+    return {name: open_database(url) for name, url in named(pairs).items()} or {"sample": database_or_sample(None)}
 
 
-def _semantic(pairs: list[str], databases: Mapping[str, Database]) -> dict[str, SemanticModel]:
+def semantic_of(pairs: list[str], databases: Mapping[str, Database]) -> dict[str, SemanticModel]:
     """Semantic models by the names of their databases."""
     from openarctic.cli.ask import read_semantic
     from openarctic.errors import UserError
@@ -158,12 +158,12 @@ def _settings(args: argparse.Namespace) -> ServeSettings:
         requests_per_minute=args.requests_per_minute,
         request_timeout_s=args.request_timeout,
         drain_timeout_s=args.drain_timeout,
-        keys=_keys(args.api_key_file),
+        keys=keys_of(args.api_key_file),
         log_contents=args.log_contents,
     )
 
 
-def _keys(path: Path | None) -> tuple[Key, ...]:
+def keys_of(path: Path | None) -> tuple[Key, ...]:
     """Of the file, and the one in OPENARCTIC_API_KEY, which may do everything."""
     from openarctic.serve.keys import Key, digest_of, read_keys
 

@@ -32,7 +32,7 @@ OPEN_ROUTES = frozenset({"/", "/health", "/ready", "/version", "/ping", "/openap
 SCOPES = (
     ("/metrics", "admin"),
     ("/v1/query", "query"),
-    *((path, "ask") for path in ("/v1/ask", "/v1/schema", "/v1/databases", "/v1/feedback", "/api/v2/cortex")),
+    *((path, "ask") for path in ("/v1/ask", "/v1/schema", "/v1/databases", "/v1/feedback", "/api/v2/cortex", "/mcp")),
 )
 GENERATES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 MINUTE = 60.0

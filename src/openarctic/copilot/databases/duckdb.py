@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from openarctic.errors import CapacityError, CorruptError, UserError
 
 COUNTED_AT_ONCE = 100
 READ_WHOLE_ROWS = 5000
+# Connections of one process to a file share an instance, and its configuration is locked: the next one waits until it has closed.
+_ALONE = threading.RLock()
 
 
 def target(database: Database) -> tuple[dict[str, Any], State]:
@@ -47,7 +50,12 @@ def is_lock_error(message: str) -> bool:
 
 @contextlib.contextmanager
 def reading(database: Database) -> Iterator[Query]:
-    """See `Kind`."""
+    """See `Kind`. Threads take turns."""
+    with _ALONE:
+        yield from _reading(database)
+
+
+def _reading(database: Database) -> Iterator[Query]:
     import duckdb
 
     try:

@@ -1,0 +1,114 @@
+"""`openarctic mcp`: databases as tools of Claude Desktop, Cursor, VS Code and every other MCP client."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openarctic.serve.keys import Key
+    from openarctic.serve.mcp.tools import Toolbox
+    from openarctic.serve.settings import ServeSettings
+
+SUMMARY = "serve databases to MCP clients as tools"
+DESCRIPTION = """\
+Offers the tools ask, query, schema and chart over the Model Context Protocol: by default to the program that starts it, over
+standard input and output; with --http to any client on this machine. Policy, audit log and limits are those of ask and query.
+docs/mcp.md says how to register it in Claude Desktop, Cursor and VS Code.
+
+examples:
+  openarctic mcp --db shop=shop.duckdb
+  openarctic mcp --db shop=shop.duckdb --policy policy.yaml --user ann
+  openarctic mcp --db shop=shop.duckdb --http --port 8765 --api-key-file keys.txt
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    from openarctic.cli.ask import add_policy_arguments
+
+    parser.add_argument("--db", action="append", default=[], metavar="NAME=URL", help="a database, several (default: the sample)")
+    parser.add_argument("--semantic", action="append", default=[], metavar="NAME=FILE", help="a database's semantic model")
+    parser.add_argument("--model", metavar="NAME_PATH_OR_URL", help="bundled, a GGUF file, or a server (default: arctic-nano)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
+    add_policy_arguments(parser)
+    limits = parser.add_argument_group("limits of a call")
+    limits.add_argument("--limit", type=int, default=1000, metavar="N", help="rows that a client may ask for (default 1000)")
+    limits.add_argument("--max-bytes", type=int, default=100_000, metavar="N", help="of a result as JSON (default 100000)")
+    limits.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds a query may run (default 30)")
+    limits.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try for a question (default 4)")
+    http = parser.add_argument_group("over HTTP")
+    http.add_argument("--http", action="store_true", help="streamable HTTP at /mcp instead of standard input and output")
+    http.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    http.add_argument("--port", type=int, default=8765, help="port to listen on; 0 takes a free one (default 8765)")
+    http.add_argument("--api-key-file", type=Path, metavar="FILE", help="keys, as those of openarctic serve")
+    http.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="a name by which clients call it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, serve."""
+    if not args.http:
+        with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to the protocol
+            from openarctic.serve.mcp.server import serve_stdio
+
+            toolbox = _toolbox(args, _reader(args))
+        serve_stdio(toolbox)
+        return 0
+    from openarctic.serve.keys import ANYONE
+    from openarctic.serve.mcp.server import PATH, serve_http
+    from openarctic.serve.server import bind
+
+    settings = _settings(args)
+    listening = bind(settings)
+    toolbox = _toolbox(args, ANYONE)
+    where = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{where}:{listening.getsockname()[1]}{PATH}"
+    serve_http(toolbox, settings, listening, lambda: print(f"serving MCP at {address}", file=sys.stderr, flush=True))
+    return 0
+
+
+def _reader(args: argparse.Namespace) -> Key:
+    """Who asks over standard input. Raises UserError where policy or user is missing, RefusedError for an unknown one."""
+    from openarctic.copilot.policy import read_policy
+    from openarctic.errors import UserError
+    from openarctic.serve.keys import ANYONE, Key
+
+    if args.policy is None and args.user is None:
+        return ANYONE
+    if args.policy is None:
+        raise UserError(f"--user {args.user} means nothing without a policy", "give --policy FILE, or leave --user out")
+    if args.user is None:
+        raise UserError("a policy is given, but nobody is named who asks", "give --user NAME")
+    read_policy(args.policy).principal(args.user)
+    return Key(args.user, "")
+
+
+def _toolbox(args: argparse.Namespace, key: Key) -> Toolbox:
+    from openarctic.cli.serve import databases_of, semantic_of
+    from openarctic.copilot.models import load_generator
+    from openarctic.copilot.policy import read_policy
+    from openarctic.serve.desk import Desk
+    from openarctic.serve.mcp.model import as_engine
+    from openarctic.serve.mcp.tools import Limits, Toolbox
+
+    limits = Limits(rows=args.limit, bytes=args.max_bytes, seconds=args.timeout, candidates=args.candidates)
+    databases = databases_of(args.db)
+    model = load_generator(args.model, threads=args.threads)
+    policy = read_policy(args.policy) if args.policy else None
+    return Toolbox(Desk(as_engine(model), databases, policy, semantic_of(args.semantic, databases)), key, limits)
+
+
+def _settings(args: argparse.Namespace) -> ServeSettings:
+    from openarctic.cli.serve import keys_of
+    from openarctic.errors import UserError
+    from openarctic.serve.settings import ServeSettings
+
+    keys = keys_of(args.api_key_file)
+    if args.user is not None:
+        raise UserError("--user belongs to standard input: over HTTP a key's name is its user's", "leave --user out")
+    if args.policy is not None and not keys:
+        raise UserError("--policy needs API keys: their names are the policy's users", "give --api-key-file")
+    return ServeSettings(host=args.host, port=args.port, hosts=tuple(args.allowed_host), keys=keys)
