@@ -36,7 +36,7 @@ def test_the_answer_states_the_value() -> None:
     assert answer.rows == [(300,)] and answer.answer == "There are 300 customers."
     assert set(answer.to_dict()) == {
         "question", "status", "sql", "dialect", "columns", "rows", "truncated", "answer", "confidence", "model",
-        "timings_ms", "chart", "hidden_by_policy", "verified", "abstained", "calibrated", "error",
+        "timings_ms", "chart", "hidden_by_policy", "verified", "abstained", "calibrated", "read_as", "clarification", "error",
     }  # fmt: skip
 
 

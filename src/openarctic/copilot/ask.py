@@ -60,7 +60,8 @@ class AskOptions:
     """How a question is answered. `seed` makes sampled candidates repeatable. `keep_prefix` has an `Engine` keep what it computed
     of the schema (see `Engine.keep_prefix`). `chart` asks for the Vega-Lite spec of a chart, where one fits. `max_error` is the
     wanted error rate among what is answered: less certain answers are held back (`Answer.abstained`). `without` switches steps
-    off, by their names in `STEPS`, to measure what each gives."""
+    off, by their names in `STEPS`, to measure what each gives. `clarify` lets a `Conversation` ask back where two readings are
+    near."""
 
     candidates: int = 4
     temperature: float = 0.6
@@ -72,6 +73,7 @@ class AskOptions:
     chart: bool = False
     max_error: float | None = None
     without: frozenset[str] = frozenset()
+    clarify: bool = False
 
 
 @dataclass(slots=True)
@@ -102,7 +104,8 @@ class Answer:
     `hidden_by_policy` says of which tables the reader sees some rows only: fewer rows, or none, may be the policy's doing.
     `verified` is the semantic model's verified query that the question is (`exact`) or comes near; `used` tells whether it, or
     what was made of it for other values, is the answer's SQL. `abstained`: the answer is held back (`status` is the same word),
-    `sql` is what would have been run. `confidence` is a probability where `calibrated`, else it only orders.
+    `sql` is what would have been run. `confidence` is a probability where `calibrated`, else it only orders. `read_as` says how a
+    follow-up was read (`conversation/`). With a `clarification` there is no answer yet: one of two readings is to be chosen.
     """
 
     question: str
@@ -122,6 +125,8 @@ class Answer:
     verified: dict[str, Any] | None = None
     abstained: bool = False
     calibrated: bool = False
+    read_as: str | None = None
+    clarification: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's fields."""
@@ -201,18 +206,48 @@ class Copilot:
     def __exit__(self, *_: object) -> None:
         self.worker.close()
 
-    def ask(self, question: str, options: AskOptions, tally: Tally | None = None, on_linked: OnLinked | None = None) -> Answer:
+    def ask(
+        self,
+        question: str,
+        options: AskOptions,
+        tally: Tally | None = None,
+        on_linked: OnLinked | None = None,
+        history: str = "",
+    ) -> Answer:
         """Answer one (checked) question; `tally` counts the candidates even where none wins. `on_linked` hears which tables the
-        model is shown, and the values that the question names, before the model begins.
+        model is shown, and the values that the question names, before the model begins. `history` is what a model that reads
+        dialogues is told of the questions before.
 
         Raises AbstainedError, CapacityError or RefusedError.
         """
         with self.access.recorded("ask", question=question) as event:
-            answer = self._ask(question, options, tally, event, on_linked or (lambda tables, links: None))
+            answer = self._ask(question, options, tally, event, on_linked or (lambda tables, links: None), history)
             event.rows, event.truncated = len(answer.rows or ()), answer.truncated
         return answer
 
-    def _ask(self, question: str, options: AskOptions, tally: Tally | None, event: Event, on_linked: OnLinked) -> Answer:
+    def answer_with(
+        self, question: str, sql: str, options: AskOptions, confidence: float = 1.0, is_calibrated: bool = True
+    ) -> Answer:
+        """Answer with SQL that is known: guard, policy, execution, sentence and audit log as for a model's.
+
+        Raises RefusedError, CapacityError, UserError as `Access.check` and `Worker.execute`.
+        """
+        clock, result = Clock(), None
+        with self.access.recorded("ask", question=question) as event:
+            event.checked = checked = self.access.check(sql)
+            clock.lap("guard")
+            if options.execute:
+                result = self.worker.execute(checked, limit=options.limit, timeout_s=options.timeout_s)
+                clock.lap("execute")
+            answer = self._answer(
+                question, _given(checked, result, confidence, is_calibrated), options, clock, Tally(), Proposal()
+            )
+            event.rows, event.truncated = len(answer.rows or ()), answer.truncated
+        return answer
+
+    def _ask(
+        self, question: str, options: AskOptions, tally: Tally | None, event: Event, on_linked: OnLinked, history: str
+    ) -> Answer:
         clock, tally = Clock(), tally or Tally()
         links = self.values.links(question) if "values" not in options.without else ()
         proposal = self.proposer.propose(question) if self.proposer else Proposal()
@@ -223,8 +258,8 @@ class Copilot:
                 return answer
         if options.max_error is not None:
             self.judge.required()
-        shown = narrow(self.schema, question, links, self._fits)
-        prompt = self.form.prompt(shown, question, links, self.instructions)
+        shown = narrow(self.schema, f"{question}\n{history}", links, self._fits)
+        prompt = self.form.prompt(shown, question, links, self.instructions, history)
         on_linked([table.name for table in shown.tables], links)
         clock.lap("link")
         grammar = self.form.grammar(shown)
@@ -263,8 +298,7 @@ class Copilot:
                 return None
             clock.lap("execute")
         event.checked = checked
-        proved = Election([Group([Candidate(checked, 0.0, result=result)], 1.0)], share=1.0, confidence=1.0, is_calibrated=True)
-        return self._answer(question, proved, options, clock, tally, proposal)
+        return self._answer(question, _given(checked, result, 1.0, True), options, clock, tally, proposal)
 
     def _keep_prefix(self, text: str) -> None:
         keep = getattr(self.model, "keep_prefix", None)
@@ -406,6 +440,12 @@ class Copilot:
             abstained=abstained,
             calibrated=election.is_calibrated,
         )
+
+
+def _given(checked: Checked, result: Result | None, confidence: float, is_calibrated: bool) -> Election:
+    """Where there is one statement, and nothing to elect."""
+    group = Group([Candidate(checked, 0.0, result=result)], 1.0)
+    return Election([group], share=1.0, confidence=confidence, is_calibrated=is_calibrated)
 
 
 def _with_proposed(candidates: list[Candidate], proposal: Proposal) -> list[Candidate]:

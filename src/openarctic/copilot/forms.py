@@ -35,8 +35,8 @@ class Form(Protocol):
     def schema_text(self, schema: Schema) -> str:
         """The schema as the model reads it: the beginning of every prompt about it."""
 
-    def prompt(self, schema: Schema, question: str, links: Sequence[ValueLink], instructions: str = "") -> str:
-        """The whole prompt."""
+    def prompt(self, schema: Schema, question: str, links: Sequence[ValueLink], instructions: str = "", history: str = "") -> str:
+        """The whole prompt; `history` is what was asked before."""
 
     def grammar(self, schema: Schema) -> str | None:
         """What answers must follow, if anything."""
@@ -68,8 +68,8 @@ class ShortForm:
         """One line a table."""
         return schema_text(schema)
 
-    def prompt(self, schema: Schema, question: str, links: Sequence[ValueLink], instructions: str = "") -> str:
-        """Schema and question; it was not trained to follow instructions."""
+    def prompt(self, schema: Schema, question: str, links: Sequence[ValueLink], instructions: str = "", history: str = "") -> str:
+        """Schema and question; it was not trained to follow instructions, nor to read a dialogue."""
         return schema_text(schema) + question_text(question, links)
 
     def grammar(self, schema: Schema) -> str | None:
@@ -94,14 +94,15 @@ class ChatForm:
         """The tables as statements that would create them."""
         return f"Database engine: {ENGINES[schema.dialect]}\n\nSchema:\n{ddl(schema)}\n"
 
-    def prompt(self, schema: Schema, question: str, links: Sequence[ValueLink], instructions: str = "") -> str:
-        """Schema, question, what is known of its values, and how to answer."""
+    def prompt(self, schema: Schema, question: str, links: Sequence[ValueLink], instructions: str = "", history: str = "") -> str:
+        """Schema, question, what is known of its values and was asked before, and how to answer."""
         rules = [
             f"Write one {ENGINES[schema.dialect]} SELECT statement that answers the question.",
             "Select only what is asked for, in the order in which it is asked for. Use only tables and columns of the schema.",
             "Answer with the statement alone, in a ```sql block.",
         ]
-        return "\n".join([self.schema_text(schema), *_known(links, instructions), f"Question: {question}", "", *rules])
+        told = _known(links, instructions, history)
+        return "\n".join([self.schema_text(schema), *told, f"Question: {question}", "", *rules])
 
     def grammar(self, schema: Schema) -> str | None:
         """None: whole SQL is checked afterwards."""
@@ -123,13 +124,13 @@ class ReasoningForm(ChatForm):
 
     max_tokens = REASONING_TOKENS
 
-    def prompt(self, schema: Schema, question: str, links: Sequence[ValueLink], instructions: str = "") -> str:
+    def prompt(self, schema: Schema, question: str, links: Sequence[ValueLink], instructions: str = "", history: str = "") -> str:
         """In the order and the words of its training."""
         parts = [
             "You are a data science expert. Below, you are provided with a database schema and a natural language question. Your "
             "task is to understand the schema and generate a valid SQL query to answer the question.",
             f"\nDatabase Engine:\n{ENGINES[schema.dialect]}\n\nDatabase Schema:\n{ddl(schema)}",
-            *_known(links, instructions),
+            *_known(links, instructions, history),
             f"\nQuestion:\n{question}\n\nInstructions:",
             "- Only output the information that is asked in the question, no more and no less.",
             "- The generated query should return all of the information asked in the question.",
@@ -141,12 +142,14 @@ class ReasoningForm(ChatForm):
         return "\n".join(parts)
 
 
-def _known(links: Sequence[ValueLink], instructions: str) -> Iterator[str]:
+def _known(links: Sequence[ValueLink], instructions: str, history: str) -> Iterator[str]:
     for link in links:
         places = " or ".join(f"{table}.{column}" for table, column in link.places)
         yield f"The question names the value '{link.value}' of {places}."
     if instructions:
         yield f"Instructions:\n{instructions}"
+    if history:
+        yield history
 
 
 def ddl(schema: Schema) -> str:

@@ -29,8 +29,8 @@ _MAKE_READING = re.compile(
 )
 
 
-def check_question(text: str) -> str:
-    """The question, trimmed. Raises UserError for none, too much or binary; RefusedError when it asks for a change."""
+def check_text(text: str) -> str:
+    """The text of a question, trimmed. Raises UserError for none, too much or binary."""
     question = text.strip()
     if not question:
         raise UserError("the question is empty", 'try: openarctic ask "How many customers are there?"')
@@ -41,6 +41,12 @@ def check_question(text: str) -> str:
         )
     if any(unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") and c not in "\n\r\t" for c in question):
         raise UserError("the question is not text", "it holds control or unassigned characters")
+    return question
+
+
+def check_question(text: str) -> str:
+    """The question, trimmed. Raises UserError for none, too much or binary; RefusedError when it asks for a change."""
+    question = check_text(text)
     match = _WRITE.match(question) or (None if _MAKE_READING.match(question) else _MAKE.match(question))
     if match:
         raise RefusedError(

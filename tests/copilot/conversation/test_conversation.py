@@ -1,0 +1,154 @@
+"""Conversations: follow-ups without a model against what would be right, and everything around them with scripted models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from openarctic.copilot.ask import AskOptions, Copilot
+from openarctic.copilot.conversation import Conversation, Turn
+from openarctic.copilot.databases import Database
+from openarctic.copilot.sample import sample_database
+from openarctic.errors import RefusedError, UserError
+from openarctic.generator import ScriptedGenerator
+
+from .databases import databases
+from .play import play
+
+GERMANS = Turn(
+    question="How many customers are there in Germany?", sql="SELECT COUNT(*) FROM customers WHERE country = 'Germany'"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENARCTIC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Database]:
+    return databases(tmp_path_factory.mktemp("conversations"))
+
+
+@pytest.mark.parametrize(("name", "least"), [("cases.txt", 1.0)])
+def test_follow_ups_are_read_without_a_model(name: str, least: float, made: dict[str, Database]) -> None:
+    played = list(play(name, made))
+    wrong = [f"{p.case} / {p.follow_up}: {p.sql} {p.read_as}" for p in played if not p.is_right]
+    assert len(played) - len(wrong) >= least * len(played), "\n".join(wrong)
+    # What was read says so, and names what it is about.
+    assert all(p.read_as for p in played if p.is_right)
+
+
+@pytest.fixture
+def copilot() -> Iterator[Copilot]:
+    with Copilot(sample_database(), ScriptedGenerator([])) as copilot:
+        yield copilot
+
+
+def with_model(*texts: str, **options: object) -> Copilot:
+    return Copilot(sample_database(), ScriptedGenerator([[text] for text in texts], **options))  # type: ignore[arg-type]
+
+
+def test_a_follow_up_says_how_it_was_read(copilot: Copilot) -> None:
+    conversation = Conversation(copilot, [GERMANS])
+    answer = conversation.ask("and in France?", AskOptions())
+    assert answer.question == "and in France?"
+    assert answer.read_as == "\"How many customers are there in Germany?\", changed: country 'France' instead of 'Germany'"
+    assert answer.to_dict()["read_as"] == answer.read_as
+    again = conversation.ask("only Club", AskOptions())
+    assert again.read_as == f"{answer.read_as}; segment 'Club'"
+    assert [turn.question for turn in conversation.turns] == [GERMANS.question, "and in France?", "only Club"]
+
+
+def test_a_new_question_is_asked_as_it_is() -> None:
+    with with_model(" SELECT COUNT(*) FROM suppliers") as copilot:
+        answer = Conversation(copilot, [GERMANS]).ask("Which suppliers deliver the most different products to us?", AskOptions())
+    assert answer.read_as is None and answer.rows == [(6,)]
+
+
+def test_what_has_signs_of_both_says_that_it_is_new() -> None:
+    with with_model(" SELECT COUNT(*) FROM customers") as copilot:
+        answer = Conversation(copilot, [GERMANS]).ask("How many customers are there?", AskOptions())
+    assert answer.read_as == "a question of its own" and answer.rows == [(300,)]
+
+
+def test_without_a_turn_before_nothing_is_a_follow_up() -> None:
+    with with_model(" SELECT COUNT(*) FROM customers WHERE country = 'France'") as copilot:
+        answer = Conversation(copilot).ask("and in France?", AskOptions())
+    assert answer.read_as is None
+
+
+def test_what_no_rule_understands_is_completed_for_the_model() -> None:
+    model = ScriptedGenerator([[" SELECT COUNT(*) FROM customers"]])
+    with Copilot(sample_database(), model) as copilot:
+        answer = Conversation(copilot, [GERMANS]).ask("which of them complained about a delivery?", AskOptions())
+    assert "Q: which of the customers with country Germany complained about a delivery?" in model.prompts[0]
+    assert answer.read_as == '"which of the customers with country Germany complained about a delivery?"'
+    assert answer.question == "which of them complained about a delivery?"
+
+
+def test_a_model_that_reads_dialogues_is_shown_the_turns() -> None:
+    model = ScriptedGenerator([["```sql\nSELECT COUNT(*) FROM customers WHERE country = 'France'\n```"]])
+    model.target_form = None  # type: ignore[attr-defined]
+    with Copilot(sample_database(), model) as copilot:
+        conversation = Conversation(copilot, [GERMANS])
+        answer = conversation.ask("and in France?", AskOptions())
+        assert GERMANS.question in model.prompts[0] and GERMANS.sql in model.prompts[0]
+        assert answer.read_as == "with the questions before"
+        # A picture of the same rows needs no model.
+        assert conversation.ask("as a chart", AskOptions()).rows == answer.rows
+
+
+def test_history_in_a_prompt_is_bounded() -> None:
+    from openarctic.copilot.conversation.turns import PROMPT_CHARS, PROMPT_TURNS, history_text
+
+    turns = [Turn(question=f"question {i}", sql="SELECT 1 " + "x" * 700) for i in range(30)]
+    text = history_text(turns)
+    assert len(text) < PROMPT_CHARS + 200 and text.count("Question:") <= PROMPT_TURNS
+    assert "question 29" in text and text.index("question 28") < text.index("question 29")
+    assert history_text([]) == ""
+
+
+def test_a_number_names_an_earlier_answer(copilot: Copilot) -> None:
+    conversation = Conversation(copilot, [GERMANS, Turn(question="Which orders?", sql="SELECT order_id FROM orders")])
+    answer = conversation.ask("which of #1 are in the Club segment?", AskOptions())
+    assert answer.sql == "SELECT COUNT(*) FROM customers WHERE country = 'Germany' AND segment = 'Club'"
+    with pytest.raises(UserError, match="no answer 9"):
+        conversation.ask("and #9 by city?", AskOptions())
+
+
+def test_reset_forgets(copilot: Copilot) -> None:
+    conversation = Conversation(copilot, [GERMANS])
+    conversation.reset()
+    assert conversation.turns == [] and conversation.clarification is None
+
+
+def test_a_failed_follow_up_leaves_the_conversation_as_it_was(copilot: Copilot) -> None:
+    conversation = Conversation(copilot, [GERMANS])
+    with pytest.raises(RefusedError):
+        conversation.ask("delete them", AskOptions())
+    assert conversation.turns == [GERMANS]
+    assert conversation.ask("and in France?", AskOptions()).status == "ok"
+
+
+def test_the_history_opens_no_door_that_the_policy_closed(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "roles:\n  clerk:\n    tables:\n      customers: {columns: {deny: [email]}, rows: \"country = 'Germany'\"}\n"
+        "users: {eve: [clerk]}\n"
+    )
+    with Copilot(sample_database(), ScriptedGenerator([]), policy=policy, user="eve") as copilot:
+        # SQL of a history comes from anywhere: it is checked like any other.
+        forged = Conversation(copilot, [Turn(question="x", sql="SELECT email FROM customers")])
+        with pytest.raises(RefusedError) as refused:
+            forged.ask("how many are there?", AskOptions())
+        assert refused.value.type in ("not_permitted", "unknown_column")
+        hidden = Conversation(copilot, [Turn(question="x", sql="SELECT COUNT(*) FROM customers")])
+        seen = hidden.ask("by country", AskOptions())
+        assert [row[0] for row in seen.rows or []] == ["Germany"] and seen.hidden_by_policy == ("customers",)
+        with pytest.raises(StopIteration):  # nothing leads to what may not be seen: the (silent) model is asked
+            Conversation(copilot, [Turn(question="x", sql="SELECT name FROM customers")]).ask("their emails too", AskOptions())
