@@ -9,9 +9,11 @@ says how a follow-up was read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+
+from sqlglot import exp
 
 from openarctic.copilot.ask import Answer, AskOptions, Copilot, OnLinked, Tally
 from openarctic.copilot.conversation.clarify import Clarification, clarify
@@ -40,6 +42,11 @@ def turn_of(answer: Answer) -> Turn:
         confidence=answer.confidence,
         calibrated=answer.calibrated,
     )
+
+
+def _read_as(answer: Answer, words: str | None) -> Answer:
+    answer.read_as = words
+    return answer
 
 
 class Conversation:
@@ -103,31 +110,38 @@ class Conversation:
         elif answer.sql is not None and not answer.abstained:
             self.turns = [*self.turns, turn_of(answer)][-MAX_TURNS:]
 
-    def _asked(self, text: str, options: AskOptions, tally: Tally | None, on_linked: OnLinked | None) -> Answer:
+    def _asked(self, text: str, options: AskOptions, tally: Tally, on_linked: OnLinked | None) -> Answer:
         position, rest = self._meant_turn(text)
-        query = self._query(position)
-        kind = kind_of(rest, self.copilot.access.schema, query) if position == len(self.turns) - 1 else Kind.FOLLOW_UP
-        if query is None or kind is Kind.NEW or kind is Kind.OWN:
-            answer = self.copilot.ask(check_question(text), options, tally, on_linked)
-            answer.read_as = OWN if kind is Kind.OWN else None
-            return answer
-        turn = self.turns[position]
+        query, kind = self._query_and_kind(position, rest)
+        ask = partial(self.copilot.ask, options=options, tally=tally, on_linked=on_linked)
         if not self.copilot.form.is_short:
-            return self._in_dialogue(text, rest, position, query, options, tally, on_linked)
+            return self._in_dialogue(text, rest, position, query, kind, options, ask)
+        if query is None or kind in (Kind.NEW, Kind.OWN):
+            return _read_as(ask(check_question(text)), None if kind is Kind.NEW else OWN)
         earlier = self._query(position - 1) if position else None
         found = read_follow_up(rest, query, self._vocabulary, self.copilot.database.dialect, earlier)
-        answer = self._changed(text, found, turn, options) if found is not None else None
-        if answer is not None:
-            return answer
+        changed = self._changed(text, found, self.turns[position], options) if found is not None else None
+        if changed is not None:
+            return changed
         if kind is Kind.MAYBE:
-            answer = self.copilot.ask(check_question(text), options, tally, on_linked)
-            answer.read_as = OWN
-            return answer
-        whole = completed(rest, query)
-        check_question(rest)
-        answer = self.copilot.ask(check_question(whole), options, tally, on_linked)
-        answer.question, answer.read_as = text, f'"{whole}"'
-        return answer
+            return _read_as(ask(check_question(text)), OWN)
+        whole = check_question(completed(check_question(rest), query))
+        answer = ask(whole)
+        answer.question = text
+        return _read_as(answer, f'"{whole}"')
+
+    def _query_and_kind(self, position: int, rest: str) -> tuple[Query | None, Kind]:
+        """The query that a question may be about, and whether it is. Raises RefusedError for a follow-up of what may not be read."""
+        schema = self.copilot.access.schema
+        try:
+            query = self._query(position)
+        except RefusedError:
+            if kind_of(rest, schema, Query(exp.select("1"), schema)) is Kind.FOLLOW_UP:
+                raise
+            return None, Kind.NEW
+        # Whoever names an answer by its number asks about it.
+        is_named = position != len(self.turns) - 1 or bool(_HANDLE.search(rest))
+        return query, Kind.FOLLOW_UP if is_named else kind_of(rest, schema, query)
 
     def _changed(self, text: str, found: FollowUp, turn: Turn, options: AskOptions) -> Answer | None:
         """The answer of the changed SQL; None where it cannot run, and something else has to be tried."""
@@ -150,19 +164,18 @@ class Conversation:
         text: str,
         rest: str,
         position: int,
-        query: Query,
+        query: Query | None,
+        kind: Kind,
         options: AskOptions,
-        tally: Tally | None,
-        on_linked: OnLinked | None,
+        ask: Callable[..., Answer],
     ) -> Answer:
         """With a model that reads the earlier turns itself; only a picture needs none."""
-        picture = read_picture(rest, query)
-        answer = self._changed(text, picture, self.turns[position], options) if picture is not None else None
-        if answer is None:
-            history = history_text(self.turns[: position + 1])
-            answer = self.copilot.ask(check_question(text), options, tally, on_linked, history)
-            answer.read_as = "with the questions before" if answer.sql is not None else None
-        return answer
+        picture = read_picture(rest, query) if query is not None else None
+        changed = self._changed(text, picture, self.turns[position], options) if picture is not None else None
+        if changed is not None:
+            return changed
+        history = history_text(self.turns[: position + 1]) if query is not None else ""
+        return _read_as(ask(check_question(text), history=history), "with the questions before" if kind is not Kind.NEW else None)
 
     def _meant_turn(self, text: str) -> tuple[int, str]:
         """Which earlier turn a follow-up is about: `#2` or `result 2` names one, else the last. Raises UserError for "

@@ -9,7 +9,13 @@ from sqlglot import exp
 from openarctic.copilot.conversation.query import Query
 from openarctic.copilot.wording import listed, several, words
 
-_SAYS = {exp.GT: "above", exp.GTE: "of at least", exp.LT: "below", exp.LTE: "of at most", exp.NEQ: "other than"}
+_SAYS: dict[type[exp.Expr], str] = {
+    exp.GT: "above",
+    exp.GTE: "of at least",
+    exp.LT: "below",
+    exp.LTE: "of at most",
+    exp.NEQ: "other than",
+}
 _LEAD = re.compile(r"^\W*(?:(?:and|but|ok|okay|now|then|so|what about|how about)\b\W*)+", re.IGNORECASE)
 _THEIR = re.compile(r"\b(?:their|its|his|her)\s+(?P<noun>[\w ]+?)(?=\s*[?.!,]|\s*$)", re.IGNORECASE)
 _THEM = re.compile(r"\b(?:the ones|those ones|them|those|these|they|ones)\b", re.IGNORECASE)

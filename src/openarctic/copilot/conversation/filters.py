@@ -63,7 +63,7 @@ def add_filter(said: Said, query: Query, place: Place, condition: Callable[[exp.
     query.keep(place, condition)
 
 
-def _literal(value: str | float | int) -> exp.Literal:
+def _literal(value: str | float | int) -> exp.Expr:
     return exp.Literal.string(value) if isinstance(value, str) else exp.Literal.number(value)
 
 

@@ -270,7 +270,8 @@ class Query:
 
     def drop_filters(self, is_meant: Callable[[exp.Expr, Place | None], bool]) -> list[exp.Expr]:
         """Take the conditions away that are meant, and give them back."""
-        kept, dropped = [], []
+        kept: list[exp.Expr] = []
+        dropped: list[exp.Expr] = []
         for part, place in self.filters():
             (dropped if is_meant(part, place) else kept).append(part)
         if dropped:

@@ -209,7 +209,7 @@ def _tops(said: Said) -> None:
 
 
 def _top(said: Said, match: re.Match[str], named: dict[str, str | None]) -> None:
-    count = int(number_of(named["count"])) if named.get("count") else 1
+    count = int(number_of(named["count"] or "1")) if named.get("count") else 1
     by = said.take(r"\b(?:by|in terms of|ranked by|according to)\b")
     places = said.columns_after(by.end()) if by is not None else []
     if by is not None and not places and not said.take(r"\b(?:the\s+)?(?:number|count|total)\b"):
@@ -318,7 +318,7 @@ def _extreme(said: Said, match: re.Match[str], word: str, count: int) -> None:
         if table is not None and noun is not None:
             said.use(match.end(), noun.end())
             if not said.query.aggregates:
-                said.change(Stage.ORDER, lambda q: _most_rows(q, table.name.lower(), is_down, count))
+                said.change(Stage.ORDER, lambda q, name=table.name.lower(): _most_rows(q, name, is_down, count))
                 return
     else:
         places = said.vocabulary.adjective(root(word), said.query)
