@@ -112,7 +112,7 @@ class Conversation:
 
     def _asked(self, text: str, options: AskOptions, tally: Tally, on_linked: OnLinked | None) -> Answer:
         position, rest = self._meant_turn(text)
-        query, kind = self._query_and_kind(position, rest)
+        query, kind = self._query_and_kind(position, rest, is_named=rest != text)
         ask = partial(self.copilot.ask, options=options, tally=tally, on_linked=on_linked)
         if not self.copilot.form.is_short:
             return self._in_dialogue(text, rest, position, query, kind, options, ask)
@@ -130,8 +130,11 @@ class Conversation:
         answer.question = text
         return _read_as(answer, f'"{whole}"')
 
-    def _query_and_kind(self, position: int, rest: str) -> tuple[Query | None, Kind]:
-        """The query that a question may be about, and whether it is. Raises RefusedError for a follow-up of what may not be read."""
+    def _query_and_kind(self, position: int, rest: str, is_named: bool) -> tuple[Query | None, Kind]:
+        """The query that a question may be about, and whether it is; whoever names an answer by its number asks about it.
+
+        Raises RefusedError for a follow-up of what may not be read.
+        """
         schema = self.copilot.access.schema
         try:
             query = self._query(position)
@@ -139,8 +142,6 @@ class Conversation:
             if kind_of(rest, schema, Query(exp.select("1"), schema)) is Kind.FOLLOW_UP:
                 raise
             return None, Kind.NEW
-        # Whoever names an answer by its number asks about it.
-        is_named = position != len(self.turns) - 1 or bool(_HANDLE.search(rest))
         return query, Kind.FOLLOW_UP if is_named else kind_of(rest, schema, query)
 
     def _changed(self, text: str, found: FollowUp, turn: Turn, options: AskOptions) -> Answer | None:

@@ -318,7 +318,8 @@ def _extreme(said: Said, match: re.Match[str], word: str, count: int) -> None:
         if table is not None and noun is not None:
             said.use(match.end(), noun.end())
             if not said.query.aggregates:
-                said.change(Stage.ORDER, lambda q, name=table.name.lower(): _most_rows(q, name, is_down, count))
+                name = table.name.lower()
+                said.change(Stage.ORDER, lambda q: _most_rows(q, name, is_down, count))
                 return
     else:
         places = said.vocabulary.adjective(root(word), said.query)
