@@ -14,7 +14,7 @@ from openarctic.copilot.confidence import Calibration, CurvePoint, Judge, Linear
 from openarctic.copilot.execute import Result
 from openarctic.copilot.features import FEATURES, Evidence, NameIndex
 from openarctic.copilot.guard import check
-from openarctic.copilot.link import ValueLink
+from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 from openarctic.copilot.vote import Candidate
 from openarctic.errors import CorruptError, MissingError, UserError

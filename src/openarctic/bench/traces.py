@@ -12,7 +12,7 @@ from functools import cache
 
 from openarctic.copilot.databases import read_schema
 from openarctic.copilot.grammar import schema_grammar
-from openarctic.copilot.link import ValueIndex
+from openarctic.copilot.linking.values import ValueIndex
 from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.sample import sample_database
 from openarctic.copilot.schema import Schema

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--semantic", metavar="FILE", help="semantic model: Cortex Analyst or Ossie YAML (docs/semantic.md)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
     parser.add_argument("--prefix-cache", action="store_true", help="keep what was computed of the schema on disk (cache folder)")
+    parser.add_argument("--no-values", action="store_true", help="read, keep, link and show the model no cell values")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled candidates (default 0)")
     parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")
     add_confidence_arguments(parser)
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         user=args.user,
         semantic=semantic,
         calibration=args.calibration,
+        values=not args.no_values,
     )
     code = AbstainedError.exit_code if answer.abstained else 0
     if args.format == "json":

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlglot.errors import SqlglotError
 
+from openarctic.config import cache_folder
 from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.answers.sentence import answer_sentence
 from openarctic.copilot.audit import Event
@@ -25,9 +26,9 @@ from openarctic.copilot.forms import Form, form_of
 from openarctic.copilot.guard import Checked
 from openarctic.copilot.intent import check_question
 from openarctic.copilot.joins import expand, mend
-from openarctic.copilot.link import ValueIndex, ValueLink
+from openarctic.copilot.linking.linker import Linker
+from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.models import load_generator
-from openarctic.copilot.narrow import narrow
 from openarctic.copilot.policy import Policy
 from openarctic.copilot.principal import Principal
 from openarctic.copilot.prune import prune
@@ -157,10 +158,12 @@ def ask(
     user: str | None = None,
     semantic: str | Path | SemanticModel | None = None,
     calibration: str | Path | Calibration | None = None,
+    values: bool = True,
 ) -> Answer:
     """Answer `question` from `db` (default: the bundled sample) with `model` (default: the bundled arctic-nano), for `user` under
     `policy` (a file), with what `semantic` (a model or its file) knows of the database. `calibration` (a file; default: that of
-    the bundled model, if it is the one that answers) says how candidates are weighed and how sure an answer is.
+    the bundled model, if it is the one that answers) says how candidates are weighed and how sure an answer is. Without `values`
+    no cell value is read before the query runs: none is kept, linked or shown to the model.
 
     Raises the errors of `openarctic.errors`; AbstainedError when no candidate is trustworthy.
     """
@@ -168,7 +171,7 @@ def ask(
     database = db if isinstance(db, Database) else database_or_sample(db)
     if model is None or isinstance(model, str | Path):
         model = load_generator(model)
-    with Copilot(database, model, policy=policy, user=user, semantic=semantic, calibration=calibration) as copilot:
+    with Copilot(database, model, policy=policy, user=user, semantic=semantic, calibration=calibration, values=values) as copilot:
         return copilot.ask(question, options or AskOptions())
 
 
@@ -184,19 +187,24 @@ class Copilot:
         user: str | Principal | None = None,
         semantic: str | Path | SemanticModel | None = None,
         calibration: str | Path | Calibration | None = None,
+        values: bool = True,
     ) -> None:
         self.database, self.model = database, model
         if isinstance(semantic, str | Path):
             semantic = load_semantic_model(Path(semantic)).model
-        self.access: Access = open_access(schema or cached_schema(database), policy, user)
+        self.access: Access = open_access(schema or cached_schema(database, values=values), policy, user)
         self.schema = self.access.schema
         self.proposer: Proposer | None = None
         if semantic is not None:
-            layer = SemanticLayer(semantic, self.schema, shows_samples=not self.access.is_restricted)
+            layer = SemanticLayer(semantic, self.schema, shows_samples=values and not self.access.is_restricted)
             self.schema, self.proposer = layer.logical, Proposer(layer, self.access.check)
         self.worker = Worker(database)
-        self.values = ValueIndex(self.schema)
         self.form: Form = form_of(model)
+        synonyms = semantic.synonyms() if semantic is not None else ()
+        place = f"{database.place} {database.schema}"
+        self.linker = Linker(
+            self.schema, self._size, self.form.max_prompt, synonyms, folder=cache_folder() / "values", name=place
+        )
         self.judge = Judge(self.access.schema, model, calibration)
         self.instructions = "\n".join(semantic.instructions) if semantic is not None else ""
 
@@ -249,7 +257,6 @@ class Copilot:
         self, question: str, options: AskOptions, tally: Tally | None, event: Event, on_linked: OnLinked, history: str
     ) -> Answer:
         clock, tally = Clock(), tally or Tally()
-        links = self.values.links(question) if "values" not in options.without else ()
         proposal = self.proposer.propose(question) if self.proposer else Proposal()
         if proposal.verified is not None:
             clock.lap("verified")
@@ -258,9 +265,10 @@ class Copilot:
                 return answer
         if options.max_error is not None:
             self.judge.required()
-        shown = narrow(self.schema, f"{question}\n{history}", links, self._fits)
-        prompt = self.form.prompt(shown, question, links, self.instructions, history)
-        on_linked([table.name for table in shown.tables], links)
+        links = self.linker.link(question, history, values="values" not in options.without)
+        shown = links.shown
+        prompt = self.form.prompt(shown, links.question, links.values, self.instructions, history)
+        on_linked([table.name for table in shown.tables], links.values)
         clock.lap("link")
         grammar = self.form.grammar(shown)
         if options.keep_prefix:
@@ -270,7 +278,7 @@ class Copilot:
             asked = self.form.repair(prompt, *tally.trouble) if attempt else prompt
             completions = self._candidates(asked, grammar, options, attempt)
             clock.lap("generate")
-            candidates = _with_proposed(self._checked(question, completions, links, options, tally), proposal)
+            candidates = _with_proposed(self._checked(question, completions, links.values, options, tally), proposal)
             clock.lap("guard")
             if options.execute:
                 candidates = self._executed(candidates, options, tally)
@@ -279,7 +287,7 @@ class Copilot:
                 break
         if not candidates:
             raise self._nothing_ran(tally)
-        election = tally.election = self.judge.elect(question, links, candidates, "scorer" not in options.without)
+        election = tally.election = self.judge.elect(question, links.values, candidates, "scorer" not in options.without)
         event.checked = election.winner.checked
         clock.lap("elect")
         return self._answer(question, election, options, clock, tally, proposal)
@@ -306,8 +314,8 @@ class Copilot:
             raise UserError(f"the model {self.model.name} cannot keep prefixes", "an embedded model can")
         keep(text)
 
-    def _fits(self, schema: Schema) -> bool:
-        return self.model.count_tokens(self.form.schema_text(schema)) <= self.form.max_prompt
+    def _size(self, schema: Schema) -> int:
+        return self.model.count_tokens(self.form.schema_text(schema))
 
     def _candidates(self, prompt: str, grammar: str | None, options: AskOptions, attempt: int) -> list[Completion]:
         """The most probable text and samples; a later attempt samples all, further from the most probable."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from openarctic.copilot.features import Evidence, NameIndex
-from openarctic.copilot.link import ValueLink
+from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.schema import Schema
 from openarctic.copilot.vote import Candidate, Election, elect
 from openarctic.errors import CorruptError, MissingError, OpenArcticError, UserError

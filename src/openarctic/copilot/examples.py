@@ -18,7 +18,7 @@ from sqlglot.errors import SqlglotError
 
 from openarctic.copilot.databases import open_database, read_schema
 from openarctic.copilot.joins import shorten
-from openarctic.copilot.link import ValueIndex
+from openarctic.copilot.linking.values import ValueIndex
 from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.schema import Schema
 from openarctic.errors import MissingError
@@ -58,8 +58,8 @@ class LinkedSchema:
 
     @cached_property
     def values(self) -> ValueIndex:
-        """Built at the first question."""
-        return ValueIndex(self.schema)
+        """Built at the first question. Of values to the letter alone: the bundled model is trained with these."""
+        return ValueIndex(self.schema, near=False)
 
     def prompt(self, question: str) -> str:
         """The question as the model reads it."""

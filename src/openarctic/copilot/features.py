@@ -18,8 +18,8 @@ from sqlglot import exp
 
 from openarctic.copilot.asked import Asked, read_question
 from openarctic.copilot.execute import Result
-from openarctic.copilot.link import STOP_WORDS, ValueLink
-from openarctic.copilot.narrow import name_stems, stem
+from openarctic.copilot.linking.values import ValueLink
+from openarctic.copilot.linking.words import STOP_WORDS, name_stems, stem
 from openarctic.copilot.schema import Schema
 from openarctic.copilot.vote import Candidate, grouped, own_weights, similarity
 

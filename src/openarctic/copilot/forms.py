@@ -7,12 +7,13 @@ whose name says Arctic-Text2SQL-R1 gets the prompt that it was trained with, eve
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
 from openarctic.copilot.grammar import schema_grammar
-from openarctic.copilot.link import ValueLink
+from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.plan import TargetForm, from_plan
 from openarctic.copilot.prompt import question_text, schema_text
 from openarctic.copilot.schema import Schema, Table
@@ -160,7 +161,7 @@ def ddl(schema: Schema) -> str:
 def _create(table: Table) -> str:
     lines = []
     for column in table.columns:
-        values = sorted(set(column.values))[:SHOWN_VALUES]
+        values = heapq.nsmallest(SHOWN_VALUES, set(column.values))
         told = [column.comment, f"such as {', '.join(repr(v[:SHOWN_CHARS]) for v in values)}" if values else ""]
         note = "; ".join(" ".join(part.split()) for part in told if part)
         lines.append((f"  {_name(column.name)} {column.type or 'TEXT'}".rstrip(), note))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import sqlglot
 from sqlglot import exp
 
-from openarctic.copilot.link import ValueLink
+from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.schema import Schema
 
 PLAIN_NAME = re.compile(r"[A-Za-z_]\w*")
@@ -260,7 +260,9 @@ def mend(short_sql: str, schema: Schema, links: Sequence[ValueLink] = ()) -> str
 
 
 def _mend_values(tree: exp.Expr, links: Sequence[ValueLink], schema: Schema) -> None:
-    """`category_id = 'Tents'` cannot be meant where the column is a number and 'Tents' stands in categories.name."""
+    """A linked text is spelt as it is stored. `category_id = 'Tents'` cannot be meant where the column is a number and 'Tents'
+    stands in categories.name."""
+    _mend_spellings(tree, links)
     places = {link.value: link.places[0] for link in links if len(link.places) == 1}
     for equal in list(tree.find_all(exp.EQ)):
         column, text = equal.this, equal.expression
@@ -268,6 +270,18 @@ def _mend_values(tree: exp.Expr, links: Sequence[ValueLink], schema: Schema) -> 
             if _is_number(column, schema):
                 table, name = places[text.name]
                 equal.set("this", exp.Column(this=identifier(name), table=identifier(table)))
+
+
+def _mend_spellings(tree: exp.Expr, links: Sequence[ValueLink]) -> None:
+    """What the question says for a value becomes the value, where it is compared with a column that holds the value."""
+    said = {link.said.lower(): link for link in links if link.said and link.said != link.value}
+    for compared in list(tree.find_all(exp.EQ, exp.NEQ, exp.In)) if said else ():
+        texts = compared.expressions if isinstance(compared, exp.In) else [compared.expression]
+        for text in texts:
+            link = said.get(text.name.lower()) if isinstance(text, exp.Literal) and text.is_string else None
+            held_by = {column for _, column in link.holders or link.places} if link is not None else ()
+            if link is not None and isinstance(compared.this, exp.Column) and _column_name(compared.this) in held_by:
+                text.replace(exp.Literal.string(link.value))
 
 
 def _is_number(column: exp.Column, schema: Schema) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from openarctic.copilot.link import ValueLink
+from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.plan import TargetForm, to_plan
 from openarctic.copilot.schema import Column, Schema, Table
 
@@ -49,8 +49,13 @@ def _column_text(column: Column, targets: dict[str, str]) -> str:
 
 
 def _shown_values(column: Column) -> str:
-    values = sorted(set(column.values))
-    few = 2 <= len(values) <= MAX_SHOWN_VALUES
+    distinct: set[str] = set()
+    for value in column.values:
+        distinct.add(value)
+        if len(distinct) > MAX_SHOWN_VALUES:
+            return ""
+    values = sorted(distinct)
+    few = len(values) >= 2
     short = all(len(v) <= MAX_SHOWN_CHARS for v in values) and sum(map(len, values)) <= MAX_SHOWN_TOTAL
     return f" ({'/'.join(values)})" if few and short else ""
 

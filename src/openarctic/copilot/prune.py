@@ -13,7 +13,7 @@ import sqlglot
 from sqlglot import exp
 
 from openarctic.copilot.joins import own_columns, sources_of
-from openarctic.copilot.narrow import name_stems, stem
+from openarctic.copilot.linking.words import name_stems, stem
 from openarctic.copilot.schema import Schema
 
 PREFIX = 5

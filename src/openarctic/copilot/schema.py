@@ -84,9 +84,17 @@ class Schema:
     tables: tuple[Table, ...]
     namespace: str = ""
     _by_name: dict[str, Table] = field(init=False, repr=False, compare=False)
+    _links: dict[str, list[tuple[str, str, str]]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {t.name.lower(): t for t in self.tables})
+        links: dict[str, list[tuple[str, str, str]]] = {}
+        for table in self.tables:
+            mine = table.name.lower()
+            for key in table.foreign_keys:
+                links.setdefault(mine, []).append((key.table.lower(), key.column.lower(), key.to_column.lower()))
+                links.setdefault(key.table.lower(), []).append((mine, key.to_column.lower(), key.column.lower()))
+        object.__setattr__(self, "_links", links)
 
     def table(self, name: str) -> Table | None:
         """The table of that name, in any case, or None."""
@@ -94,10 +102,4 @@ class Schema:
 
     def links(self, name: str) -> Iterator[tuple[str, str, str]]:
         """(other table, my column, its column) for every foreign key out of and into table `name`."""
-        mine = name.lower()
-        for table in self.tables:
-            for key in table.foreign_keys:
-                if table.name.lower() == mine:
-                    yield key.table.lower(), key.column.lower(), key.to_column.lower()
-                if key.table.lower() == mine:
-                    yield table.name.lower(), key.to_column.lower(), key.column.lower()
+        return iter(self._links.get(name.lower(), ()))

@@ -18,7 +18,7 @@ from openarctic.copilot.ask import Answer, Copilot, OnLinked
 from openarctic.copilot.databases import Database
 from openarctic.copilot.databases.reading import kind_of
 from openarctic.copilot.feedback import FeedbackFile
-from openarctic.copilot.link import ValueLink
+from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.models import heard
 from openarctic.copilot.policy import Policy
 from openarctic.copilot.principal import Principal

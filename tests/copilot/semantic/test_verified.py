@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openarctic.copilot.link import ValueIndex
+from openarctic.copilot.linking.values import ValueIndex
 from openarctic.copilot.schema import Column, Schema, Table
 from openarctic.copilot.semantic.model import VerifiedQuery
 from openarctic.copilot.semantic.verified import Change, VerifiedQueries

@@ -17,7 +17,7 @@ from sqlglot.errors import SqlglotError
 
 from openarctic.copilot.answers.phrases import Phrases, conjuncts, sources_of
 from openarctic.copilot.conversation.mentions import WORD
-from openarctic.copilot.narrow import stem
+from openarctic.copilot.linking.words import stem
 from openarctic.copilot.wording import listed, words
 
 NEAR = 0.5  # of the first reading's weight

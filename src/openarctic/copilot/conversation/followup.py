@@ -18,7 +18,7 @@ from openarctic.copilot.conversation.mentions import Vocabulary
 from openarctic.copilot.conversation.query import CannotEdit, Query
 from openarctic.copilot.conversation.said import Said
 from openarctic.copilot.conversation.shapes import read_columns, read_shapes
-from openarctic.copilot.narrow import name_stems, stem
+from openarctic.copilot.linking.words import name_stems, stem
 from openarctic.copilot.schema import Schema, Table
 
 SHORT_WORDS = 7

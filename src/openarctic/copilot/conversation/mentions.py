@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from openarctic.copilot.conversation.query import Place, Query
-from openarctic.copilot.narrow import name_stems, stem
+from openarctic.copilot.linking.words import name_stems, stem
 from openarctic.copilot.schema import Column, Schema, Table
 
 MAX_WORDS = 6

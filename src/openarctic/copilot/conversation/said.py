@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from openarctic.copilot.conversation.mentions import FILLER, WORD, Vocabulary
 from openarctic.copilot.conversation.query import Place, Query
-from openarctic.copilot.narrow import name_stems, stem
+from openarctic.copilot.linking.words import name_stems, stem
 
 MAX_NAME_WORDS = 4
 DETERMINERS = r"(?:(?:the|their|its|his|her|each|every|a|an|of|them|those|these|all|number)\s+)*"

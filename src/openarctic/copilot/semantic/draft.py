@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from openarctic.copilot.joins import identifier
-from openarctic.copilot.narrow import stem
+from openarctic.copilot.linking.words import phrase_of, stem, words_of
 from openarctic.copilot.schema import Column, Schema, Table
 from openarctic.copilot.semantic import model as m
-from openarctic.copilot.semantic.naming import looks_personal, phrase_of, singular, synonyms_of, words_of
+from openarctic.copilot.semantic.naming import looks_personal, singular, synonyms_of
 from openarctic.copilot.semantic.probe import Overlap, Probe, Spread
 
 MAX_SAMPLES = 5

@@ -14,7 +14,7 @@ from functools import cached_property
 from sqlglot import exp
 
 from openarctic.copilot.joins import identifier
-from openarctic.copilot.link import ValueIndex, ValueLink
+from openarctic.copilot.linking.values import ValueIndex, ValueLink
 from openarctic.copilot.schema import Schema, Table
 from openarctic.copilot.semantic.expressions import plain_column, read_expression, read_query
 from openarctic.copilot.semantic.model import Field, Filter, Metric, SemanticModel, SemanticTable

@@ -13,8 +13,8 @@ from typing import Literal
 
 from sqlglot import exp
 
-from openarctic.copilot.link import ValueLink
-from openarctic.copilot.narrow import stem
+from openarctic.copilot.linking.values import ValueLink
+from openarctic.copilot.linking.words import stem
 from openarctic.copilot.semantic.compose import Condition, Grain, Group, Measure, MetricQuery, compose, homes, measure
 from openarctic.copilot.semantic.graph import RelationshipGraph
 from openarctic.copilot.semantic.layer import SemanticLayer

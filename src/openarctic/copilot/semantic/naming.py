@@ -1,26 +1,12 @@
-"""What names and comments of a database tell: words, abbreviations in full, synonyms, and whether a column is about persons."""
+"""What names and comments of a database tell: synonyms, and whether a column is about persons."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from openarctic.copilot.narrow import stem
+from openarctic.copilot.linking.words import phrase_of, stem, words_of
 
-_ABBREVIATIONS = {
-    "acct": "account", "addr": "address", "amt": "amount", "avg": "average", "bal": "balance", "cat": "category", "cd": "code",
-    "cnt": "count", "cntry": "country", "ctry": "country", "cust": "customer", "dept": "department", "desc": "description",
-    "descr": "description", "dim": "", "disc": "discount", "dob": "date of birth", "dt": "date", "emp": "employee",
-    "fct": "", "fname": "first name", "fk": "", "grp": "group", "hist": "history", "img": "image", "inv": "invoice",
-    "lname": "last name", "lvl": "level", "max": "maximum", "mgr": "manager", "min": "minimum", "mo": "month", "msg": "message",
-    "mth": "month", "nbr": "number", "nm": "name", "num": "number", "ord": "order", "org": "organization", "pct": "percent",
-    "perc": "percent", "pmt": "payment", "prc": "price", "prd": "product", "prod": "product", "qty": "quantity",
-    "rcpt": "receipt",
-    "ref": "reference", "reg": "region", "rev": "revenue", "shp": "shipment", "sp": "salesperson", "st": "status",
-    "stat": "status",
-    "sts": "status", "tbl": "", "tel": "telephone", "tot": "total", "trx": "transaction", "txn": "transaction", "typ": "type",
-    "ts": "time", "usr": "user", "val": "value", "wk": "week", "yr": "year",
-}  # fmt: skip
 _ALSO = re.compile(
     r"\b(?:aka|a\.k\.a\.|also (?:known as|called|named)|synonyms?|aliases?)\s*:?\s*(?P<names>[^.;)\n]+)", re.IGNORECASE
 )
@@ -42,17 +28,6 @@ _PERSONAL_VALUES = (
     re.compile(r"\d{1,3}(?:\.\d{1,3}){3}"),  # network address
 )
 PERSONAL_SHARE = 0.2
-
-
-def words_of(name: str) -> tuple[str, ...]:
-    """The words of a name, in lower case: `OrderDate`, `order_date` and `ORDER DATE` alike."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    return tuple(re.findall(r"[^\W_]+", spaced.lower()))
-
-
-def phrase_of(name: str) -> str:
-    """The name in full words: `cust_nm` is "customer name"."""
-    return " ".join(word for part in words_of(name) if (word := _ABBREVIATIONS.get(part, part)))
 
 
 def synonyms_of(name: str, comment: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 from sqlglot import exp
 
 from openarctic.copilot.guard import Checked
-from openarctic.copilot.link import ValueLink
+from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.semantic.adapt import adapted
 from openarctic.copilot.semantic.layer import SemanticLayer
 from openarctic.copilot.semantic.metrics import MetricReader

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from openarctic.copilot.link import ValueLink
-from openarctic.copilot.narrow import stem
+from openarctic.copilot.linking.values import ValueLink
+from openarctic.copilot.linking.words import stem
 from openarctic.copilot.semantic.model import VerifiedQuery
 from openarctic.copilot.semantic.words import find_words, is_number, normal_words
 

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from openarctic.copilot.linking.numbers import spelled
+
 _WORD = re.compile(r"(?:\d[\d,]*\d|\d)(?:\.\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)*|[^\s\w]|_|\w")
 _SILENT = frozenset(".,;:?!\"'`´‘’“”„()[]{}_«»…·—–")
 _ARTICLES = frozenset(("the", "a", "an"))
@@ -20,16 +22,6 @@ _POLITE = tuple(
         "display", "find", "get", "what is", "what are", "what's", "i want to see", "i want to know", "i want", "let me see",
     )
 )  # fmt: skip
-_UNITS = dict(
-    zip(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen".split(),
-        range(20),
-        strict=True,
-    )
-)
-_TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
 
 
 def normal_words(question: str) -> tuple[str, ...]:
@@ -61,7 +53,7 @@ def _numbers(words: list[str]) -> Iterator[str]:
     """Digits for numbers in words ("two hundred", "twenty-five"), and numbers without separators of thousands."""
     i = 0
     while i < len(words):
-        value, length = _spelled(words[i:])
+        value, length = spelled(words[i:])
         if length:
             yield str(value)
             i += length
@@ -75,29 +67,6 @@ def _digits(word: str) -> str:
         return word
     number = word.replace(",", "")
     return number.rstrip("0").rstrip(".") if "." in number else number  # leading zeros belong to codes
-
-
-def _spelled(words: list[str]) -> tuple[int, int]:
-    """The number that the first words spell, and how many words it takes (0: they spell none)."""
-    total = part = 0
-    length = 0
-    last = ""
-    for word in words:
-        if word in _UNITS and last not in ("unit",):
-            part, last = part + _UNITS[word], "unit"
-        elif word in _TENS and last in ("", "scale"):
-            part, last = part + _TENS[word], "tens"
-        elif word in _SCALES and last:
-            scale = _SCALES[word]
-            if scale == 100:
-                part *= 100
-            else:
-                total, part = total + part * scale, 0
-            last = "scale"
-        else:
-            break
-        length += 1
-    return total + part, length
 
 
 def is_number(word: str) -> bool:

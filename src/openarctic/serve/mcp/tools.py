@@ -23,7 +23,7 @@ from openarctic.copilot.charts.terminal import terminal
 from openarctic.copilot.execute import Result
 from openarctic.copilot.guard import Checked
 from openarctic.copilot.intent import MAX_QUESTION_CHARS, check_question
-from openarctic.copilot.link import ValueLink
+from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.schema import Schema, Table
 from openarctic.errors import CapacityError, MissingError, OpenArcticError, UserError
 from openarctic.serve.desk import Desk, Seat, in_thread
