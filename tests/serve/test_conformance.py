@@ -1,15 +1,19 @@
-"""Clients of the field against the running server, each as its users run it: pip install openai schemathesis llm lm-eval[api].
+"""Clients of the field against the running server, each as its users run it, in an environment of its own:
 
-Run with `pytest -m ecosystem tests/serve`. What is not installed is skipped, and says so.
+    scripts/conformance_environments.sh FOLDER
+    PATH=FOLDER/bin:$PATH pytest -m ecosystem tests/serve
+
+The openai client is called from here (pip install openai). What is not installed is skipped, and says so.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from openarctic.copilot.sample import database_or_sample
 from openarctic.engine import Engine
 from openarctic.serve.desk import Desk
 
+from .fuzz_openapi import SETTINGS, fuzz
 from .test_chat import NOW, WEATHER
 from .world import Server, running
 
@@ -79,18 +84,75 @@ def test_openai_responses(client: Any) -> None:
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
 
 
-def test_schemathesis_finds_no_server_error(small: Server) -> None:
-    tool = shutil.which("schemathesis")
-    if tool is None:
-        pytest.skip("pip install schemathesis")
-    checks = "not_a_server_error,response_schema_conformance,content_type_conformance,status_code_conformance"
-    command = [tool, "run", f"http://127.0.0.1:{small.port}/openapi.json", "--checks", checks, "-n", "30"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stdout[-4000:]
+def tool(name: str) -> str:
+    """The command's path; the test is skipped where there is none."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not on the PATH: scripts/conformance_environments.sh")
+    return path
+
+
+def test_schemathesis_finds_no_server_error(engine: Engine) -> None:
+    """Few cases; `python -m tests.serve.fuzz_openapi` tries as many as one likes."""
+    tool("schemathesis")
+    desk = Desk(engine, {"sample": database_or_sample(None)})
+    with running(engine, desk, **SETTINGS) as server:
+        run = fuzz(server.port, seed=1, examples=3)
+    desk.close()
+    assert not run.failed and run.cases > 500, run.failed
+
+
+@pytest.mark.parametrize(("profile", "probes"), [("chat", 5), ("modern", 7)])
+def test_compatcanary_gives_a_hundred(small: Server, profile: str, probes: int) -> None:
+    command = [tool("compatcanary"), "scan", "--base-url", f"http://127.0.0.1:{small.port}/v1", "--model", "tiny"]
+    command += ["--profile", profile, "--format", "json", "--timeout", "60", "--fail-on", "any"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert (report["score"], report["summary"]["passes"], report["summary"]["total"]) == (100, probes, probes)
+
+
+@pytest.fixture
+def llm(small: Server, tmp_path: Path) -> Callable[..., str]:
+    """Calls `llm` with the server as one of its models, and gives what it prints."""
+    path = tool("llm")
+    model = {
+        "model_id": "served",
+        "model_name": "tiny",
+        "api_base": f"http://127.0.0.1:{small.port}/v1",
+        "api_key_name": "served",
+    }
+    model |= {"supports_schema": True, "supports_tools": True}
+    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([model]))  # JSON is YAML
+    (tmp_path / "keys.json").write_text('{"served": "none"}')
+
+    def call(*arguments: str) -> str:
+        command = [path, *arguments, "-m", "served", "-o", "temperature", "0"]
+        environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+def test_llm_talks_and_streams(llm: Callable[..., str], small: Server) -> None:
+    whole = llm("name of", "-o", "max_tokens", "12", "--no-stream", "-s", "ab")
+    assert llm("name of", "-o", "max_tokens", "12", "-s", "ab") == whole
+    talk = [{"role": "system", "content": "ab"}, {"role": "user", "content": "name of"}]
+    body = small.post("/v1/chat/completions", {"messages": talk, "max_tokens": 12, "temperature": 0}).json
+    assert whole.strip() == body["choices"][0]["message"]["content"].strip()
+    assert llm("of", "-c", "-o", "max_tokens", "4")  # goes on with the conversation
+
+
+def test_llm_gets_what_its_schema_and_tools_ask_for(llm: Callable[..., str]) -> None:
+    schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"], "additionalProperties": False}
+    assert isinstance(json.loads(llm("name of", "--schema", json.dumps(schema)))["yes"], bool)
+    code = "def now(zone: str) -> str:\n    'The time'\n    return 'twelve'\n"
+    assert llm("name of", "--functions", code, "-o", "max_tokens", "20", "--no-stream", "--td") is not None
 
 
 def test_lm_eval_reads_likelihoods(small: Server, tmp_path: Any) -> None:
-    pytest.importorskip("lm_eval", reason="pip install lm-eval[api]")
     rows = [{"q": "name", "a": "of"}, {"q": "true", "a": "ab"}]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "local.yaml").write_text(
@@ -101,7 +163,7 @@ def test_lm_eval_reads_likelihoods(small: Server, tmp_path: Any) -> None:
     arguments = (
         f"model=tiny,base_url=http://127.0.0.1:{small.port}/v1/completions,tokenizer_backend=remote,tokenized_requests=True"
     )
-    command = [sys.executable, "-m", "lm_eval", "--model", "local-completions", "--model_args", arguments]
+    command = [tool("lm_eval"), "--model", "local-completions", "--model_args", arguments]
     command += ["--tasks", "local", "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**_offline(), "HF_HOME": str(tmp_path)})
     assert done.returncode == 0, done.stderr[-3000:]
@@ -109,6 +171,4 @@ def test_lm_eval_reads_likelihoods(small: Server, tmp_path: Any) -> None:
 
 
 def _offline() -> dict[str, str]:
-    import os
-
     return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

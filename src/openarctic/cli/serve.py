@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from openarctic.copilot.databases import Database
+    from openarctic.copilot.feedback import FeedbackFile
+    from openarctic.copilot.policy import Policy
     from openarctic.copilot.semantic.model import SemanticModel
     from openarctic.serve.keys import Key
     from openarctic.serve.settings import ServeSettings
@@ -78,20 +80,11 @@ def run(args: argparse.Namespace) -> int:
         return _print_new_key(args.new_key, args.scopes, args.roles)
     settings = _settings(args)
     from openarctic.cli import progress
-    from openarctic.copilot.feedback import FeedbackFile
-    from openarctic.copilot.policy import read_policy
     from openarctic.engine import load
-    from openarctic.errors import UserError
     from openarctic.serve.desk import Desk
     from openarctic.serve.server import bind, serve
 
-    databases, policy = databases_of(args.db, args.no_db), read_policy(args.policy) if args.policy else None
-    if policy is not None and not settings.keys:
-        raise UserError("--policy needs API keys: their names are the policy's users", "give --api-key-file")
-    if policy is not None:
-        for key in settings.keys:
-            if key.roles:
-                policy.principal(key.user)  # a role that the policy does not have is told before anything is served
+    databases, policy = databases_of(args.db, args.no_db), _policy(args.policy, settings.keys)
     listening = bind(settings)
     engine = load(
         args.model,
@@ -107,8 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if settings.host not in LOOPBACK:
         print(f"warning: {settings.host} can be reached from other machines; the keys are all that protects it", file=sys.stderr)
     name = settings.served_model_name or engine.name
-    feedback = FeedbackFile(args.feedback) if args.feedback else None
-    desk = Desk(engine, databases, policy, semantic_of(args.semantic, databases), feedback)
+    desk = Desk(engine, databases, policy, semantic_of(args.semantic, databases), _feedback(args.feedback))
     serve(desk, settings, listening, lambda: print(f"serving {name} at http://{where}:{port}/v1", file=sys.stderr, flush=True))
     return 0
 
@@ -125,6 +117,30 @@ def databases_of(pairs: list[str], is_none: bool = False) -> dict[str, Database]
     if is_none:
         return {}
     return {name: open_database(url) for name, url in named(pairs).items()} or {"sample": database_or_sample(None)}
+
+
+def _policy(path: str | None, keys: Sequence[Key]) -> Policy | None:
+    """Raises UserError where it cannot be kept: without keys, or with a role of a key's that it does not have."""
+    if path is None:
+        return None
+    from openarctic.copilot.policy import read_policy
+    from openarctic.errors import UserError
+
+    policy = read_policy(path)
+    if not keys:
+        raise UserError("--policy needs API keys: their names are the policy's users", "give --api-key-file")
+    for key in keys:
+        if key.roles:
+            policy.principal(key.user)
+    return policy
+
+
+def _feedback(path: Path | None) -> FeedbackFile | None:
+    if path is None:
+        return None
+    from openarctic.copilot.feedback import FeedbackFile
+
+    return FeedbackFile(path)
 
 
 def semantic_of(pairs: list[str], databases: Mapping[str, Database]) -> dict[str, SemanticModel]:

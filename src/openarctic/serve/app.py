@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,9 +12,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from openarctic import __version__
-from openarctic.copilot.execute import Result
 from openarctic.errors import OpenArcticError
-from openarctic.serve import chat, completions, cortex, files, responses, sql, tokens
+from openarctic.serve import chat, completions, responses, tokens
 from openarctic.serve.desk import Desk
 from openarctic.serve.errors import HTTPError, as_http, invalid, stopping
 from openarctic.serve.gate import Gate
@@ -33,6 +32,9 @@ from openarctic.serve.protocol import (
 )
 from openarctic.serve.service import Service
 from openarctic.serve.work import ClientGone, while_connected
+
+if TYPE_CHECKING:
+    from openarctic.copilot.execute import Result
 
 _ERROR = {
     "description": "what was wrong",
@@ -116,7 +118,7 @@ async def _watched(request: Request, work: Coroutine[Any, Any, Any], answer: Cal
     except OpenArcticError as error:
         http = as_http(error)
         told = {**http.body()["error"], **error.to_dict()}
-        return JSONResponse({**sql.failed(error), "error": told}, http.status)
+        return JSONResponse({"status": error.status, "error": told}, http.status)
 
 
 def _json(body: Any) -> Response:
@@ -219,6 +221,8 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_database_routes(app: FastAPI, desk: Desk) -> None:
+    # Each route loads what it needs when it is called: see Desk.warm.
+
     @app.get("/v1/databases", tags=["databases"])
     async def databases() -> dict[str, Any]:
         """Names that the other routes take."""
@@ -228,6 +232,8 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
     @app.post("/v1/ask", tags=["databases"], responses=STREAMED)
     async def ask(body: AskRequest, request: Request) -> Response:
         """A question; server-sent events unless `stream` is false."""
+        from openarctic.serve import sql
+
         if body.stream:
             return _events(sql.stages(desk, body, _key(request)))
         return await _watched(request, sql.ask(desk, body, _key(request)), _json)
@@ -235,6 +241,7 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
     @app.post("/v1/query", tags=["databases"], responses=FILES)
     async def query(body: QueryRequest, request: Request) -> Response:
         """A statement."""
+        from openarctic.serve import files, sql
 
         def answer(found: tuple[dict[str, Any], Result]) -> Response:
             if body.format == "json":
@@ -249,16 +256,22 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
     @app.get("/v1/schema", tags=["databases"])
     async def schema(request: Request, database: str | None = None) -> dict[str, Any]:
         """Tables and columns that the key may see."""
+        from openarctic.serve import sql
+
         return await sql.schema(desk, database, _key(request))
 
     @app.post("/v1/feedback", tags=["databases"])
     async def feedback(body: FeedbackRequest, request: Request) -> dict[str, Any]:
         """A verdict on an answer, for review."""
+        from openarctic.serve import sql
+
         return sql.keep_feedback(desk, body, _key(request))
 
     @app.post("/api/v2/cortex/analyst/message", tags=["databases"], responses=STREAMED)
     async def analyst(body: AnalystRequest, request: Request) -> Response:
         """A question in Cortex Analyst's form."""
+        from openarctic.serve import cortex
+
         asked = cortex.asked(desk, body)
         if body.stream:
             return _events(cortex.stream(desk, asked, _key(request)))

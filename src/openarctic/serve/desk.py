@@ -2,6 +2,8 @@
 
 A copilot (schema as its reader may see it, a process that runs statements) belongs to one database and one reader, and answers
 one question at a time. Some are kept; a database that changed is read anew.
+
+What copilots need (parsers, charts: much to import) is loaded with the first one, or by `warm`: a server is ready before.
 """
 
 from __future__ import annotations
@@ -14,13 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from openarctic.copilot.ask import Answer, Copilot, OnLinked
-from openarctic.copilot.databases import Database
-from openarctic.copilot.databases.reading import kind_of
-from openarctic.copilot.feedback import FeedbackFile
-from openarctic.copilot.linking.values import ValueLink
-from openarctic.copilot.models import heard
-from openarctic.copilot.policy import Policy
 from openarctic.copilot.principal import Principal
 from openarctic.engine.request import Stream
 from openarctic.errors import CapacityError, UserError
@@ -29,6 +24,11 @@ from openarctic.serve.errors import HTTPError
 from openarctic.serve.keys import ANYONE, Key
 
 if TYPE_CHECKING:
+    from openarctic.copilot.ask import Answer, Copilot, OnLinked
+    from openarctic.copilot.databases import Database
+    from openarctic.copilot.feedback import FeedbackFile
+    from openarctic.copilot.linking.values import ValueLink
+    from openarctic.copilot.policy import Policy
     from openarctic.copilot.semantic.model import SemanticModel
     from openarctic.engine import Engine
 
@@ -69,6 +69,8 @@ class Voice:
         on_text: OnText | None = None,
     ) -> list[Completion]:
         """As `Generator.generate`. Raises CapacityError once stopped."""
+        from openarctic.copilot.models import heard
+
         with self._lock:
             if self._is_stopped:
                 raise CapacityError("the question was given up")
@@ -107,6 +109,8 @@ class Seat:
 
 
 def _fingerprint(database: Database) -> Any:
+    from openarctic.copilot.databases.reading import kind_of
+
     try:
         return kind_of(database).fingerprint(database)
     except OSError:
@@ -176,6 +180,8 @@ class Desk:
         return None
 
     def _make(self, name: str, user: Principal | str | None) -> Seat:
+        from openarctic.copilot.ask import Copilot
+
         database = self.databases[name]
         fingerprint = _fingerprint(database)
         voice = Voice(self.engine)
@@ -186,6 +192,11 @@ class Desk:
         self._idle.append(seat)
         if len(self._idle) > MAX_IDLE:
             self._idle.pop(0).copilot.worker.close()
+
+    def warm(self) -> None:
+        """Load what questions, statements and their answers need, where there is a database to ask."""
+        if self.databases:
+            from openarctic.serve import cortex, files, sql  # noqa: F401
 
     def close(self) -> None:
         """End all processes."""

@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -93,6 +94,11 @@ def serve(desk: Desk, settings: ServeSettings, listening: socket.socket, on_read
         backlog=BACKLOG,
         loop="asyncio",
     )
-    server = _Server(config, service, on_ready)
+
+    def ready() -> None:
+        on_ready()
+        threading.Thread(target=desk.warm, name="openarctic-warm", daemon=True).start()
+
+    server = _Server(config, service, ready)
     with listening, contextlib.closing(desk):
         asyncio.run(server.serve(sockets=[listening]))
