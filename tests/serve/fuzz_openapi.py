@@ -3,7 +3,8 @@
     python -m tests.serve.fuzz_openapi --cases 10000 --log fuzz.jsonl
 
 A line of the log is one run: seed, cases, what failed. Seeds that stand in the log are not run again, so that a long run can be
-broken off and taken up. Ends with 1 where anything failed. Needs `schemathesis` on the PATH (scripts/conformance_environments.sh).
+broken off and taken up. Ends with 1 where anything failed. `schemathesis` must be on the PATH
+(scripts/conformance_environments.sh).
 """
 
 from __future__ import annotations
@@ -76,10 +77,8 @@ def main() -> int:
                 runs.append(run)
                 with args.log.open("a") as log:
                     log.write(json.dumps(run) + "\n")
-                print(
-                    f"seed {run['seed']}: {run['cases']} cases, {run['seconds']} s, {'failed' if run['failed'] else 'ok'}",
-                    flush=True,
-                )
+                verdict = "failed" if run["failed"] else "ok"
+                print(f"seed {run['seed']}: {run['cases']} cases, {run['seconds']} s, {verdict}", flush=True)
         desk.close()
     print(f"{sum(run['cases'] for run in runs)} cases, {sum(bool(run['failed']) for run in runs)} runs with failures")
     return int(any(run["failed"] for run in runs))

@@ -1,4 +1,4 @@
-"""What schemathesis checks of every answer beside its own checks; it loads this file by SCHEMATHESIS_HOOKS, in its own environment."""
+"""What schemathesis checks of every answer beside its own checks; SCHEMATHESIS_HOOKS has it load this file."""
 
 from __future__ import annotations
 

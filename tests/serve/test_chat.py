@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from openarctic.engine import Engine
 from openarctic.serve.chat import read_calls
+from openarctic.serve.service import TextEvents, event
 from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text
 
 from .world import Server
@@ -204,3 +205,11 @@ def test_what_is_wrong_is_named(server: Server, fields: dict[str, Any], param: s
     assert reply.status == 400, reply.body
     if param is not None:
         assert reply.error["param"] == param, reply.error
+
+
+@given(st.text())
+def test_an_event_around_a_text_is_the_event(text: str) -> None:
+    def data_of(text: str) -> dict[str, Any]:
+        return {"id": 'a"\0b', "choices": [{"index": 0, "delta": {"content": text}, "logprobs": None}], "usage": None}
+
+    assert TextEvents(data_of).event(text) == event(data_of(text))

@@ -174,11 +174,11 @@ class Stream:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                woken = asyncio.Event()
                 with self._changed:
                     event = self._events.popleft() if self._events else None
                     is_done = self.is_done
                     if event is None and not is_done:
+                        woken = asyncio.Event()
                         self._waiters.append(partial(loop.call_soon_threadsafe, woken.set))
                 if event is not None:
                     yield event

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -16,7 +17,7 @@ from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
 from openarctic.serve.protocol import ChatRequest, FunctionDefinition, Message
 from openarctic.serve.sampling import constraint_of, sampling_of
-from openarctic.serve.service import DONE, Service, event, new_id
+from openarctic.serve.service import DONE, Service, TextEvents, event, new_id
 from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text, call_constraint, describe, tools_of, written
 from openarctic.serve.work import FINISH, Work, deadline
 from openarctic.tokenizer import Tokenizer
@@ -178,10 +179,14 @@ async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
     tells_usage = bool(options and options.include_usage)
     more = {"usage": None} if tells_usage else {}
 
-    def chunk(index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None, **extra: Any) -> bytes:
+    def chunk(index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None, **extra: Any) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason, **extra}
-        return event(answer.body("chat.completion.chunk", [choice], **more))
+        return answer.body("chat.completion.chunk", [choice], **more)
 
+    def text_chunk(index: int, text: str) -> dict[str, Any]:
+        return chunk(index, {"content": text})
+
+    plain: dict[int, TextEvents] = {}  # by choice
     readers = [answer.reader() for _ in range(answer.request.n or 1)] if answer.tools else []
     has_begun: set[int] = set()
     untold: dict[int, list[TokenLogprob]] = {}  # of tokens whose text is not known yet
@@ -190,18 +195,22 @@ async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
             index = token.index
             if index not in has_begun:
                 has_begun.add(index)
-                yield chunk(index, {"role": "assistant", "content": ""})
+                plain[index] = TextEvents(partial(text_chunk, index))
+                yield event(chunk(index, {"role": "assistant", "content": ""}))
             if token.logprobs is not None:
                 untold[index] = untold.get(index, []) + list(token.logprobs[: len(token.ids)])
-            for delta in _deltas(token, readers[index] if readers else None):
-                yield chunk(index, delta, _logprobs(answer, untold.pop(index, None)))
+            if token.text and not readers and index not in untold:
+                yield plain[index].event(token.text)
+            else:
+                for delta in _deltas(token, readers[index] if readers else None):
+                    yield event(chunk(index, delta, _logprobs(answer, untold.pop(index, None))))
             if token.finish_reason == "deadline":
                 yield event(deadline().body())
             elif token.finish_reason is not None:
                 has_called = bool(readers and readers[index].count) and token.finish_reason == "stop"
                 reason = "tool_calls" if has_called else FINISH[token.finish_reason]
                 stop = token.stop_reason if token.finish_reason == "stop" else token.finish_reason
-                yield chunk(index, {}, _logprobs(answer, untold.pop(index, None)), reason, stop_reason=stop)
+                yield event(chunk(index, {}, _logprobs(answer, untold.pop(index, None)), reason, stop_reason=stop))
         if tells_usage:
             yield event(answer.body("chat.completion.chunk", [], usage=work.usage()))
     except OpenArcticError as error:

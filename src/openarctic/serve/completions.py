@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -16,7 +17,7 @@ from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
 from openarctic.serve.protocol import MAX_PROMPTS, CompletionRequest
 from openarctic.serve.sampling import constraint_of, sampling_of
-from openarctic.serve.service import DONE, Service, event, new_id
+from openarctic.serve.service import DONE, Service, TextEvents, event, new_id
 from openarctic.serve.work import FINISH, Work, deadline
 from openarctic.tokenizer import Tokenizer
 
@@ -151,10 +152,20 @@ async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
     tells_usage = bool(options and options.include_usage)
     more = {"usage": None} if tells_usage else {}
     offsets: dict[int, int] = {}
+    plain: dict[int, TextEvents] = {}  # by choice
+
+    def text_chunk(index: int, text: str) -> dict[str, Any]:
+        return answer.body([_delta(answer, index, TokenEvent(index, (), text), offsets)], **more)
+
     try:
         async for number, token in work.events():
             index = number * answer.n + token.index
-            yield event(answer.body([_delta(answer, index, token, offsets)], **more))
+            if token.logprobs is None and token.finish_reason is None:
+                if index not in plain:
+                    plain[index] = TextEvents(partial(text_chunk, index))
+                yield plain[index].event(token.text)
+            else:
+                yield event(answer.body([_delta(answer, index, token, offsets)], **more))
             if token.finish_reason == "deadline":
                 yield event(deadline().body())
         if tells_usage:

@@ -26,7 +26,13 @@ class Metrics:
         self._prompt = self._counter("prompt_tokens", "Tokens of prompts")
         self._generated = self._counter("generation_tokens", "Tokens that were written")
         self._cached = self._counter("prefix_cache_hits", "Tokens of prompts that were not computed again")
-        self._ended = self._counter("request_success", "Requests that ended, by reason", "finished_reason")
+        self._ended = Counter(
+            "request_success",
+            "Requests that ended, by reason",
+            ["model_name", "finished_reason"],
+            namespace=PREFIX,
+            registry=self._registry,
+        )
         self._first = self._histogram("time_to_first_token_seconds", "From the request to its first token", _FIRST)
         self._between = self._histogram("inter_token_latency_seconds", "Between two tokens of a text", _BETWEEN)
         self._whole = self._histogram("e2e_request_latency_seconds", "From the request to its end", _WHOLE)
@@ -34,11 +40,12 @@ class Metrics:
             "http_requests", "Answers by route and status", ["route", "status"], namespace=PREFIX, registry=self._registry
         )
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, ["model_name", *labels], namespace=PREFIX, registry=self._registry)
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, ["model_name"], namespace=PREFIX, registry=self._registry).labels(self._model)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(name, text, ["model_name"], namespace=PREFIX, registry=self._registry, buckets=buckets)
+        made = Histogram(name, text, ["model_name"], namespace=PREFIX, registry=self._registry, buckets=buckets)
+        return made.labels(self._model)
 
     def _add_gauges(self, engine: Engine) -> None:
         gauges = {
@@ -52,18 +59,18 @@ class Metrics:
 
     def first_token(self, seconds: float) -> None:
         """A request has its first token."""
-        self._first.labels(self._model).observe(seconds)
+        self._first.observe(seconds)
 
     def between_tokens(self, seconds: float) -> None:
         """A text has one more token."""
-        self._between.labels(self._model).observe(seconds)
+        self._between.observe(seconds)
 
     def ended(self, reasons: list[str], prompt: int, generated: int, cached: int, seconds: float) -> None:
         """A request has ended; `reasons` has one for each of its texts."""
-        self._prompt.labels(self._model).inc(prompt)
-        self._generated.labels(self._model).inc(generated)
-        self._cached.labels(self._model).inc(cached)
-        self._whole.labels(self._model).observe(seconds)
+        self._prompt.inc(prompt)
+        self._generated.inc(generated)
+        self._cached.inc(cached)
+        self._whole.observe(seconds)
         for reason in reasons:
             self._ended.labels(self._model, reason).inc()
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -123,14 +123,31 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex}"
 
 
+_written = json.JSONEncoder(separators=(",", ":"), default=str).encode  # dates and decimals of databases as text
+
+
 def event(data: Any) -> bytes:
     """One server-sent event. In ASCII: some clients take U+2028 and its like for the end of a line."""
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+    return f"data: {_written(data)}\n\n".encode()
 
 
 def named_event(name: str, data: Any) -> bytes:
-    """One with a name; dates and decimals of databases as text."""
-    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'), default=str)}\n\n".encode()
+    """One with a name."""
+    return f"event: {name}\ndata: {_written(data)}\n\n".encode()
+
+
+class TextEvents:
+    """Events that differ in one text alone, as nearly all of a stream do: what stands around it is written once.
+
+    `data_of` gives an event's data for a text, which must be the last text in it.
+    """
+
+    def __init__(self, data_of: Callable[[str], Any]) -> None:
+        self._before, _, self._after = event(data_of("\0")).decode().rpartition(_written("\0"))
+
+    def event(self, text: str) -> bytes:
+        """The same as `event(data_of(text))`."""
+        return f"{self._before}{_written(text)}{self._after}".encode()
 
 
 DONE = b"data: [DONE]\n\n"
