@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from openarctic.bench.load import Crowd, Seen, summary
 from openarctic.bench.protocol import Protocol
 from openarctic.bench.serve_traces import TRACES, serve_trace
-from openarctic.bench.serving import LLAMA_CPP_PYTHON, OURS, ServeBench, command, measure_serving, rows
+from openarctic.bench.serving import BARE, LLAMA_CPP_PYTHON, OURS, ServeBench, command, measure_serving, rows
+from openarctic.bench.soak import Soak, soak
+from openarctic.bench.soak import rows as soak_rows
 from openarctic.errors import MissingError
 from openarctic.formats.bundled import bundled_models
 from tests.serve.world import chat_engine, running
@@ -55,6 +58,40 @@ def test_a_real_server_is_measured() -> None:
     report = measure_serving(bench, lambda text: None)
     [row] = rows(report)
     assert row[:3] == ("sql", "2 streams", OURS) and row[3] > 0 and row[8] == 0
+    json.dumps(report)
+
+
+def test_the_server_beside_its_engine() -> None:
+    bench = ServeBench(
+        model=bundled_models()["arctic-nano"],
+        traces=("chat",),
+        concurrency=(1,),
+        rates=(),
+        requests=1,
+        threads=1,
+        protocol=Protocol(1, 1, 1.0, warmups=0),
+        against=BARE,
+    )
+    report = measure_serving(bench, lambda text: None)
+    [cell] = report["cells"]
+    served, bare = (cell["seen"][name][0] for name in (OURS, BARE))
+    assert (served["failed"], bare["failed"]) == (0, 0) and served["requests"] == bare["requests"] == 1
+    tokens = [round(told["tokens_per_s"] * seconds) for told, seconds in zip((served, bare), _seconds(cell), strict=True)]
+    assert tokens[0] == tokens[1] == sum(request.max_tokens for request in serve_trace("chat", 1, seed=1))
+    assert [row[2] for row in rows(report)] == [OURS, BARE]
+
+
+def _seconds(cell: dict[str, Any]) -> list[float]:
+    return [cell["sides"][name]["seconds"][0][0] for name in (OURS, BARE)]
+
+
+def test_streams_are_held_open() -> None:
+    settings = Soak(model=bundled_models()["arctic-nano"], streams=3, minutes=0.02, threads=1)
+    report = soak(settings, lambda text: None)
+    assert report["requests"] >= 3 and (report["failed"], report["stalled"]) == (0, 0)
+    assert 0 < report["start_mb"] <= report["peak_mb"]
+    [row] = soak_rows(report)
+    assert row[:5] == (3, round(report["seconds"], 1), report["requests"], 0, 0)
     json.dumps(report)
 
 

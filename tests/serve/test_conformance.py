@@ -103,8 +103,9 @@ def test_schemathesis_finds_no_server_error(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(("profile", "probes"), [("chat", 5), ("modern", 7)])
-def test_compatcanary_gives_a_hundred(small: Server, profile: str, probes: int) -> None:
-    command = [tool("compatcanary"), "scan", "--base-url", f"http://127.0.0.1:{small.port}/v1", "--model", "tiny"]
+def test_compatcanary_gives_a_hundred(server: Server, profile: str, probes: int) -> None:
+    """It wants texts that end by themselves: no limit but the context."""
+    command = [tool("compatcanary"), "scan", "--base-url", f"http://127.0.0.1:{server.port}/v1", "--model", "tiny"]
     command += ["--profile", profile, "--format", "json", "--timeout", "60", "--fail-on", "any"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -49,7 +49,7 @@ class Crowd:
         started, tasks = time.perf_counter(), []
         for request in requests:
             if self.rate is not None:
-                tasks.append(asyncio.create_task(self._one(request)))
+                tasks.append(asyncio.create_task(self.one(request)))
                 await asyncio.sleep(rng.expovariate(self.rate))
             else:
                 tasks.append(asyncio.create_task(self._seated(seats, request)))
@@ -58,9 +58,10 @@ class Crowd:
 
     async def _seated(self, seats: asyncio.Semaphore, request: ServeRequest) -> Seen:
         async with seats:
-            return await self._one(request)
+            return await self.one(request)
 
-    async def _one(self, request: ServeRequest) -> Seen:
+    async def one(self, request: ServeRequest) -> Seen:
+        """What one client sees; failures too."""
         seen = Seen()
         try:
             async with asyncio.timeout(TIMEOUT_S):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,19 @@ class Requests:
         streams = [self.engine.submit(prompt, sampling=sampling, max_tokens=tokens) for prompt in prompts]
         written = [len(stream.result()[0].ids) for stream in streams]
         return {"seconds": time.perf_counter() - start, "tokens": sum(written)}
+
+    def streamed(self, requests: Sequence[Sequence[Any]], forbidden: int | None) -> dict[str, Any]:
+        """(prompt, tokens) each, one after the other, without the token `forbidden`: seconds of all, and of each request seconds
+        to the first event, between events and to the end, and its tokens."""
+        sampling = Sampling(logit_bias={} if forbidden is None else {forbidden: -100.0})
+        start = time.perf_counter()
+        seen = []
+        for prompt, tokens in requests:
+            began = time.perf_counter()
+            times = [time.perf_counter() for _ in self.engine.submit(prompt, sampling=sampling, max_tokens=tokens)]
+            between = [after - before for before, after in pairwise(times)]
+            seen.append([times[0] - began, between, times[-1] - began, tokens])
+        return {"seconds": time.perf_counter() - start, "seen": seen}
 
     def in_turn(
         self, prompts: Sequence[str], max_tokens: int, temperature: float, seed: int, grammar: str | None = None

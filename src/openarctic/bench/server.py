@@ -154,6 +154,10 @@ class Jobs:
         """Texts one after the other; `seconds` leaves out the time to each first token."""
         return dict(self.engine.in_turn(prompts, **options))
 
+    def stream(self, requests: list[list[Any]], forbidden: int | None) -> dict[str, Any]:
+        """Texts of fixed lengths one after the other, as a server's only client sees them: [prompt, tokens] each."""
+        return dict(self.engine.streamed(requests, forbidden))
+
     def logits(self, tokens: int, path: str) -> dict[str, Any]:
         """Logits of every position of a prompt of at most one chunk, saved as a .npy file."""
         self.forget()

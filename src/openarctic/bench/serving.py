@@ -1,4 +1,7 @@
-"""Servers side by side on the same traces: each a process of its own, in turns, on an otherwise idle machine."""
+"""Servers side by side on the same traces: each a process of its own, in turns, on an otherwise idle machine.
+
+Our server can also be measured against the engine that it holds, called without HTTP: the difference is what the server costs.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openarctic.bench.load import Crowd, summary
+from openarctic.bench.client import Client, EngineSpec, started
+from openarctic.bench.load import Crowd, Seen, summary
 from openarctic.bench.machine import ForeignClock, describe_machine
 from openarctic.bench.protocol import Protocol, compare
-from openarctic.bench.serve_traces import serve_trace
+from openarctic.bench.serve_traces import ServeRequest, serve_trace
 from openarctic.bench.summary import Timing, summarize
 from openarctic.errors import CapacityError, MissingError
 
 START_S = 300.0
-OURS, LLAMA_CPP_PYTHON, LLAMA_SERVER = "openarctic", "llama_cpp.server", "llama-server"
+OURS, LLAMA_CPP_PYTHON, BARE = "openarctic", "llama_cpp.server", "engine"
 
 OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeBench:
-    """What is measured. `against` is None, llama_cpp.server (of `peer_python`) or the path of llama.cpp's own llama-server."""
+    """What is measured. `against` is None, llama_cpp.server (of `peer_python`), the path of llama.cpp's own llama-server, or
+    engine: ours without a server, for one stream."""
 
     model: Path
     traces: tuple[str, ...]
@@ -50,7 +55,18 @@ def command(name: str, bench: ServeBench, port: int) -> list[str]:
     if name == OURS:
         code = "import sys; from openarctic.cli import main; sys.exit(main(sys.argv[1:]))"
         options = ["--no-db", "--model", str(bench.model), "--port", str(port), "--threads", str(bench.threads)]
-        return [sys.executable, "-c", code, "serve", *options, "--max-num-seqs", str(max(64, most)), "--served-model-name", "m"]
+        options += ["--max-num-seqs", str(_max_num_seqs(bench)), "--max-concurrent", str(max(256, most))]
+        return [
+            sys.executable,
+            "-c",
+            code,
+            "serve",
+            *options,
+            "--max-concurrent-per-key",
+            str(max(256, most)),
+            "--served-model-name",
+            "m",
+        ]
     if name == LLAMA_CPP_PYTHON:
         options = ["--model", str(bench.model), "--port", str(port), "--n_threads", str(bench.threads)]
         options += ["--n_threads_batch", str(bench.threads), "--n_ctx", str(bench.context), "--model_alias", "m"]
@@ -66,6 +82,10 @@ class Running:
     port: int
     process: subprocess.Popen[bytes]
 
+    def run(self, requests: Sequence[ServeRequest], load: Load, seed: int) -> tuple[float, list[Seen]]:
+        """Seconds that all took, and what each client saw."""
+        return Crowd(self.port, "m", load.concurrency, load.rate, load.eos_id).run(requests, seed)
+
     def cpu_seconds(self) -> float:
         """Processor time that it has used; 0 where the system does not tell."""
         try:
@@ -73,6 +93,58 @@ class Running:
         except OSError:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self) -> int:
+        """Memory that it holds; 0 where the system does not tell."""
+        try:
+            pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        except OSError:
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(slots=True)
+class BareEngine:
+    """The engine that our server holds, in a process of its own, and one caller who asks in turn."""
+
+    client: Client
+    _cpu_s: float = 0.0
+
+    def run(self, requests: Sequence[ServeRequest], load: Load, seed: int) -> tuple[float, list[Seen]]:
+        """As `Running.run`."""
+        asked = [[request.prompt, request.max_tokens] for request in requests]
+        reply = self.client.ask("stream", requests=asked, forbidden=load.eos_id)
+        self._cpu_s += reply["cpu_s"]
+        return reply["seconds"], [Seen(first, between, whole, tokens) for first, between, whole, tokens in reply["seen"]]
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all that it was asked for."""
+        return self._cpu_s
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How requests come: so many at a time, or so many a second. The token `eos_id` is forbidden, so that lengths are fixed."""
+
+    concurrency: int
+    rate: float | None = None
+    eos_id: int | None = None
+
+
+@contextlib.contextmanager
+def contender(name: str, bench: ServeBench) -> Iterator[Running | BareEngine]:
+    """What is measured under that name, ready."""
+    if name != BARE:
+        with server(name, bench) as running:
+            yield running
+        return
+    with started(EngineSpec(OURS, bench.threads), bench.model) as client:
+        client.ask("start", max_sequences=_max_num_seqs(bench), cache_bytes=1 << 30)  # as the server has it
+        yield BareEngine(client)
+
+
+def _max_num_seqs(bench: ServeBench) -> int:
+    return max(64, *bench.concurrency, 1)
 
 
 @contextlib.contextmanager
@@ -117,42 +189,41 @@ def measure_serving(bench: ServeBench, on_progress: OnProgress) -> dict[str, Any
     sides = [OURS, *([bench.against] if bench.against else [])]
     cells: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
-        servers = {name: stack.enter_context(server(name, bench)) for name in sides}
+        contenders = {name: stack.enter_context(contender(name, bench)) for name in sides}
         for trace in bench.traces:
             for concurrency, rate in [*((n, None) for n in bench.concurrency), *((1, r) for r in bench.rates)]:
-                crowds = {name: Crowd(one.port, "m", concurrency, rate, eos_id) for name, one in servers.items()}
-                cells.append(_cell(bench, trace, crowds, servers, on_progress))
+                cells.append(_cell(bench, trace, Load(concurrency, rate, eos_id), contenders, on_progress))
     return {"machine": describe_machine(), "model": bench.model.name, "threads": bench.threads, "cells": cells}
 
 
 def _cell(
-    bench: ServeBench, trace: str, crowds: dict[str, Crowd], servers: dict[str, Running], on_progress: OnProgress
+    bench: ServeBench, trace: str, load: Load, contenders: dict[str, Running | BareEngine], on_progress: OnProgress
 ) -> dict[str, Any]:
-    first = next(iter(crowds.values()))
-    load = f"{first.concurrency} at a time" if first.rate is None else f"{first.rate:g} a second"
-    seen: dict[str, list[dict[str, Any]]] = {name: [] for name in crowds}
-    turn = {name: 0 for name in crowds}
+    told_load = f"{load.concurrency} at a time" if load.rate is None else f"{load.rate:g} a second"
+    seen: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    turn = {name: 0 for name in contenders}
 
     def side(name: str) -> Callable[[], Timing]:
         def once() -> Timing:
             turn[name] += 1  # other texts every time, the same ones for every side
             requests = serve_trace(trace, bench.requests, seed=turn[name])
-            clock, before = ForeignClock(), servers[name].cpu_seconds()
+            clock, before = ForeignClock(), contenders[name].cpu_seconds()
             clock.start()
-            seconds, answers = crowds[name].run(requests, seed=turn[name])
+            seconds, answers = contenders[name].run(requests, load, seed=turn[name])
             told = summary(seconds, answers)
             seen[name].append(told)
-            foreign = clock.stop(servers[name].cpu_seconds() - before)
+            foreign = clock.stop(contenders[name].cpu_seconds() - before)
             return Timing(seconds, told["tokens_per_s"] * seconds, foreign)
 
         return once
 
-    run = compare({name: side(name) for name in crowds}, bench.protocol, lambda text: on_progress(f"{trace}, {load}: {text}"))
+    sides = {name: side(name) for name in contenders}
+    run = compare(sides, bench.protocol, lambda text: on_progress(f"{trace}, {told_load}: {text}"))
     return {
         "trace": trace,
-        "concurrency": first.concurrency if first.rate is None else None,
-        "rate": first.rate,
-        **summarize(list(crowds), [run]),
+        "concurrency": load.concurrency if load.rate is None else None,
+        "rate": load.rate,
+        **summarize(list(contenders), [run]),
         "seen": seen,
     }
 
@@ -176,7 +247,7 @@ def rows(report: dict[str, Any]) -> list[tuple[Any, ...]]:
                     _median(told, "itl_ms", "p50"),
                     _median(told, "itl_ms", "p99"),
                     sum(one["failed"] for one in told),
-                    None if ratio is None else round(ratio["median"], 2),
+                    None if ratio is None else round(ratio["median"], 3),
                 )
             )
     return out

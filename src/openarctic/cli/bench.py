@@ -18,6 +18,8 @@ examples:
   openarctic bench decode --model model.gguf
   openarctic bench all --random S --type Q8_0 --against llama.cpp --runs 3 --out results.json
   openarctic bench serve --model model.gguf --concurrency 8 --against llama_cpp.server
+  openarctic bench serve --model model.gguf --concurrency 1 --trace chat --against engine
+  openarctic bench soak --model model.gguf --streams 256 --minutes 10
   openarctic bench compare before.json after.json
 """
 MODEL_EXAMPLE = "a GGUF file or a bundled model's name; may be given several times (default arctic-nano)"
@@ -37,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_format(compare)
     serve = "servers side by side on the same requests"
     _add_serve(commands.add_parser("serve", help=serve, description=serve[0].upper() + serve[1:] + "."))
+    soak = "many streams at our server for minutes: failures, stalls, memory"
+    _add_soak(commands.add_parser("soak", help=soak, description=soak[0].upper() + soak[1:] + "."))
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -47,11 +51,22 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, action="append", metavar="N", help="requests at a time (default 1, 8, 32)")
     parser.add_argument("--rate", type=float, action="append", default=[], metavar="R", help="requests that arrive in a second")
     parser.add_argument("--requests", type=int, default=64, metavar="N", help="of a repetition (default 64)")
-    parser.add_argument("--against", metavar="SERVER", help="llama_cpp.server, or the path of llama.cpp's llama-server")
+    against = "llama_cpp.server, the path of llama.cpp's llama-server, or engine: ours without a server, for 1 stream"
+    parser.add_argument("--against", metavar="SERVER", help=against)
     parser.add_argument("--peer-python", default=sys.executable, metavar="FILE", help="a Python that has llama_cpp.server")
     parser.add_argument("--threads", type=int, metavar="N", help="of each server (default: all processors)")
     parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="pairs that must count (default 5)")
     parser.add_argument("--max-foreign", type=float, default=10, metavar="PERCENT", help="what others may use (default 10)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
+    _add_format(parser)
+
+
+def _add_soak(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="arctic-nano", metavar="M", help="a GGUF file or a bundled model's name")
+    parser.add_argument("--streams", type=int, default=256, metavar="N", help="open at a time (default 256)")
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="for how long (default 10)")
+    parser.add_argument("--stall", type=float, default=120.0, metavar="S", help="silence that is a stall (default 120 seconds)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the server (default: all processors)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
     _add_format(parser)
 
@@ -88,31 +103,30 @@ def _add_workload(parser: argparse.ArgumentParser, name: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure or compare, and print."""
-    if args.workload == "serve":
-        return _serve(args)
+    if args.workload in ("serve", "soak"):
+        return (_serve if args.workload == "serve" else _soak)(args)
     return _compare(args) if args.workload == "compare" else _measure(args)
 
 
 def _serve(args: argparse.Namespace) -> int:
     from openarctic.bench.protocol import Protocol
     from openarctic.bench.serve_traces import TRACES
-    from openarctic.bench.serving import COLUMNS, ServeBench, as_text, measure_serving, rows
+    from openarctic.bench.serving import BARE, COLUMNS, ServeBench, as_text, measure_serving, rows
     from openarctic.cli import progress
     from openarctic.cli.render import render
     from openarctic.config import write_text
-    from openarctic.errors import MissingError, UserError
-    from openarctic.formats.bundled import model_path
+    from openarctic.errors import UserError
     from openarctic.machine import checked_threads
 
-    path = model_path(args.model)
-    if not path.is_file():
-        raise MissingError(f"no model named {str(path)!r}", "give a .gguf file or arctic-nano")
+    path = _model(args.model)
     concurrency = tuple(args.concurrency or ([] if args.rate else (1, 8, 32)))
     for name, values in (("requests", [args.requests]), ("repetitions", [args.repetitions]), ("concurrency", concurrency)):
         if any(value < 1 for value in values):
             raise UserError(f"--{name} is {min(values)}, it must be at least 1")
     if any(not rate > 0 for rate in args.rate):
         raise UserError(f"--rate is {min(args.rate):g}, it must be above 0")
+    if args.against == BARE and (concurrency != (1,) or args.rate):
+        raise UserError("the engine without a server is measured at 1 stream", "give --concurrency 1 and no --rate")
     bench = ServeBench(
         model=path,
         traces=tuple(args.trace or TRACES),
@@ -130,6 +144,44 @@ def _serve(args: argparse.Namespace) -> int:
         write_text(args.out, as_text(report))
     print(as_text(report) if args.format == "json" else render(COLUMNS, rows(report), args.format), end="")
     return 0
+
+
+def _model(name: str) -> Path:
+    """The file of that name. Raises MissingError."""
+    from openarctic.errors import MissingError
+    from openarctic.formats.bundled import model_path
+
+    path = model_path(name)
+    if not path.is_file():
+        raise MissingError(f"no model named {str(path)!r}", "give a .gguf file or arctic-nano")
+    return path
+
+
+def _soak(args: argparse.Namespace) -> int:
+    from openarctic.bench.serving import as_text
+    from openarctic.bench.soak import COLUMNS, Soak, rows, soak
+    from openarctic.cli import progress
+    from openarctic.cli.render import render
+    from openarctic.config import write_text
+    from openarctic.errors import UserError
+    from openarctic.machine import checked_threads
+
+    for name in ("streams", "minutes", "stall"):
+        if not getattr(args, name) > 0:
+            raise UserError(f"--{name} is {getattr(args, name)}, it must be above 0")
+    settings = Soak(
+        model=_model(args.model),
+        streams=args.streams,
+        minutes=args.minutes,
+        threads=checked_threads(args.threads),
+        stall_s=args.stall,
+    )
+    report = soak(settings, progress.renew)
+    progress.end()
+    if args.out:
+        write_text(args.out, as_text(report))
+    print(as_text(report) if args.format == "json" else render(COLUMNS, rows(report), args.format), end="")
+    return 0 if report["passed"] else 1
 
 
 def _measure(args: argparse.Namespace) -> int:
