@@ -139,7 +139,7 @@ class _Cursor:
     def __init__(self, data: Raw, path: Path) -> None:
         self.data, self.path, self.at = data, path, 0
         self.items_left = MAX_ITEMS
-        self._view = memoryview(data)  # slices of it cost a fraction of an array's, and a vocabulary takes 100,000
+        self._view = data.data  # slices of it cost a fraction of an array's, and a vocabulary takes 100,000
 
     def fail(self, what: str) -> CorruptError:
         return CorruptError(f"{self.path}: {what} (at byte {self.at})", "the file is damaged or not GGUF")
