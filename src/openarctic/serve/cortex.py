@@ -1,7 +1,7 @@
 """`POST /api/v2/cortex/analyst/message`: questions in the form of Snowflake's Cortex Analyst, so that its clients can point here.
 
 Like there the answer is a sentence and a statement, which the client runs itself; the key needs the scope `ask`, and
-nothing is executed for the answer beyond what voting needs.
+nothing is executed for the answer beyond what voting needs. Messages before the last are the conversation that it may be about.
 """
 
 from __future__ import annotations
@@ -13,26 +13,41 @@ from dataclasses import dataclass
 from typing import Any
 
 from openarctic.copilot.ask import Answer, AskOptions, OnLinked
-from openarctic.copilot.intent import check_question
+from openarctic.copilot.conversation import Conversation, Turn
+from openarctic.copilot.intent import check_question, check_text
 from openarctic.errors import AbstainedError, OpenArcticError, RefusedError
 from openarctic.serve.desk import Desk, Linked, answered
 from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
-from openarctic.serve.protocol import AnalystRequest
+from openarctic.serve.protocol import AnalystMessage, AnalystRequest
 from openarctic.serve.service import named_event, new_id
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question that may be put to a database of the desk."""
+    """A question that may be put to a database of the desk, and what its messages say was asked before."""
 
     database: str
     question: str
+    turns: tuple[Turn, ...] = ()
 
 
 def asked(desk: Desk, request: AnalystRequest) -> Asked:
     """What a request asks. Raises HTTPError or an error of ours."""
-    return Asked(desk.database(_database(desk, request)), check_question(_question(request)))
+    turns = tuple(_turns(request))
+    # "Remove the emails" is about what is shown; without anything before it, it would be a change.
+    check = check_text if turns else check_question
+    return Asked(desk.database(_database(desk, request)), check(_question(request)), turns)
+
+
+def _turns(request: AnalystRequest) -> Iterator[Turn]:
+    """The questions that were answered with SQL."""
+    question = ""
+    for message in request.messages[:-1]:
+        if message.role == "user":
+            question = _text(message)
+        elif question and (statements := [block.statement for block in message.content if block.statement]):
+            yield Turn(question=question, sql=statements[-1])
 
 
 async def message(desk: Desk, asked: Asked, key: Key) -> dict[str, Any]:
@@ -87,7 +102,7 @@ async def _steps(desk: Desk, asked: Asked, key: Key) -> AsyncGenerator[str | dic
     async with desk.seat(asked.database, key) as seat:
 
         def ask(on_linked: OnLinked) -> Answer:
-            return seat.copilot.ask(asked.question, AskOptions(), on_linked=on_linked)
+            return Conversation(seat.copilot, asked.turns).ask(asked.question, AskOptions(), on_linked=on_linked)
 
         try:
             async with aclosing(answered(seat, ask)) as steps:
@@ -123,11 +138,15 @@ def _question(request: AnalystRequest) -> str:
     last = request.messages[-1]
     if last.role != "user":
         raise HTTPError(400, "the last message must be the user's", param="messages")
-    return " ".join(block.text for block in last.content if block.type == "text" and block.text)
+    return _text(last)
+
+
+def _text(message: AnalystMessage) -> str:
+    return " ".join(block.text for block in message.content if block.type == "text" and block.text)
 
 
 def _content(answer: Answer) -> list[dict[str, Any]]:
     verified = answer.verified if answer.verified and answer.verified.get("used") else None
-    said = f"This is our interpretation of your question: {answer.question}"
+    said = f"This is our interpretation of your question: {answer.read_as or answer.question}"
     sql = {"type": "sql", "statement": answer.sql, "confidence": {"verified_query_used": verified}}
     return [{"type": "text", "text": said}, sql]

@@ -309,11 +309,43 @@ class ResponsesRequest(Bookkeeping):
     max_tool_calls: None = None
 
 
+class EarlierQuestion(Body):
+    """A question before this one, with what answered it: fields of `/v1/ask`'s own object."""
+
+    question: Annotated[str, Field(max_length=10_000)]
+    sql: Annotated[str, Field(max_length=20_000)]
+    read_as: Annotated[str, Field(max_length=1000)] | None = None
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    calibrated: bool = False
+
+
+class Reading(Body):
+    """One of two readings of a question."""
+
+    text: Annotated[str, Field(max_length=2000)]
+    sql: Annotated[str, Field(max_length=20_000)]
+
+
+class AskedBack(Body):
+    """The `clarification` of an answer, as it came."""
+
+    question: Annotated[str, Field(max_length=10_000)]
+    text: Annotated[str, Field(max_length=5000)] = ""
+    choices: Annotated[list[Reading], Field(min_length=2, max_length=2)]
+
+
 class AskRequest(Body):
-    """`POST /v1/ask`: a question to a named database. `chart` asks for a picture too, as a Vega-Lite spec and as SVG."""
+    """`POST /v1/ask`: a question to a named database. `chart` asks for a picture too, as a Vega-Lite spec and as SVG.
+
+    `history` is the conversation before, oldest first: nothing is kept between requests. With `clarify` the answer may be a
+    question back; who answers it sends its `clarification` again, and the choice (1, 2, or words) as the question.
+    """
 
     question: str
     database: str | None = None
+    history: Annotated[list[EarlierQuestion], Field(max_length=20)] = []
+    clarify: bool = False
+    clarification: AskedBack | None = None
     stream: bool = True
     execute: bool = True
     chart: bool = False

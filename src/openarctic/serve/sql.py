@@ -8,13 +8,14 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
-from openarctic.copilot.ask import Answer, AskOptions
+from openarctic.copilot.ask import Answer, AskOptions, OnLinked
 from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.charts.svg import svg
+from openarctic.copilot.conversation import Clarification, Conversation, Turn
 from openarctic.copilot.execute import Result
 from openarctic.copilot.feedback import Feedback
 from openarctic.copilot.guard import Checked
-from openarctic.copilot.intent import check_question
+from openarctic.copilot.intent import check_text
 from openarctic.errors import OpenArcticError
 from openarctic.serve.desk import Desk, Linked, Seat, answered, in_thread
 from openarctic.serve.errors import HTTPError
@@ -31,10 +32,20 @@ def failed(error: OpenArcticError) -> dict[str, Any]:
 async def ask(desk: Desk, request: AskRequest, key: Key) -> dict[str, Any]:
     """The whole answer. Raises HTTPError or an error of ours."""
     name = desk.database(request.database)
-    question = check_question(request.question)
+    check_text(request.question)
     async with desk.seat(name, key) as seat:
-        answer = await in_thread(seat, lambda: seat.copilot.ask(question, _options(request)))
+        answer = await in_thread(seat, lambda: _conversation(seat, request).ask(request.question, _options(request)))
     return _with_picture(answer.to_dict())
+
+
+def _conversation(seat: Seat, request: AskRequest) -> Conversation:
+    """What the request says was asked before; its SQL is checked as any other."""
+    turns = [
+        Turn(question=t.question, sql=t.sql, read_as=t.read_as or "", confidence=t.confidence, calibrated=t.calibrated)
+        for t in request.history
+    ]
+    asked_back = request.clarification
+    return Conversation(seat.copilot, turns, None if asked_back is None else Clarification.from_dict(asked_back.model_dump()))
 
 
 def _with_picture(body: dict[str, Any]) -> dict[str, Any]:
@@ -50,19 +61,24 @@ def _options(request: AskRequest) -> AskOptions:
         execute=request.execute,
         seed=request.seed,
         chart=request.chart,
+        clarify=request.clarify,
     )
 
 
-def _answered(seat: Seat, question: str, options: AskOptions) -> AsyncGenerator[Linked | Answer]:
-    return answered(seat, lambda on_linked: seat.copilot.ask(question, options, on_linked=on_linked))
+def _answered(seat: Seat, request: AskRequest) -> AsyncGenerator[Linked | Answer]:
+    def ask(on_linked: OnLinked) -> Answer:
+        return _conversation(seat, request).ask(request.question, _options(request), on_linked=on_linked)
+
+    return answered(seat, ask)
 
 
 async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[bytes]:
-    """The answer as events: linked, sql, rows, answer, done; or error. Each has the fields of the whole object known by then."""
+    """The answer as events: linked, sql, rows, answer, done; linked, clarification, done; or error. Each has the fields of the
+    whole object known by then."""
     try:
         name = desk.database(request.database)
-        question = check_question(request.question)
-        async with desk.seat(name, key) as seat, aclosing(_answered(seat, question, _options(request))) as steps:
+        question = check_text(request.question)
+        async with desk.seat(name, key) as seat, aclosing(_answered(seat, request)) as steps:
             async for step in steps:
                 if isinstance(step, Linked):
                     values = [{"value": v.value, "places": [".".join(place) for place in v.places]} for v in step.values]
@@ -76,10 +92,15 @@ async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[byt
         yield named_event("error", {"question": request.question, "status": "error", **error.body()})
         return
     known = {"question": question}
+    asked_back = (("clarification", ("clarification", "answer")),)
     for stage, fields in (
-        ("sql", ("sql", "dialect", "confidence", "verified")),
-        ("rows", ("columns", "rows", "truncated", "chart", "chart_svg", "hidden_by_policy")),
-        ("answer", ("answer", "model", "timings_ms")),
+        asked_back
+        if body["clarification"]
+        else (
+            ("sql", ("sql", "dialect", "confidence", "verified", "read_as")),
+            ("rows", ("columns", "rows", "truncated", "chart", "chart_svg", "hidden_by_policy")),
+            ("answer", ("answer", "model", "timings_ms")),
+        )
     ):
         yield named_event(stage, {**known, **{field: body[field] for field in fields if field in body}})
     yield named_event("done", body)
