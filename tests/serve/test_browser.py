@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import time
@@ -167,6 +168,79 @@ def test_keyboard_alone(page: Any) -> None:
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.id"))
     assert {"send", "sql", "run", "tab-table", "copy", "csv", "scroller", "up", "down"} <= set(seen)
+
+
+def test_follow_ups_go_on_until_a_new_question(page: Any) -> None:
+    ask(page, "How many customers are there in Germany?")
+    assert page.inner_text("#question-label") == "Your follow-up, or another question"
+    assert page.evaluate("document.activeElement.id") == "question"
+    page.keyboard.type("and in France?")  # what was asked is selected, and typing takes its place
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#sql').value.includes(\"'France'\")")
+    assert "instead of 'Germany'" in page.inner_text("#read-as")
+    assert page.get_attribute("#read-as", "role") == "status", "a screen reader says how it was read"
+    ask(page, "by segment")
+    assert page.input_value("#sql") == "SELECT segment, COUNT(*) FROM customers WHERE country = 'France' GROUP BY segment"
+    page.screenshot(path=str(PICTURES / "copilot-follow-up.png"))
+    asked = ["How many customers are there in Germany?", "and in France?", "by segment"]
+    assert page.locator("#thread button").all_inner_texts() == asked
+    assert page.get_attribute("#thread li:last-child button", "aria-current") == "step"
+    page.click("#thread li:nth-child(2) button")
+    until(page, "document.querySelectorAll('#thread li').length === 2 && !document.querySelector('#run').disabled")
+    ask(page, "only Club")
+    assert page.input_value("#sql") == "SELECT COUNT(*) FROM customers WHERE country = 'France' AND segment = 'Club'"
+    page.click("#new")
+    assert not page.is_visible("#thread-part") and not page.is_visible("#result")
+    assert page.inner_text("#question-label") == "Your question" and page.evaluate("document.activeElement.id") == "question"
+
+
+def test_follow_ups_are_about_sql_that_was_changed_and_survive_a_reload(page: Any) -> None:
+    ask(page, "How many customers are there in Germany?")
+    run(page, "SELECT name FROM suppliers WHERE country = 'Norway'")
+    page.reload()
+    page.wait_for_selector("#schema details")
+    assert page.locator("#thread button").all_inner_texts() == ["How many customers are there in Germany?"]
+    ask(page, "what about Sweden?")
+    assert page.input_value("#sql") == "SELECT name FROM suppliers WHERE country = 'Sweden'"
+    page.select_option("#database", "big")
+    assert not page.is_visible("#thread-part"), "another database is another conversation"
+
+
+def test_a_conversation_by_keyboard_alone(page: Any) -> None:
+    page.keyboard.type("How many orders are there?")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#stage').textContent.startsWith('Done')")
+    page.keyboard.type("by status")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelectorAll('#thread li').length === 2")
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.id") == "new"
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.textContent") == "by status"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert not page.is_visible("#thread-part")
+
+
+def test_a_question_back_is_answered_with_a_key(page: Any) -> None:
+    """The server's events are given here: which questions the model finds two readings of is another matter."""
+    choices = [
+        {"text": "the highest price", "sql": "SELECT MAX(price) FROM products"},
+        {"text": "the highest stock", "sql": "SELECT MAX(stock) FROM products"},
+    ]
+    told = {"question": "What is the most?", "clarification": {"question": "What is the most?", "text": "?", "choices": choices}}
+    body = f"event: clarification\ndata: {json.dumps(told)}\n\nevent: done\ndata: {json.dumps(told)}\n\n"
+    page.route("**/v1/ask", lambda route: route.fulfill(body=body, content_type="text/event-stream"), times=1)
+    page.fill("#question", "What is the most?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#asked-back:not([hidden])")
+    assert page.inner_text("#stage") == "Which one do you mean?" and page.evaluate("document.activeElement.id") == "choice-1"
+    assert page.inner_text("#choice-2") == "2: the highest stock"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#stage').textContent.startsWith('Done')")
+    assert page.input_value("#sql") == choices[1]["sql"] and "meant: the highest stock" in page.inner_text("#read-as")
+    assert page.locator("#thread button").all_inner_texts() == ["What is the most?"]
 
 
 def test_verdicts_are_kept(page: Any, served: Server) -> None:

@@ -17,7 +17,10 @@ from openarctic.serve.keys import Key, digest_of
 from .test_sql import events
 from .world import Server, running
 
-FIRST = {"question": "How many customers are there in Germany?", "sql": "SELECT COUNT(*) FROM customers WHERE country = 'Germany'"}
+FIRST = {
+    "question": "How many customers are there in Germany?",
+    "sql": "SELECT COUNT(*) FROM customers WHERE country = 'Germany'",
+}
 POLICY = """
 roles:
   sales:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "ask",
+    "chat",
     "query",
     "explain",
     "optimise",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openarctic.cli.chart import add_chart_argument, check_chart, show_chart
 
 if TYPE_CHECKING:
+    from openarctic.copilot.ask import Answer, AskOptions, Copilot
     from openarctic.copilot.semantic.model import SemanticModel
 
 SUMMARY = "ask a database a question in plain words"
@@ -30,10 +31,17 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("question", help="the question; - reads it from standard input")
+    parser.add_argument("--no-exec", action="store_true", help="print the SQL, do not run it")
+    parser.add_argument("--clarify", action="store_true", help="ask back where two readings are near and differ in their results")
+    add_answer_arguments(parser)
+    add_chart_argument(parser)
+
+
+def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command has that answers questions."""
     parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--model", metavar="NAME_PATH_OR_URL", help="bundled, a GGUF file, or a server (default: arctic-nano)")
     parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try and vote on (default 4)")
-    parser.add_argument("--no-exec", action="store_true", help="print the SQL, do not run it")
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most (default 1000)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds a query may run (default 10)")
     parser.add_argument("--semantic", metavar="FILE", help="semantic model: Cortex Analyst or Ossie YAML (docs/semantic.md)")
@@ -43,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled candidates (default 0)")
     parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")
     add_confidence_arguments(parser)
-    add_chart_argument(parser)
     add_policy_arguments(parser)
 
 
@@ -63,58 +70,27 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer, print, return the exit code."""
-    from openarctic.cli import progress
     from openarctic.cli.render import render
-    from openarctic.config import cache_folder
-    from openarctic.copilot.ask import AskOptions, ask
+    from openarctic.copilot.conversation import Conversation
     from openarctic.copilot.intent import check_question
-    from openarctic.copilot.models import load_generator
-    from openarctic.copilot.sample import database_or_sample
-    from openarctic.errors import AbstainedError, UserError
+    from openarctic.errors import AbstainedError
 
-    check_limits(args)
     check_chart(args)
-    if not 1 <= args.candidates <= 64:
-        raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
-    if args.max_error is not None and not 0 <= args.max_error <= 1:
-        raise UserError(f"--max-error is {args.max_error}, it must be 0 to 1")
-    question = read_question(args.question)
-    options = AskOptions(
-        candidates=args.candidates,
-        limit=args.limit,
-        timeout_s=args.timeout,
-        execute=not args.no_exec,
-        seed=args.seed,
-        keep_prefix=args.prefix_cache,
-        chart=args.chart is not None,
-        max_error=args.max_error,
-    )
-    question, database = check_question(question), database_or_sample(args.db)
-    model = load_generator(
-        args.model,
-        threads=args.threads,
-        prefix_folder=cache_folder() / "prefixes" if args.prefix_cache else None,
-        on_progress=progress.loading(args.model or "the model"),
-    )
-    semantic = read_semantic(args.semantic)
-    answer = ask(
-        question,
-        db=database,
-        model=model,
-        options=options,
-        policy=args.policy,
-        user=args.user,
-        semantic=semantic,
-        calibration=args.calibration,
-        values=not args.no_values,
-    )
-    code = AbstainedError.exit_code if answer.abstained else 0
+    options = options_of(args, execute=not args.no_exec, chart=args.chart is not None, clarify=args.clarify)
+    question = check_question(read_question(args.question))
+    with open_copilot(args) as copilot:
+        conversation = Conversation(copilot)
+        answer = conversation.ask(question, options)
+        if answer.clarification is not None and sys.stdin.isatty() and args.question != "-":
+            answer = conversation.ask(input(f"{answer.answer} "), options)
+    code = AbstainedError.exit_code if answer.abstained or answer.clarification else 0
     if args.format == "json":
         print(json.dumps(answer.to_dict(), ensure_ascii=False, default=str))
         show_chart(args, answer.chart)
         return code
-    if answer.abstained:
-        print(answer.sql)
+    if code:
+        if answer.sql is not None:
+            print(answer.sql)
         print(answer.answer, file=sys.stderr)
         return code
     if args.no_exec:
@@ -126,11 +102,63 @@ def run(args: argparse.Namespace) -> int:
     show_chart(args, answer.chart)
     if answer.truncated:
         print(f"only the first {args.limit} rows are shown; --limit changes that", file=sys.stderr)
-    sure = "confidence" if answer.calibrated else "not calibrated: confidence"
-    print(f"{answer.answer} ({sure} {answer.confidence:.2f})", file=sys.stderr)
+    print(f"{answer.answer} ({confidence_note(answer)})", file=sys.stderr)
     if answer.verified is not None:
         print(verified_note(answer.verified), file=sys.stderr)
     return 0
+
+
+def options_of(args: argparse.Namespace, **others: bool) -> AskOptions:
+    """The options of `add_answer_arguments`, and others. Raises UserError for one that makes no sense."""
+    from openarctic.copilot.ask import AskOptions
+    from openarctic.errors import UserError
+
+    check_limits(args)
+    if not 1 <= args.candidates <= 64:
+        raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
+    if args.max_error is not None and not 0 <= args.max_error <= 1:
+        raise UserError(f"--max-error is {args.max_error}, it must be 0 to 1")
+    return AskOptions(
+        candidates=args.candidates,
+        limit=args.limit,
+        timeout_s=args.timeout,
+        seed=args.seed,
+        keep_prefix=args.prefix_cache,
+        max_error=args.max_error,
+        **others,
+    )
+
+
+def open_copilot(args: argparse.Namespace) -> Copilot:
+    """Database, model, policy and semantic model of `add_answer_arguments`. Raises what each of them raises."""
+    from openarctic.cli import progress
+    from openarctic.config import cache_folder
+    from openarctic.copilot.ask import Copilot
+    from openarctic.copilot.models import load_generator
+    from openarctic.copilot.sample import database_or_sample
+
+    database = database_or_sample(args.db)
+    model = load_generator(
+        args.model,
+        threads=args.threads,
+        prefix_folder=cache_folder() / "prefixes" if args.prefix_cache else None,
+        on_progress=progress.loading(args.model or "the model"),
+    )
+    semantic = read_semantic(args.semantic)
+    return Copilot(
+        database,
+        model,
+        policy=args.policy,
+        user=args.user,
+        semantic=semantic,
+        calibration=args.calibration,
+        values=not args.no_values,
+    )
+
+
+def confidence_note(answer: Answer) -> str:
+    """How sure an answer is, in a few words."""
+    return f"{'confidence' if answer.calibrated else 'not calibrated: confidence'} {answer.confidence:.2f}"
 
 
 def read_semantic(path: str | None) -> SemanticModel | None:

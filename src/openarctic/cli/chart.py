@@ -48,7 +48,7 @@ def show_chart(args: argparse.Namespace, spec: dict[str, Any] | None, reason: st
         stream = sys.stdout if args.format == "table" else sys.stderr
         print(f"\n{drawn(spec, stream)}", end="", file=stream)
     else:
-        _write(spec, Path(args.chart))
+        write_chart(spec, Path(args.chart))
         print(f"wrote {args.chart}", file=sys.stderr)
 
 
@@ -61,7 +61,8 @@ def drawn(spec: dict[str, Any], stream: TextIO) -> str:
     return terminal(spec, shutil.get_terminal_size().columns, is_unicode, colour)
 
 
-def _write(spec: dict[str, Any], path: Path) -> None:
+def write_chart(spec: dict[str, Any], path: Path) -> None:
+    """Into a .svg, .png or (else) JSON file."""
     import json
 
     from openarctic.config import write_bytes, write_text

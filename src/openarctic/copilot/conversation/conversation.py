@@ -84,6 +84,13 @@ class Conversation:
         self._remember(answer)
         return answer
 
+    def tell(self, sql: str, options: AskOptions) -> Answer:
+        """The rows of SQL that somebody wrote; follow-ups may be about it. Raises as `Copilot.answer_with`."""
+        answer = self.copilot.answer_with(sql, sql, options)
+        self.clarification = None
+        self._remember(answer)
+        return answer
+
     def _or_asked_back(self, answer: Answer, tally: Tally) -> Answer:
         """The answer, or a question back where another reading is near and gives something else."""
         groups = tally.election.groups[:2] if tally.election is not None else []
@@ -157,8 +164,8 @@ class Conversation:
             return None
         except UserError:
             return None
-        answer.read_as = turn.extended(found.notes)
-        return answer
+        no_chart = ("but no chart fits these rows",) if found.wants_chart and answer.chart is None else ()
+        return _read_as(answer, turn.extended((*found.notes, *no_chart)))
 
     def _in_dialogue(
         self,

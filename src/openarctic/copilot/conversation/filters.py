@@ -68,8 +68,12 @@ def _literal(value: str | float | int) -> exp.Expr:
 
 
 def _called(query: Query, place: Place) -> str:
-    column = query.described(place)
-    return place.column if column is None else column.name
+    """The column's name, with the table's where it is another than the one that is asked for."""
+    column, table = query.described(place), query.schema.table(place.table)
+    if column is None or table is None:
+        return place.column
+    is_other = query.subject is not None and query.subject.name != table.name
+    return f"{table.name} {column.name}" if is_other else column.name
 
 
 # numbers

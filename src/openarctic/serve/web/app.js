@@ -1,6 +1,7 @@
 // The web copilot: a question, its stages, SQL that can be changed, rows and a chart. Text of others only ever becomes text.
 import { ask, download, get, key, query, say, Trouble } from "./server.js";
 import { Table } from "./table.js";
+import { Thread } from "./thread.js";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY = "openarctic.history";
@@ -8,6 +9,7 @@ const THEME = "openarctic.theme";
 const LIMIT = 10000;
 
 const table = new Table($("scroller"), $("head"), $("rows"));
+const thread = new Thread($("thread"), (turn) => showAgain(turn));
 const state = { question: "", sql: "", asked: "", schema: [], work: null, keepsFeedback: false };
 
 // What happens
@@ -35,29 +37,83 @@ function askQuestion() {
   if (!question) return $("question").focus();
   return begin(async (signal) => {
     $("result").hidden = true;
+    $("asked-back").hidden = true;
     stage("Looking at the schema", true);
-    const wanted = { question, database: $("database").value, chart: true, limit: LIMIT };
+    const wanted = { question, database: $("database").value, chart: true, limit: LIMIT, ...thread.context };
     for await (const [name, told] of ask(wanted, signal)) {
       if (name === "linked") stage(`Writing SQL over ${told.tables.join(", ")}`, true);
       if (name === "sql") stage("Running it", true);
-      if (name === "done") {
-        Object.assign(state, { question, asked: told.sql });
-        show(told);
-        remember(question, told.sql);
-      }
+      if (name === "done") answered(told);
       if (name === "error") throw new Trouble(told.error.message, told.error.hint ?? "");
     }
   });
 }
 
-function runSql() {
+function answered(told) {
+  thread.askedBack = told.clarification;
+  if (told.clarification) return askBack(told.clarification);
+  Object.assign(state, { question: told.question, asked: told.sql });
+  thread.add(told);
+  show(told);
+  remember(told.question, told.sql);
+  drawThread();
+  if (document.activeElement === $("question")) $("question").select();
+}
+
+function askBack(askedBack) {
+  stage("Which one do you mean?");
+  $("asked-back").hidden = false;
+  askedBack.choices.forEach((choice, i) => {
+    const button = $(`choice-${i + 1}`);
+    button.textContent = `${i + 1}: ${choice.text}`;
+    button.onclick = () => choose(i + 1);
+  });
+  $("choice-1").focus();
+}
+
+function choose(number) {
+  $("question").value = String(number);
+  $("question").focus();
+  return askQuestion();
+}
+
+// The thread is what follow-ups are about; a new question has none.
+function drawThread() {
+  const has = thread.turns.length > 0;
+  $("thread-part").hidden = !has;
+  $("question-label").textContent = has ? "Your follow-up, or another question" : "Your question";
+}
+
+function newQuestion() {
+  thread.reset($("database").value);
+  drawThread();
+  $("asked-back").hidden = true;
+  $("result").hidden = true;
+  $("question").value = "";
+  stage("A new conversation.");
+  $("question").focus();
+}
+
+function showAgain(turn) {
+  Object.assign(state, { question: turn.question, asked: turn.sql });
+  $("question").value = turn.question;
+  $("sql").value = turn.sql;
+  drawThread();
+  return runSql(false);
+}
+
+function runSql(amends = true) {
   const sql = $("sql").value.trim();
   if (!sql) return $("sql").focus();
   return begin(async (signal) => {
     stage("Running it", true);
     const told = await query({ sql, database: $("database").value, chart: true, limit: LIMIT }, signal);
-    show({ ...told, answer: "", confidence: null });
-    remember("", told.sql);
+    show({ ...told, answer: "", confidence: null, read_as: null });
+    if (amends) {
+      thread.amend(told.sql);
+      drawThread();
+      remember("", told.sql);
+    }
   });
 }
 
@@ -90,6 +146,7 @@ function show(told) {
   state.sql = told.sql;
   $("result").hidden = false;
   $("answer").textContent = told.answer;
+  $("read-as").textContent = told.read_as ? `Read as: ${told.read_as}.` : "";
   $("trust").textContent = trust(told);
   $("sql").value = told.sql;
   $("edited").textContent = "";
@@ -223,11 +280,10 @@ async function again(entry) {
     $("database").value = entry.database;
     await loadSchema().catch(trouble);
   }
-  Object.assign(state, { question: entry.question, asked: entry.sql });
-  $("question").value = entry.question;
-  $("sql").value = entry.sql;
   $("side").classList.remove("open");
-  runSql();
+  thread.reset($("database").value);
+  thread.add({ question: entry.question || entry.sql, sql: entry.sql });
+  showAgain(entry);
 }
 
 // Beginning
@@ -238,6 +294,8 @@ async function open() {
   $("database").replaceChildren(...data.map((d) => new Option(d.id, d.id)));
   if (!data.length) throw new Trouble("This server has no database.", "Start it with openarctic serve --db NAME=FILE");
   await loadSchema();
+  thread.restore($("database").value);
+  drawThread();
   $("login").hidden = true;
 }
 
@@ -271,7 +329,8 @@ $("sql").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) (event.preventDefault(), runSql());
 });
 $("sql").addEventListener("input", () => ($("edited").textContent = $("sql").value.trim() === state.sql ? "" : "Changed: Run checks and runs it."));
-$("run").addEventListener("click", runSql);
+$("run").addEventListener("click", () => runSql());
+$("new").addEventListener("click", newQuestion);
 $("stop").addEventListener("click", () => state.work?.abort());
 $("up").addEventListener("click", () => judge("up"));
 $("down").addEventListener("click", () => judge("down"));
@@ -290,7 +349,10 @@ for (const name of ["table", "chart"]) {
     }
   });
 }
-$("database").addEventListener("change", () => loadSchema().catch(trouble));
+$("database").addEventListener("change", () => {
+  newQuestion();
+  loadSchema().catch(trouble);
+});
 $("search").addEventListener("input", drawSchema);
 $("forget").addEventListener("click", () => (localStorage.removeItem(HISTORY), drawHistory()));
 $("browse").addEventListener("click", () => $("browse").setAttribute("aria-expanded", String($("side").classList.toggle("open"))));
