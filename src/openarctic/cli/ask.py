@@ -108,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def options_of(args: argparse.Namespace, **others: bool) -> AskOptions:
-    """The options of `add_answer_arguments`, and others. Raises UserError for one that makes no sense."""
+def options_of(args: argparse.Namespace, execute: bool = True, chart: bool = False, clarify: bool = False) -> AskOptions:
+    """The options of `add_answer_arguments`, and the others. Raises UserError for one that makes no sense."""
     from openarctic.copilot.ask import AskOptions
     from openarctic.errors import UserError
 
@@ -125,7 +125,9 @@ def options_of(args: argparse.Namespace, **others: bool) -> AskOptions:
         seed=args.seed,
         keep_prefix=args.prefix_cache,
         max_error=args.max_error,
-        **others,
+        execute=execute,
+        chart=chart,
+        clarify=clarify,
     )
 
 
