@@ -25,6 +25,7 @@ COMMANDS = (
     "report",
     "schema",
     "init",
+    "write",
     "semantic",
     "feedback",
     "generate",
