@@ -127,8 +127,8 @@ def give(args: argparse.Namespace, written: Written) -> int:
     if args.out is not None:
         from openarctic.copilot.writing.output import save
 
-        for path in save(written.files, args.out, args.force):
-            print(path, file=sys.stdout if args.format == "table" else sys.stderr)
+        for place in save(written.files, args.out, args.force):
+            print(place, file=sys.stdout if args.format == "table" else sys.stderr)
     if args.format == "json":
         print(json.dumps(written.to_dict(), ensure_ascii=False))
     elif args.out is None:

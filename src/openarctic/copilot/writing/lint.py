@@ -65,9 +65,9 @@ def _own(source: str, file: str) -> Iterator[Problem]:
     known = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()} | BUILTINS
     known |= {s.get_name() for table in _tables(top) for s in table.get_symbols() if s.is_declared_global() and s.is_assigned()}
     lines: dict[str, int] = {}
-    for name in ast.walk(tree):
-        if isinstance(name, ast.Name):
-            lines.setdefault(name.id, name.lineno)
+    for place in ast.walk(tree):
+        if isinstance(place, ast.Name):
+            lines.setdefault(place.id, place.lineno)
     undefined = {name for table in _tables(top) for name in _globals(table)} - known
     for missing in undefined:
         yield Problem(file, lines.get(missing), f"the name {missing} is not defined")

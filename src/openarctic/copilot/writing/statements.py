@@ -327,7 +327,9 @@ def output_columns(sql: str, schema: Schema) -> tuple[str, ...]:
     for identifier in tree.find_all(exp.Identifier):  # the guard has made case mean nothing
         identifier.set("this", plain_name(identifier.name))
         identifier.set("quoted", False)
-    columns = {plain_name(t.name): {plain_name(column.name): "text" for column in t.columns} for t in schema.tables}
+    columns: dict[str, object] = {
+        plain_name(t.name): {plain_name(column.name): "text" for column in t.columns} for t in schema.tables
+    }
     try:
         qualified = qualify(tree, schema=columns, dialect=schema.dialect, validate_qualify_columns=False, identify=False)
     except SqlglotError as error:
