@@ -108,9 +108,10 @@ def described(args: argparse.Namespace) -> str:
 def fitting(schema: Schema, description: str, model: Generator) -> Schema:
     """The part of a wide schema that fits a prompt."""
     from openarctic.copilot.forms import LONG_PROMPT, ddl
-    from openarctic.copilot.narrow import narrow
+    from openarctic.copilot.linking.linker import Linker
 
-    return narrow(schema, description, (), lambda part: model.count_tokens(ddl(part)) <= LONG_PROMPT)
+    linker = Linker(schema, lambda part: model.count_tokens(ddl(part)), LONG_PROMPT)
+    return linker.link(description, values=False).shown
 
 
 def write(args: argparse.Namespace, task: Task, access: Access, model: Generator) -> int:

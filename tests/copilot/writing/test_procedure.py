@@ -183,7 +183,7 @@ def test_rows_have_the_fields_of_their_queries() -> None:
 
 def test_deep_nesting_ends_in_a_problem() -> None:
     assert problems(body("BEGIN " * 200 + "NULL; " + "END; " * 200))
-    assert problems(body("IF v_n > 1 THEN " * 3000 + "NULL; " + "END IF; " * 3000))
+    assert problems(body("IF v_n > 1 THEN " * 1500 + "NULL; " + "END IF; " * 1500))
 
 
 def test_only_two_engines_have_procedures() -> None:
