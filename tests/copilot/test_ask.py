@@ -71,6 +71,24 @@ def test_a_linked_text_is_looked_for_where_it_stands() -> None:
     assert answer.rows and all("Tent" in name for (name,) in answer.rows)
 
 
+def test_a_misspelt_text_is_spelt_as_it_is_stored() -> None:
+    model = ScriptedGenerator([[" SELECT COUNT(*) FROM customers WHERE city = 'Berln'"]])
+    answer = ask("How many customers are in Berln?", model=model)
+    assert "[Berlin = stores.city / customers.city]" in model.prompts[0]
+    assert "'Berlin'" in (answer.sql or "") and answer.rows != [(0,)]
+
+
+def test_without_values_none_is_read_kept_or_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = sample_database()
+    monkeypatch.setenv("OPENARCTIC_CACHE", str(tmp_path))
+    model = ScriptedGenerator([[" SELECT COUNT(*) FROM customers"]] * 2)
+    ask("How many customers are in Berlin?", db=database, model=model, values=False)
+    assert "Berlin =" not in model.prompts[0] and "North/" not in model.prompts[0] and "/North" not in model.prompts[0]
+    assert not any(b"Berlin" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    ask("How many customers are in Berlin?", db=database, model=model)
+    assert "Berlin =" in model.prompts[1] and any(b"Berlin" in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+
+
 def test_a_change_is_refused_before_any_model_runs() -> None:
     before = sample_database().path.read_bytes()
     with pytest.raises(RefusedError):

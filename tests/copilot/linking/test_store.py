@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_old_files_give_way_when_all_are_too_large(folder: Path, monkeypatch: py
     for name in ("one", "two"):
         ValueIndex(PEOPLE, folder=folder, name=name).links("Alice Cooper")
     assert len(list(folder.glob("*.sqlite"))) == 1
+
+
+def test_files_that_nobody_uses_go_away(folder: Path) -> None:
+    found(PEOPLE, folder)
+    (old,) = folder.glob("*.sqlite")
+    os.utime(old, (0, 0))
+    ValueIndex(PEOPLE, folder=folder, name="another").links("Alice Cooper")
+    assert len(list(folder.glob("*.sqlite"))) == 1 and not old.exists()
 
 
 def test_without_values_there_is_no_index(folder: Path) -> None:

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from openarctic.copilot.linking.graph import JoinGraph
-from openarctic.copilot.linking.names import Named, is_label
+from openarctic.copilot.linking.names import Named, NameIndex, is_label
 from openarctic.copilot.linking.values import MAX_PLACES, ValueLink
 from openarctic.copilot.schema import Schema, Table
 
+WHOLE = 1.0  # what it is worth that all words of a table's name are said
 VALUE = 0.8  # what a named value is worth to the tables that hold it
-DECAY, STEPS, AROUND = 0.8, 2, 1.0
+DECAY, STEPS, AROUND = 0.8, 2, 2.0
 SEEDS = 8  # of the best tables, ways between are looked for
 WHOLE_TABLES, WHOLE_COLUMNS, PART_COLUMNS = 6, 40, 12
 
@@ -28,9 +29,9 @@ FIRST_GUESS, MAX_MEASURED = 16, 7
 Size = Callable[[Schema], int]
 
 
-def ranked_tables(schema: Schema, graph: JoinGraph, named: Sequence[Named], links: Sequence[ValueLink]) -> list[int]:
+def ranked_tables(names: NameIndex, graph: JoinGraph, named: Sequence[Named], links: Sequence[ValueLink]) -> list[int]:
     """All tables by number, those first that the question speaks of, with what joins the best of them."""
-    scores = table_scores(schema, graph, named, links)
+    scores = table_scores(names, graph, named, links)
     order = np.argsort(-scores, kind="stable").tolist()
     chosen: dict[int, None] = {}
     for position, table in enumerate(order):
@@ -40,11 +41,14 @@ def ranked_tables(schema: Schema, graph: JoinGraph, named: Sequence[Named], link
     return list(chosen)
 
 
-def table_scores(schema: Schema, graph: JoinGraph, named: Sequence[Named], links: Sequence[ValueLink]) -> npt.NDArray[np.float32]:
+def table_scores(
+    names: NameIndex, graph: JoinGraph, named: Sequence[Named], links: Sequence[ValueLink]
+) -> npt.NDArray[np.float32]:
     """What each table is worth to the question [tables]."""
-    count = len(schema.tables)
-    numbers = {table.name.lower(): number for number, table in enumerate(schema.tables)}
-    own = np.zeros((count, len(named) + len(links)), dtype=np.float32)
+    tables = names.schema.tables
+    count, numbers = len(tables), {table.name.lower(): number for number, table in enumerate(tables)}
+    own = np.zeros((count, len(named) + len(links) + 1), dtype=np.float32)
+    own[names.whole(named), -1] = WHOLE
     for word, item in enumerate(named):
         for mention in item.mentions:
             own[mention.table, word] = max(own[mention.table, word], mention.weight)
@@ -55,14 +59,14 @@ def table_scores(schema: Schema, graph: JoinGraph, named: Sequence[Named], links
 
 
 def chosen_part(
-    schema: Schema, graph: JoinGraph, named: Sequence[Named], links: Sequence[ValueLink], size: Size, limit: int
+    names: NameIndex, graph: JoinGraph, named: Sequence[Named], links: Sequence[ValueLink], size: Size, limit: int
 ) -> Schema:
     """The best tables that fit together, in the schema's order (at least one)."""
-    ranked = ranked_tables(schema, graph, named, links)
+    ranked = ranked_tables(names, graph, named, links)
     columns = _wanted_columns(named, links)
 
     def part(count: int) -> Schema:
-        return shown_part(schema, ranked[:count], columns)
+        return shown_part(names.schema, ranked[:count], columns)
 
     return part(_most(lambda count: size(part(count)), len(ranked), limit))
 

@@ -76,7 +76,7 @@ class Linker:
         named = self.names.find(f"{question}\n{context}")
         shown = self.schema
         if not self.fits_whole:
-            shown = chosen_part(self.schema, self.graph, named, found, self._size, self._limit)
+            shown = chosen_part(self.names, self.graph, named, found, self._size, self._limit)
             found = links_within(found, shown)
         said = " ".join([*(link.said for link in found), *(question[start:end] for start, end, _ in spelled_numbers(question))])
         explained = frozenset([*(item.stem for item in named), *content_stems(said)])

@@ -1,7 +1,8 @@
 """Tables and columns by the words of their names, comments and synonyms.
 
 A word of a question finds a name by its stem ("cities", "City"), by a part of a name written in one (`countrycode`), in full
-where the name is short (`dept`, `qty`, `emp`), in two where the name is one word ("birth date", `birthdate`), and with a typo.
+where the name is short (`dept`, `qty`, `emp`), in two where the name is one word ("birth date", `birthdate`), by another word for
+it ("nation", `country`), and with a typo.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from openarctic.copilot.linking.words import FUNCTION_WORDS, content_stems, edits, folded, phrase_of, stem, typo_limit, words_of
+from openarctic.copilot.linking.words import (
+    FUNCTION_WORDS,
+    content_stems,
+    edits,
+    folded,
+    phrase_of,
+    stem,
+    synonyms_of_word,
+    typo_limit,
+    words_of,
+)
 from openarctic.copilot.schema import Schema, Table
 
-TABLE, COLUMN, KEY, COMMENT = 1.0, 0.5, 0.4, 0.2  # what a word in each is worth
+TABLE, COLUMN, COMMENT = 1.0, 0.4, 0.2  # what a word in each is worth
 ALIKE = 0.6  # what a word is worth that is there in another form
 MIN_PART = 3  # letters of a part of a compound, or of a word cut short
 LONG = 6  # letters of a word that another one may begin with
@@ -61,9 +72,8 @@ class NameIndex:
     def _add_table(self, number: int, table: Table) -> None:
         self._add(_stems(table.name), number, -1, TABLE)
         self._add(_comment_stems(table.comment), number, -1, COMMENT)
-        keys = {key.column.lower() for key in table.foreign_keys}
         for place, column in enumerate(table.columns):
-            self._add(_stems(column.name), number, place, KEY if column.name.lower() in keys else COLUMN)
+            self._add(_stems(column.name), number, place, COLUMN)
             self._add(_comment_stems(column.comment), number, place, COMMENT)
 
     def _add_synonym(self, term: str, number: int, column: str) -> None:
@@ -95,6 +105,15 @@ class NameIndex:
             found[word[:1]].append(word)
         return found
 
+    @cached_property
+    def _table_words(self) -> list[frozenset[str]]:
+        return [frozenset(_stems(table.name)) for table in self.schema.tables]
+
+    def whole(self, named: Sequence[Named]) -> list[int]:
+        """The tables of whose names a question has every word."""
+        said = {item.stem for item in named}
+        return [number for number, words in enumerate(self._table_words) if words and words <= said]
+
     def find(self, question: str) -> list[Named]:
         """The words of the question that names have, in its order, each once."""
         stems = list(dict.fromkeys(content_stems(question)))
@@ -108,8 +127,9 @@ class NameIndex:
     def _mentioned(self, word: str) -> tuple[Mention, ...]:
         """Under the word itself; and, for less, under words that begin with it, or under those that it may stand for."""
         known = self._known.get(word, ())
-        others = self._longer(word) if known else self._alike(word)
-        return (*known, *self._under(others))
+        others = (*self._longer(word), *self._shorter(word, LONG - 1)) if known else self._alike(word)
+        said_for_it = (other for other in synonyms_of_word(word) if other in self._known)
+        return (*known, *self._under(dict.fromkeys((*others, *said_for_it))))
 
     def _under(self, words: Iterable[str]) -> Iterator[Mention]:
         return (Mention(m.table, m.column, m.weight * ALIKE) for word in words for m in self._known[word])
@@ -121,12 +141,17 @@ class NameIndex:
         likely = self._by_letter[word[0]]
         return [o for o in likely if o != word and (o.startswith(word) or (len(o) >= LONG and edits(word, o, 1) <= 1))]
 
+    def _shorter(self, word: str, least: int) -> list[str]:
+        """Words of names that it begins with, where it goes on for three letters or more: "employee" and `emp`."""
+        return [word[:length] for length in range(least, len(word) - 2) if word[:length] in self._known]
+
     def _alike(self, word: str) -> Iterator[str]:
         """Words of names that an unknown word may stand for."""
         yield from self._longer(word)
         full = [stem(part) for part in phrase_of(word).split()]
-        cut = [word[:length] for length in (3, 4, 5) if length < len(word) - 2]
-        likely = [other for other in (*full, *_parts(word, self._known), *cut) if other in self._known and other != word]
+        likely = [
+            o for o in (*full, *_parts(word, self._known), *self._shorter(word, MIN_PART)) if o in self._known and o != word
+        ]
         if likely:
             yield from dict.fromkeys(likely)
         elif limit := min(typo_limit(word), 1):

@@ -17,6 +17,7 @@ import hashlib
 import os
 import sqlite3
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ MAX_VALUES = 400_000  # of all columns together
 MIN_TYPO_WORD = 4
 KEPT_FROM = 5_000  # values; an index of fewer is made faster than it is found
 KEPT_BYTES = 1 << 30  # of all files together
+KEPT_S = 30 * 24 * 3600.0  # since a file was last used
 
 _TABLES = """
 CREATE TABLE place (id INTEGER PRIMARY KEY, tbl TEXT, col TEXT);
@@ -144,10 +146,10 @@ def _opened(path: Path, digest: str) -> sqlite3.Connection | None:
 
 
 def _make_room(folder: Path, kept: Path) -> None:
-    """Take away the files that were not used for the longest time, while all together are too large."""
+    """Take away files that were not used for long, and while all together are too large, those not used for the longest time."""
     files = sorted(((p.stat().st_mtime_ns, p.stat().st_size, p) for p in folder.glob("*.sqlite")), reverse=True)
-    total = 0
-    for _, size, path in files:
+    total, oldest = 0, (time.time() - KEPT_S) * 1e9
+    for used, size, path in files:
         total += size
-        if total > KEPT_BYTES and path != kept:
+        if (total > KEPT_BYTES or used < oldest) and path != kept:
             path.unlink(missing_ok=True)

@@ -49,6 +49,20 @@ _ABBREVIATIONS = {
     "ts": "time", "usr": "user", "val": "value", "wk": "week", "yr": "year",
 }  # fmt: skip
 
+# Words that people say for one another, whatever the database is about.
+_GROUPS = [
+    group.split()
+    for group in (
+        "person people human individual", "child kid children", "man men male", "woman women female", "country nation",
+        "city town", "shop store", "customer client buyer consumer", "employee staff worker personnel", "manager boss supervisor",
+        "supplier vendor", "company firm business corporation", "product item good article", "order purchase",
+        "invoice bill", "price cost", "salary wage pay earning", "quantity amount", "phone telephone", "picture photo image",
+        "movie film", "song track", "author writer", "teacher instructor lecturer professor", "student pupil",
+        "school college university", "course class", "doctor physician", "car vehicle automobile", "plane airplane aircraft",
+        "game match", "team club", "region area", "address location place", "begin start", "end finish",
+    )
+]  # fmt: skip
+
 
 @lru_cache(maxsize=100_000)
 def stem(word: str) -> str:
@@ -58,6 +72,17 @@ def stem(word: str) -> str:
     if len(word) > 4 and word.endswith(("ses", "xes", "ches", "shes")):
         return word[:-2]
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+_SYNONYMS: dict[str, list[str]] = {}
+for _group in _GROUPS:
+    for _word in _group:
+        _SYNONYMS.setdefault(stem(_word), []).extend(stem(other) for other in _group if other != _word)
+
+
+def synonyms_of_word(word: str) -> list[str]:
+    """What people also say for a word: stems for a stem."""
+    return _SYNONYMS.get(word, [])
 
 
 def name_stems(name: str) -> set[str]:

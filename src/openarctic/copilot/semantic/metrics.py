@@ -124,7 +124,7 @@ class MetricReader:
         found: list[_Mention] = []
         taken: set[int] = set()
         for link in sorted(links, key=lambda link: -len(link.value)):
-            part = normal_words(link.value)
+            part = normal_words(link.said or link.value)
             for start in find_words(words, part):
                 if taken.isdisjoint(span := range(start, start + len(part))):
                     taken.update(span)

@@ -97,7 +97,7 @@ class VerifiedQueries:
         taken: set[int] = set()
         links = self._links(question) if self._links else ()
         for link in sorted(links, key=lambda link: -len(link.value)):
-            part = normal_words(link.value)
+            part = normal_words(link.said or link.value)
             for start in find_words(words, part):
                 span = range(start, start + len(part))
                 if taken.isdisjoint(span):
