@@ -1,79 +1,74 @@
-"""`openarctic eval`: execution accuracy on question files."""
+"""`openarctic eval`: how good are answers? One file a subcommand, `eval_NAME.py`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from openarctic.cli.progress import end, renew
+from openarctic.cli.progress import renew
 
-SUMMARY = "measure execution accuracy on Spider-form questions"
+if TYPE_CHECKING:
+    from openarctic.evals.spider import Outcome
+    from openarctic.generator import Generator
+
+SUMMARY = "measure how good answers are, and how well confidence tells"
 DESCRIPTION = """\
-Reads one JSON object a line (question, query, db_id), asks every question of DIR/<db_id>/<db_id>.sqlite and compares the
-rows with those of the gold query. Scores gold as a prediction first (gold_ceiling).
+Asks questions whose answers are known and compares rows. `openarctic eval COMMAND --help` teaches each command.
 
-example:
+examples:
   openarctic eval spider --questions dev.jsonl --databases database/ --limit 50
+  openarctic eval mine questions.yaml --db shop.duckdb --html curve.html --calibration shop.json
+  openarctic eval calibrate --questions train.jsonl --databases database/ --only validation --out calibration.json
 """
+COMMANDS: tuple[str, ...] = ("spider", "mine", "calibrate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("task", choices=("spider",), help="the form of the questions")
-    parser.add_argument("--questions", required=True, type=Path, metavar="FILE.jsonl", help="the question file")
-    parser.add_argument("--databases", required=True, type=Path, metavar="DIR", help="folder of SQLite databases")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
-    parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")
-    parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try and vote on (default 4)")
-    parser.add_argument("--details", type=Path, metavar="FILE.jsonl", help="also write one line a question there")
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="of the output")
+    """A parser for every subcommand."""
+    from openarctic.cli import add_commands
+
+    add_commands(parser, "eval_command", "openarctic.cli.eval_", COMMANDS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print."""
-    from openarctic.copilot.ask import AskOptions
-    from openarctic.engine import load
-    from openarctic.evals.spider import evaluate, read_questions
-
-    questions = read_questions(args.questions, args.limit)
-    counter = _Counter(len(questions))
-    report = evaluate(questions, args.databases, load(args.model), AskOptions(candidates=args.candidates), counter)
-    end()
-    if args.details:
-        args.details.write_text("".join(json.dumps(_detail(o), ensure_ascii=False) + "\n" for o in report.outcomes))
-    values = report.to_dict()
-    if args.format == "json":
-        print(json.dumps(values))
-    else:
-        for name, value in values.items():
-            print(f"{name:18} {value}")
-    return 0
+    """Run the subcommand."""
+    code: int = args.run_eval_command(args)
+    return code
 
 
-def _detail(outcome: Any) -> dict[str, Any]:
-    question = outcome.question
-    return {
-        "question": question.text,
-        "db_id": question.database,
-        "gold": question.gold,
-        "sql": outcome.sql,
-        "kind": outcome.kind,
-        "hardness": question.hardness,
-        "confidence": outcome.confidence,
-        "first_in_scope": outcome.first_in_scope,
-        "greedy_correct": outcome.is_first_correct,
-    }
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say who answers, and how."""
+    parser.add_argument("--model", metavar="NAME_PATH_OR_URL", help="model (default: the bundled arctic-nano)")
+    parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try and vote on (default 4)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="keep the model's completions there: a stopped run goes on, another run need not ask again",
+    )
 
 
-class _Counter:
+def asked_model(args: argparse.Namespace) -> Generator:
+    """The model of these options, behind its recording where one is kept."""
+    from openarctic.copilot.models import load_generator
+    from openarctic.errors import UserError
+    from openarctic.evals.recording import Recording
+
+    if not 1 <= args.candidates <= 64:
+        raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
+    model = load_generator(args.model, **({} if args.threads is None else {"threads": args.threads}))
+    return model if args.record is None else Recording(model, args.record)
+
+
+class Counter:
     """A line of progress on a terminal's stderr."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.right = total, 0, 0
 
-    def __call__(self, outcome: Any) -> None:
+    def __call__(self, outcome: Outcome) -> None:
         self.done += 1
         self.right += outcome.kind == "correct"
         renew(f"{self.done}/{self.total} asked, {100 * self.right / self.done:.1f} % correct")

@@ -17,6 +17,7 @@ from sqlglot.errors import SqlglotError
 from openarctic.config import cache_folder
 from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.answers.sentence import answer_sentence
+from openarctic.copilot.asked import read_question
 from openarctic.copilot.audit import Event
 from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.confidence import Calibration, Judge
@@ -38,6 +39,8 @@ from openarctic.copilot.semantic.layer import SemanticLayer
 from openarctic.copilot.semantic.load import load_semantic_model
 from openarctic.copilot.semantic.model import SemanticModel
 from openarctic.copilot.semantic.propose import Proposal, Proposer
+from openarctic.copilot.variants import LOGPROB as VARIANT_LOGPROB
+from openarctic.copilot.variants import variants
 from openarctic.copilot.vote import Candidate, Election, Group
 from openarctic.errors import AbstainedError, CapacityError, MissingError, OpenArcticError, RefusedError, UserError
 from openarctic.generator import Completion, Generator, Sampling
@@ -52,6 +55,7 @@ STEPS: dict[str, str] = {
     "values": "the cell values that the question names, in the prompt and in mending",
     "mend": "tables added that a query needs, texts compared where they stand",
     "prune": "tables taken away that are joined for nothing",
+    "variants": "statements beside those that the model wrote, for the scorer to choose from",
     "scorer": "candidates weighed by their features; without it by the model's probability",
 }
 
@@ -279,6 +283,8 @@ class Copilot:
             completions = self._candidates(asked, grammar, options, attempt)
             clock.lap("generate")
             candidates = _with_proposed(self._checked(question, completions, links.values, options, tally), proposal)
+            if self.form.is_short and self.judge.calibration is not None and not options.without & {"variants", "scorer"}:
+                candidates = self._with_variants(question, candidates)
             clock.lap("guard")
             if options.execute:
                 candidates = self._executed(candidates, options, tally)
@@ -287,7 +293,9 @@ class Copilot:
                 break
         if not candidates:
             raise self._nothing_ran(tally)
-        election = tally.election = self.judge.elect(question, links.values, candidates, "scorer" not in options.without)
+        election = tally.election = self.judge.elect(
+            question, links.values, candidates, links.coverage(), "scorer" not in options.without
+        )
         event.checked = election.winner.checked
         clock.lap("elect")
         return self._answer(question, election, options, clock, tally, proposal)
@@ -354,8 +362,22 @@ class Copilot:
             if checked is None:
                 tally.refused += 1
             else:
-                made = Candidate(checked, completion.logprob, len(completion.ids), is_first=is_first)
+                mended_sql = self._mended(sql, question, links, options) if mended else sql
+                made = Candidate(checked, completion.logprob, len(completion.ids), is_first=is_first, short_sql=mended_sql)
                 _add(found, made)
+        return list(found.values())
+
+    def _with_variants(self, question: str, candidates: list[Candidate]) -> list[Candidate]:
+        """With what the model may have meant instead, where it passes the guard."""
+        found = {candidate.checked.sql: candidate for candidate in candidates}
+        asked = read_question(question)
+        for candidate in candidates:
+            for sql in variants(candidate.short_sql, self.schema, asked) if candidate.short_sql else ():
+                checked = self._check(sql, Tally())
+                if checked is not None:
+                    logprob = candidate.logprob + VARIANT_LOGPROB
+                    made = Candidate(checked, logprob, candidate.tokens, times=0, is_variant=True, short_sql=sql)
+                    _add(found, made)
         return list(found.values())
 
     def _mended(self, short_sql: str, question: str, links: Sequence[ValueLink], options: AskOptions) -> str:
@@ -472,5 +494,6 @@ def _add(found: dict[str, Candidate], candidate: Candidate) -> None:
     if known is not candidate:
         known.times += candidate.times
         known.is_first |= candidate.is_first
+        known.is_variant &= candidate.is_variant
         if candidate.logprob > known.logprob:
             known.logprob, known.tokens = candidate.logprob, candidate.tokens

@@ -25,6 +25,7 @@ from openarctic.generator import Generator
 
 BUNDLED = "arctic-nano.calibration.json"
 FORMAT = 1
+CERTAINTY = ("log_odds", "share")  # what `certainty` gives
 FARTHEST = 4.0  # standard deviations: a feature that is farther out counts as this far
 
 
@@ -86,6 +87,13 @@ def logistic(log_odds: float) -> float:
         return 1 / (1 + math.exp(-log_odds))
     power = math.exp(log_odds)
     return power / (1 + power)
+
+
+def elect_by(correct: Linear, candidates: Sequence[Candidate]) -> Election:
+    """The result whose candidates are the most likely right, taken together. Sets their scores, from their features."""
+    for candidate in candidates:
+        candidate.score = correct.probability(candidate.features)
+    return elect(candidates, lambda all: [c.score for c in all])
 
 
 def certainty(election: Election) -> dict[str, float]:
@@ -166,21 +174,25 @@ class Judge:
         self._names: NameIndex | None = None
 
     def elect(
-        self, question: str, links: Sequence[ValueLink], candidates: Sequence[Candidate], use_scorer: bool = True
+        self,
+        question: str,
+        links: Sequence[ValueLink],
+        candidates: Sequence[Candidate],
+        coverage: float = 1.0,
+        use_scorer: bool = True,
     ) -> Election:
-        """The winner and how sure it is. Fills in the candidates' features and scores."""
+        """The winner and how sure it is. Fills in the candidates' features and scores. `coverage` is the share of the question's
+        words that the schema explains (`Links.coverage`)."""
         if self._names is None:
             self._names = NameIndex(self._schema)
-        Evidence(question, self._names, links).describe(candidates)
+        Evidence(question, self._names, links, coverage).describe(candidates)
         calibration = self.calibration
         if calibration is None or not use_scorer:
             election = elect(candidates, is_medoid=self._is_medoid)
             winner = election.winner
             election.confidence = election.share * _softened(winner)
             return election
-        for candidate in candidates:
-            candidate.score = calibration.correct.probability(candidate.features)
-        election = elect(candidates, lambda all: [c.score for c in all])
+        election = elect_by(calibration.correct, candidates)
         election.confidence = calibration.sure.probability(certainty(election))
         election.is_calibrated = True
         return election

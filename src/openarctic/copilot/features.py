@@ -27,15 +27,16 @@ FEATURES: dict[str, str] = {
     "logprob": "log probability of the statement, in the model's eyes",
     "mean_logprob": "the same, of a token",
     "is_first": "it is what the model finds most probable, token by token",
+    "is_variant": "the model wrote another statement, of which this one was made",
     "share": "part of the model's probability that led to this result",
     "agreement": "part of the samples that led to this result",
     "support": "how alike the other candidates' results are",
     "rivals": "number of different results",
     "words_explained": "part of the question's words that name something of the schema and are found in the statement",
-    "words_unknown": "part of the question's words that nothing of the schema explains",
+    "coverage": "part of the question's words that names, synonyms and values of the schema explain",
     "outputs_said": "part of the names of the selected columns that the question says, the mean",
     "outputs_unsaid": "selected columns of whose name the question says nothing",
-    "fixed_outputs": "selected columns that a condition has made equal to one text",
+    "fixed_outputs": "selected columns that a condition makes equal to one text",
     "columns_said": "part of the names of the columns in conditions, groups and order that the question says, the mean",
     "better_columns": "how much more of the name of another column it says, the sum over columns",
     "owner": "a column's name stands in several tables: +1 where its table is said next to it, -1 where another is",
@@ -60,6 +61,16 @@ FEATURES: dict[str, str] = {
     "schema_tables": "tables of the schema (log)",
     "question_words": "words of the question (log)",
 }
+
+# The features that speak against a candidate, the more the greater they are; the others speak for it. A fit that finds the
+# opposite has found chance, or another feature that says the same.
+AGAINST = frozenset(
+    "is_variant rivals outputs_unsaid fixed_outputs better_columns tables tables_unsaid tables_missing links_unused "
+    "links_misplaced texts_unsaid numbers_unused numbers_unsaid operations_missing operations_unasked columns_gap is_empty "
+    "is_null is_zero repeats nested schema_tables question_words".split()
+)
+# What every model has, and no language or naming of a schema changes: for calibrations on few questions.
+CORE = ("logprob", "mean_logprob", "share", "agreement", "support", "rivals", "is_empty", "is_null")
 
 SELECT_WORDS = frozenset("show list give find return tell display what which who whose please want know using along".split())
 PREFIX = 5
@@ -96,8 +107,8 @@ class NameIndex:
 class Evidence:
     """What a question says of a schema, for and against statements: `describe` fills in the features of its candidates."""
 
-    def __init__(self, text: str, names: NameIndex, links: Sequence[ValueLink] = ()) -> None:
-        self.text, self.names, self.links = text, names, links
+    def __init__(self, text: str, names: NameIndex, links: Sequence[ValueLink] = (), coverage: float = 1.0) -> None:
+        self.text, self.names, self.links, self.coverage = text, names, links, coverage
         self.asked: Asked = read_question(text)
         spoken = [m.group().lower() for m in _WORD.finditer(text)]
         self.positions: dict[str, int] = {}
@@ -140,13 +151,6 @@ class Evidence:
         heads |= {_head(s) for place in self.mentions for s in self.names.columns[place]}
         return {w for w in self.words if _head(w) in heads}
 
-    @cached_property
-    def unknown(self) -> float:
-        """Part of the content words that neither names nor operations explain."""
-        operations = {stem(w) for w in _OPERATION_WORDS}
-        left = self.words - self.explainable - operations
-        return len(left) / len(self.words) if self.words else 0.0
-
     def describe(self, candidates: Sequence[Candidate]) -> None:
         """Fill in the features of every candidate."""
         weights = own_weights(candidates)
@@ -160,11 +164,12 @@ class Evidence:
                     "logprob": max(candidate.logprob, -30.0),
                     **({"mean_logprob": candidate.logprob / candidate.tokens} if candidate.tokens else {}),
                     "is_first": float(candidate.is_first),
+                    "is_variant": float(candidate.is_variant),
                     "share": group.weight / total,
                     "agreement": agreement,
                     "support": support,
                     "rivals": math.log(len(groups)),
-                    "words_unknown": self.unknown,
+                    "coverage": self.coverage,
                     "schema_tables": math.log(len(self.names.tables) or 1),
                     "question_words": math.log(self.num_words or 1),
                 }
@@ -349,12 +354,6 @@ _NAMING = frozenset({"name", "title", "id", "label"})
 _NAME_WORDS = frozenset("name names id number type date year day time code city country state".split())
 _FUNCTION_WORDS = (STOP_WORDS - _NAME_WORDS) | frozenset(
     "can could would many these those i you us our them they he she been being also only such but if so into".split()
-)
-_OPERATION_WORDS = frozenset(
-    "average mean total sum maximum minimum max min highest lowest largest smallest most least number count different distinct "
-    "unique each every per sorted order ordered ascending descending alphabetical alphabetically than more less greater older "
-    "younger above below over under between before after not without never both oldest youngest fewest top longest shortest "
-    "common popular earliest latest newest equal corresponding associated belong information detail details value values".split()
 )
 
 

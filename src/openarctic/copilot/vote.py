@@ -24,7 +24,8 @@ EMPTY_WEIGHT = 0.5  # a query without rows is more often wrong than one with row
 @dataclass(slots=True)
 class Candidate:
     """A statement that may run: how probable the model found its most probable spelling (natural log, summed over `tokens`
-    tokens; 0 tokens: unknown), `times` the model came to it, and what it returned. `is_first`: the greedy text came to it.
+    tokens; 0 tokens: unknown), `times` the model came to it, and what it returned. `is_first`: the greedy text came to it;
+    `is_variant`: no text did, it was made of one that did (`variants.py`), from `short_sql`, the short form.
     `features` and `score` are filled in by a scorer (`copilot/confidence.py`)."""
 
     checked: Checked
@@ -32,6 +33,8 @@ class Candidate:
     tokens: int = 0
     times: int = 1
     is_first: bool = False
+    is_variant: bool = False
+    short_sql: str = ""
     result: Result | None = None
     features: dict[str, float] = field(default_factory=dict)
     score: float = 0.0

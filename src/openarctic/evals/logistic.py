@@ -20,11 +20,30 @@ def fit_logistic(
     *,
     penalty: float,
     weights: Sequence[float] | None = None,
+    against: frozenset[str] | None = None,
 ) -> Linear:
     """The most probable `Linear` for `events`, each row counting `weights` times (default 1), with `penalty` / 2 times the sum of
     squared weights of the standardised numbers (the bias is free) taken off the log likelihood. A number that never varies is
-    left out. Raises ValueError without both outcomes.
+    left out. With `against` (the names that can only speak against the event; all others only for it) a number whose weight comes
+    out the other way is left out, the farthest first, and the rest is fitted anew. Raises ValueError without both outcomes.
     """
+    linear = _fitted(rows, events, names, penalty, weights)
+    while against is not None:
+        wrong = {name: abs(w) for name, (_, _, w) in linear.terms.items() if (w > 0) == (name in against) and w}
+        if not wrong:
+            break
+        names = [name for name in names if name != max(wrong, key=lambda n: wrong[n])]
+        linear = _fitted(rows, events, names, penalty, weights)
+    return linear
+
+
+def _fitted(
+    rows: Sequence[Mapping[str, float]],
+    events: Sequence[bool],
+    names: Sequence[str],
+    penalty: float,
+    weights: Sequence[float] | None,
+) -> Linear:
     if all(events) or not any(events):
         raise ValueError("all outcomes are the same")
     known = [name for name in names if len({row[name] for row in rows if name in row}) > 1]

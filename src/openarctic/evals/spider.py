@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ import sqlglot
 from sqlglot import exp
 
 from openarctic.copilot.ask import Answer, AskOptions, Copilot, Tally
+from openarctic.copilot.confidence import Calibration
 from openarctic.copilot.databases import Database, open_database, sqlite_uri
 from openarctic.errors import AbstainedError, CapacityError, MissingError, OpenArcticError, RefusedError, UserError
+from openarctic.evals.calibrate import Case
+from openarctic.evals.curve import SHOWN, Judged, accuracy_at
 from openarctic.generator import Generator
 
 GOLD_TIMEOUT_S = 20.0
@@ -50,7 +54,8 @@ class Question:
 class Outcome:
     """What became of one question: `kind` is correct, wrong, abstained, invalid, timeout or refused.
 
-    `is_first_correct`: the greedy candidate alone would have been right, whatever the others voted.
+    `is_first_correct`: the greedy candidate alone would have been right, whatever the others voted. `case` is what a calibration
+    is fitted on.
     """
 
     question: Question
@@ -62,6 +67,12 @@ class Outcome:
     generated: int
     parsed: int
     seconds: float
+    case: Case
+
+    @property
+    def judged(self) -> Judged:
+        """How sure the answer was, and whether it was right; without one, not at all."""
+        return self.confidence, self.kind == "correct"
 
 
 @dataclass(slots=True)
@@ -87,6 +98,7 @@ class Report:
             "executed": kinds["correct"] + kinds["wrong"],
             "correct": kinds["correct"],
             "accuracy": round(kinds["correct"] / total, 4) if total else 0.0,
+            "surest_70_accuracy": round(accuracy_at(SHOWN, [o.judged for o in self.outcomes]), 4),
             "greedy_correct": (greedy := sum(o.is_first_correct for o in self.outcomes)),
             "greedy_accuracy": round(greedy / total, 4) if total else 0.0,
             "gold_ceiling": round(self.gold_correct / total, 4) if total else 0.0,
@@ -128,6 +140,7 @@ def evaluate(
     model: Generator,
     options: AskOptions,
     progress: Callable[[Outcome], None] = lambda outcome: None,
+    calibration: str | Path | Calibration | None = None,
 ) -> Report:
     """Ask every question (database by database) and compare with gold. Raises MissingError for an absent database."""
     by_database: dict[str, list[Question]] = defaultdict(list)
@@ -137,8 +150,8 @@ def evaluate(
     report = Report()
     started = time.monotonic()
     for name, own in by_database.items():
-        with Copilot(opened[name], model) as copilot:
-            for outcome, gold_runs in _outcomes(own, copilot, opened[name], options):
+        with Copilot(opened[name], model, calibration=calibration) as copilot:
+            for outcome, gold_runs in outcomes(own, copilot, partial(run_gold, opened[name]), options):
                 report.outcomes.append(outcome)
                 report.gold_correct += gold_runs
                 progress(outcome)
@@ -150,36 +163,46 @@ def _open(folder: Path, name: str) -> Database:
     return open_database(folder / name / f"{name}.sqlite")
 
 
-def _outcomes(
-    questions: Sequence[Question], copilot: Copilot, database: Database, options: AskOptions
+def outcomes(
+    questions: Sequence[Question], copilot: Copilot, rows_of: Callable[[str], Rows | None], options: AskOptions
 ) -> Iterator[tuple[Outcome, bool]]:
+    """What became of each question of one database, and whether its gold query gives the same rows (`rows_of`) twice."""
+    dialect = copilot.database.dialect
     for question in questions:
         started = time.monotonic()
-        gold, again = run_gold(database, question.gold), run_gold(database, question.gold)
-        gold_runs = gold is not None and again is not None and same_result(question.gold, gold, again)
+        gold, again = rows_of(question.gold), rows_of(question.gold)
+        gold_runs = gold is not None and again is not None and same_result(question.gold, gold, again, dialect)
         tally = Tally()
         kind, answer = _ask(copilot, question, options, tally)
         if kind == "answered":
             assert answer is not None and answer.rows is not None
-            kind = "correct" if _is_right(question, gold, answer.rows) else "wrong"
+            kind = "correct" if _is_right(question, gold, answer.rows, dialect) else "wrong"
         yield (
             Outcome(
                 question=question,
                 kind=kind,
                 sql=answer.sql if answer else None,
                 confidence=answer.confidence if answer else 0.0,
-                is_first_correct=tally.first is not None and _is_right(question, gold, tally.first.rows),
+                is_first_correct=tally.first is not None and _is_right(question, gold, tally.first.rows, dialect),
                 first_in_scope=tally.first_in_scope,
                 generated=tally.generated,
                 parsed=tally.parsed,
                 seconds=round(time.monotonic() - started, 3),
+                case=_case(question, gold, tally, dialect),
             ),
             gold_runs,
         )
 
 
-def _is_right(question: Question, gold: Rows | None, rows: Rows) -> bool:
-    return gold is not None and same_result(question.gold, gold, rows)
+def _is_right(question: Question, gold: Rows | None, rows: Rows, dialect: str) -> bool:
+    return gold is not None and same_result(question.gold, gold, rows, dialect)
+
+
+def _case(question: Question, gold: Rows | None, tally: Tally, dialect: str) -> Case:
+    groups = tally.election.groups if tally.election is not None else ()
+    candidates = tuple(candidate for group in groups for candidate in group.candidates)
+    rows = [candidate.result.rows if candidate.result is not None else [] for candidate in candidates]
+    return Case(question.database, candidates, tuple(_is_right(question, gold, own, dialect) for own in rows))
 
 
 def _ask(copilot: Copilot, question: Question, options: AskOptions, tally: Tally) -> tuple[str, Answer | None]:
@@ -207,10 +230,10 @@ def run_gold(database: Database, sql: str) -> Rows | None:
             return None
 
 
-def same_result(gold_sql: str, gold: Sequence[Sequence[Any]], rows: Sequence[Sequence[Any]]) -> bool:
+def same_result(gold_sql: str, gold: Sequence[Sequence[Any]], rows: Sequence[Sequence[Any]], dialect: str = "sqlite") -> bool:
     """Equal rows: in order where gold orders, else as multisets; numbers to 4 decimals; NULL equals NULL."""
     left, right = [_row(r) for r in gold], [_row(r) for r in rows]
-    if is_ordered(gold_sql):
+    if is_ordered(gold_sql, dialect):
         return left == right
     return Counter(left) == Counter(right)
 
@@ -219,13 +242,13 @@ def _row(row: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(round(float(v), 4) if isinstance(v, int | float) else v for v in row)
 
 
-def is_ordered(sql: str) -> bool:
+def is_ordered(sql: str, dialect: str = "sqlite") -> bool:
     """Whether the outermost query has an ORDER BY."""
-    return bool(_parse(sql).args.get("order"))
+    return bool(_parse(sql, dialect).args.get("order"))
 
 
-def _parse(sql: str) -> exp.Expr:
-    return sqlglot.parse_one(sql, read="sqlite")
+def _parse(sql: str, dialect: str = "sqlite") -> exp.Expr:
+    return sqlglot.parse_one(sql, read=dialect)
 
 
 def hardness(sql: str) -> str:

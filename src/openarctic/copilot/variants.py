@@ -1,0 +1,76 @@
+"""What the model may have meant: statements beside the one it wrote, each changed in one place where small models often err.
+
+They stand for election like the others, marked, and only where a calibration weighs candidates: nothing here is believed. All
+work is on the short SQL (`joins.py`), where a table is a name in FROM and join conditions follow from the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from openarctic.copilot.asked import Asked
+from openarctic.copilot.joins import identifier, sources_of
+from openarctic.copilot.prune import prune
+from openarctic.copilot.schema import Schema
+
+LOGPROB = -2.0  # what a change costs, beside the statement that it is made of
+MAX_VARIANTS = 4
+
+
+def variants(short_sql: str, schema: Schema, asked: Asked) -> list[str]:
+    """At most `MAX_VARIANTS` other statements; none for what cannot be parsed."""
+    try:
+        tree = sqlglot.parse_one(short_sql, read="sqlite")
+        found = [*_other_owners(tree, schema), *_other_limit(tree, asked), *_fewer_tables(short_sql, schema)]
+    except SqlglotError:
+        return []
+    return [sql for sql in dict.fromkeys(found) if sql != short_sql][:MAX_VARIANTS]
+
+
+def _other_owners(tree: exp.Expr, schema: Schema) -> Iterator[str]:
+    """`name` of another table in FROM: genres.name for tracks.name, wherever it is selected, grouped or ordered by."""
+    if not isinstance(tree, exp.Select):
+        return
+    sources, _ = sources_of(tree)
+    names = [s.name.lower() for s in sources if isinstance(s, exp.Table) and not s.alias]
+    if len(names) < 2 or len(set(names)) < len(sources):
+        return
+    for place, output in enumerate(tree.expressions):
+        column = output.unalias()
+        if not isinstance(column, exp.Column) or isinstance(column.this, exp.Star):
+            continue
+        holders = [n for n in names if (t := schema.table(n)) and column.name.lower() in t.column_names]
+        owner = column.table.lower() or (holders[0] if holders else "")
+        for holder in holders:
+            if holder != owner:
+                yield _with_owner(tree, place, column, holder)
+
+
+def _with_owner(tree: exp.Select, place: int, column: exp.Column, table: str) -> str:
+    copy = tree.copy()
+    group, order = copy.args.get("group"), copy.args.get("order")
+    spots: list[exp.Expr] = [copy.expressions[place], *([group] if group else []), *([order] if order else [])]
+    for spot in spots:
+        for own in list(spot.find_all(exp.Column)):
+            if own.name.lower() == column.name.lower() and own.table.lower() == column.table.lower():
+                own.set("table", identifier(table))
+    return copy.sql(dialect="sqlite")
+
+
+def _other_limit(tree: exp.Expr, asked: Asked) -> Iterator[str]:
+    """As many rows as the question asks for, where the statement has another limit."""
+    limit = tree.args.get("limit")
+    if asked.rows is None or limit is None or limit.expression.sql() == str(asked.rows):
+        return
+    copy = tree.copy()
+    copy.set("limit", exp.Limit(expression=exp.Literal.number(asked.rows)))
+    yield copy.sql(dialect="sqlite")
+
+
+def _fewer_tables(short_sql: str, schema: Schema) -> Iterator[str]:
+    """Without the tables that nothing is read of, also where the question speaks of them."""
+    yield prune(short_sql, schema, "")

@@ -1,0 +1,110 @@
+"""From questions with known answers to a `Calibration`: what speaks for a right candidate, and how sure to be of a winner.
+
+Nothing is measured on what it was fitted on: folds never have a database on both sides (questions, where there is one database),
+and the curve of a calibration is that of the folds' held-out parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openarctic.copilot.confidence import CERTAINTY, Calibration, Linear, certainty, elect_by
+from openarctic.copilot.features import AGAINST, CORE, FEATURES
+from openarctic.copilot.vote import Candidate
+from openarctic.errors import UserError
+from openarctic.evals.curve import Judged, risk_coverage
+from openarctic.evals.logistic import fit_logistic, folds
+
+PARTS = 8
+PENALTY, SURE_PENALTY = 10.0, 1.0
+LEAST = 20  # questions: with fewer, nothing can be fitted
+LEAST_FOR_ALL = 120  # with fewer, only `features.CORE` are weighed
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question that was asked: its candidates, which of them are right, and where it belongs (`part`: a database, say)."""
+
+    part: str
+    candidates: tuple[Candidate, ...]
+    right: tuple[bool, ...]
+
+    def is_right(self, winner: Candidate) -> bool:
+        """Whether that candidate is."""
+        return next(right for c, right in zip(self.candidates, self.right, strict=True) if c is winner)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A calibration, and how its method did on questions that were held out of the fit. `judged` has a pair for each case; a
+    question without candidates counts as wrong, with confidence 0."""
+
+    calibration: Calibration
+    judged: tuple[Judged, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Of all cases, elected by weights that were fitted without them."""
+        return sum(right for _, right in self.judged) / len(self.judged)
+
+
+def calibrate(cases: Sequence[Case], model: str, fingerprint: str, base: Calibration | None = None) -> Fit:
+    """Fit on all of `cases`; measure by cross-validation. With `base`, its weights of candidates are kept, and only the
+    probability of winners and the curve are made anew. Raises UserError for fewer than `LEAST` cases, or where all or none are
+    right.
+    """
+    standing = [case for case in cases if case.candidates]
+    if len(standing) < LEAST:
+        raise UserError(f"{len(standing)} questions have candidates, a calibration needs at least {LEAST}", "add questions")
+    names = list(FEATURES) if len(standing) >= LEAST_FOR_ALL else list(CORE)
+    try:
+        return _fitted(cases, standing, names, model, fingerprint, base)
+    except ValueError as error:
+        raise UserError(
+            f"nothing can be fitted: {error}", "take questions of which some are answered right, and some wrong"
+        ) from error
+
+
+def _fitted(
+    cases: Sequence[Case], standing: list[Case], names: list[str], model: str, fingerprint: str, base: Calibration | None
+) -> Fit:
+    def correct_of(own: Sequence[Case]) -> Linear:
+        return base.correct if base is not None else fit_correct(own, names)
+
+    elected: list[tuple[dict[str, float], bool]] = [({}, False)] * len(standing)
+    parts = [case.part for case in standing]
+    for fit_on, held in folds(parts, PARTS):
+        correct = correct_of([standing[i] for i in fit_on])
+        for i in held:
+            election = elect_by(correct, standing[i].candidates)
+            elected[i] = (certainty(election), standing[i].is_right(election.winner))
+    confidences = [0.0] * len(standing)
+    for fit_on, held in folds(parts, PARTS):
+        sure = fit_sure([elected[i] for i in fit_on])
+        for i in held:
+            confidences[i] = sure.probability(elected[i][0])
+    judged = [(confidence, right) for confidence, (_, right) in zip(confidences, elected, strict=True)]
+    judged += [(0.0, False)] * (len(cases) - len(standing))
+    calibration = Calibration(
+        model=model,
+        fingerprint=fingerprint,
+        questions=len(cases),
+        correct=correct_of(standing),
+        sure=fit_sure(elected),
+        curve=risk_coverage(judged),
+    )
+    return Fit(calibration, tuple(judged))
+
+
+def fit_correct(cases: Sequence[Case], names: Sequence[str]) -> Linear:
+    """Which candidates are right, by their features; every question counts the same, however many candidates it has."""
+    rows = [candidate.features for case in cases for candidate in case.candidates]
+    right = [is_right for case in cases for is_right in case.right]
+    weights = [1 / len(case.candidates) for case in cases for _ in case.candidates]
+    return fit_logistic(rows, right, names, penalty=PENALTY, weights=weights, against=AGAINST)
+
+
+def fit_sure(elected: Sequence[tuple[dict[str, float], bool]]) -> Linear:
+    """Which winners are right, by what their elections say."""
+    return fit_logistic([row for row, _ in elected], [right for _, right in elected], CERTAINTY, penalty=SURE_PENALTY)
