@@ -52,6 +52,15 @@ def test_after_so_many_rounds_it_says_what_was_wrong(answer: str) -> None:
         assert "pre_hook may not be used" in abstained.value.message
 
 
+@pytest.mark.parametrize("odd", ["\r", "\u202e", "\x0b", "\u2028", "\u200b", "\x00"])
+def test_characters_that_readers_take_differently(odd: str) -> None:
+    answer = DBT.replace("-- one row a month", f"-- one row{odd} drop table orders")
+    with scripted(answer) as server, pytest.raises(AbstainedError, match=r"line 2: it holds the character U\+"):
+        write_code(Dbt("revenue", shop("duckdb"), "shop"), remote_model(server.url), rounds=1)
+    with scripted(DBT.replace("\n", "\r\n")) as server:
+        assert write_code(Dbt("revenue", shop("duckdb"), "shop"), remote_model(server.url)).rounds == 1
+
+
 def test_an_answer_that_was_cut_off_is_none() -> None:
     class Cut(ScriptedGenerator):
         target_form = None

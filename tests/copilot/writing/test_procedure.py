@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from openarctic.copilot.writing.draft import Problem
@@ -79,6 +81,9 @@ def body(line: str, declared: str = "", dialect: str = "postgres") -> str:
         "NOTIFY x;",
         "OPEN c FOR EXECUTE 'SELECT 1';",
         "INSERT INTO monthly_revenue SELECT 1;",
+        "v_n := length(date'\\'); DELETE FROM orders; --');",
+        "RAISE NOTICE 'a' /* /* */ ; DELETE FROM orders; -- */ ;",
+        "v_n.a[(SELECT 1 FROM pg_sleep(9))] := 1;",
         "END; $$; DROP TABLE orders; DO $$ BEGIN NULL;",
         "'",
     ],
@@ -161,6 +166,29 @@ def test_each_bad_line_of_snowflake_is_found(line: str) -> None:
 )
 def test_what_surrounds_the_body_is_checked(dialect: str, sql: str) -> None:
     assert problems(sql, dialect), sql
+
+
+def _with(sql: str, hostile: str) -> list[str]:
+    """The text with a statement behind each of its body's statements and block words."""
+    start = sql.index("BEGIN\n")
+    ends = [m.end() for m in re.finditer(r"(?:;|BEGIN|THEN|ELSE|LOOP|DO|REPEAT)\n", sql) if m.end() > start]
+    last = [place for place in ends if "END" in sql[place:] and "BEGIN" not in sql[place:]]
+    return [f"{sql[:place]}{hostile}\n{sql[place:]}" for place in last]
+
+
+BODIES = [("postgres", PLPGSQL.partition("CREATE OR REPLACE FUNCTION")[0]), ("snowflake", SNOWFLAKE)]
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("hostile", ["DELETE FROM orders;", "EXECUTE IMMEDIATE 'x';"])
+@pytest.mark.parametrize(("dialect", "sql"), BODIES)
+def test_no_place_of_a_body_is_overlooked(dialect: str, sql: str, hostile: str, step: int) -> None:
+    """What may not stand there is found wherever it stands."""
+    changed = _with(sql, hostile)
+    assert len(changed) > 20
+    for text in changed[::step]:
+        found = problems(text, dialect)
+        assert found and any(word in str(found[0]) for word in ("source", "EXECUTE", "expected")), text
 
 
 def test_problems_name_line_and_nearest_name() -> None:

@@ -31,7 +31,7 @@ def blocks(answer: str) -> list[Block]:
 
     Raises UserError for an answer whose last block is never closed, or that is too large.
     """
-    told = answer.rpartition("</think>")[2]
+    told = answer.rpartition("</think>")[2].replace("\r\n", "\n")
     if len(told) > MAX_CHARS:
         raise UserError(f"it has {len(told)} characters, the limit is {MAX_CHARS}")
     found = []

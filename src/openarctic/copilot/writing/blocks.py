@@ -294,8 +294,8 @@ class Blocks:
         variable = self._variable(name, line)
         index = self._until(":=", "=")
         self._next()
-        if index and index[0].text == "[":
-            self._value(index[1:-1])
+        if "[" in (texts := [word.text for word in index]):
+            self._value(index[texts.index("[") + 1 : -1])
         self._initial(self._until(";"), variable)
         self._expect(";")
 
@@ -578,7 +578,8 @@ class SnowflakeScripting(Blocks):
         self._expect(";")
 
     def _do_begin(self, line: int) -> None:
-        self._until(";")
+        if any(word.kind != "word" for word in self._until(";")):
+            self._refuse(line, "BEGIN takes no values")
         self._expect(";")
 
     def _do_while(self, line: int) -> None:

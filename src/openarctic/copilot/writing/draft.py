@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,6 +32,21 @@ class Problem:
     def of(cls, error: OpenArcticError, file: str, line: int | None = None) -> Problem:
         """An error of ours in a file."""
         return cls(file, line, error.message, error.hint)
+
+
+def odd_characters(files: Mapping[str, str]) -> list[Problem]:
+    """Characters that engines, interpreters and eyes read differently: a lone carriage return ends a comment for some and not for
+    others, and marks of direction show a line other than it is."""
+    problems = []
+    for path, text in files.items():
+        for character in text:
+            if character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
+                line = text.count("\n", 0, text.index(character)) + 1
+                problems.append(
+                    Problem(path, line, f"it holds the character U+{ord(character):04X}", "plain text, lines end with \\n")
+                )
+                break
+    return problems
 
 
 class Task(Protocol):
@@ -106,7 +122,7 @@ def write_code(task: Task, model: Generator, rounds: int = ROUNDS, max_tokens: i
         else:
             try:
                 files = task.read(completion.text)
-                problems = task.check(files)
+                problems = odd_characters(files) or task.check(files)
             except UserError as error:
                 problems = [Problem.of(error, "the answer")]
         if not problems:

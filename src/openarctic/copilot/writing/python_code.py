@@ -38,23 +38,31 @@ FORBIDDEN_ATTRIBUTES = frozenset(
     fdopen eval exec compile read_pickle to_pickle read_html read_xml executescript copy_expert copy_from copy_to load_extension
     enable_load_extension create_function create_aggregate create_collation set_authorizer set_trace_callback backup iterdump
     install_extension read_csv_auto from_csv_auto from_parquet export_database import_database execute_string execute_stream
-    execute_async write_pandas to_clipboard attrgetter methodcaller modules meta_path path_hooks settrace setprofile _getframe
+    execute_async write_pandas to_clipboard attrgetter methodcaller modules meta_path path_hooks settrace setprofile callproc
+    blobopen insert_into create_view to_table to_view get_type_hints ForwardRef evaluate_forward_ref gi_frame cr_frame ag_frame
+    tb_frame f_globals f_builtins f_locals f_back gi_code cr_code FileHandler FileType ParquetWriter ExcelWriter HDFStore OSFile
+    memory_map memmap create_memory_map output_stream DataSource to_gbq
     """.split()
 )
 # Modules that other modules hold as attributes (`logging.os`).
 HIDDEN_MODULES = frozenset(
     "os sys io subprocess shutil socket builtins importlib ctypes pickle marshal urllib http codecs runpy pty signal ssl ftplib "
-    "smtplib tempfile multiprocessing threading asyncio inspect gc code".split()
+    "smtplib tempfile multiprocessing threading asyncio inspect gc code fs flight ctypeslib f2py distutils testing".split()
 )
 # Methods of pandas, polars, pyarrow and DuckDB that write a file: the path must be a named target.
 FILE_WRITERS = frozenset(
     """
     to_csv to_parquet to_json to_excel to_feather to_hdf to_orc to_stata to_xml to_html to_latex to_markdown write_csv
     write_parquet write_json write_ndjson write_excel write_ipc write_avro write_table write_feather savez savez_compressed save
-    savetxt tofile sink_csv sink_parquet sink_ndjson sink_ipc dump
+    savetxt tofile sink_csv sink_parquet sink_ndjson sink_ipc write_to_dataset write_database create dump
     """.split()
 )
-SQL_METHODS = frozenset("execute executemany sql query read_sql read_sql_query read_database sqlquery from_query".split())
+SQL_METHODS = frozenset(
+    "execute executemany sql query stream read_sql read_sql_query read_database read_database_uri sqlquery from_query".split()
+)
+
+
+NOT_IMPORTED = FORBIDDEN_ATTRIBUTES | FORBIDDEN_NAMES | FILE_WRITERS | HIDDEN_MODULES | SQL_METHODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class PythonCode:
             self.problems.append(Problem(file, None, f"this is not Python: {error}"))
             return
         self._constants = _constants(tree)
+        self._looked_into = {node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         self._called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
         self._modules = dict(_module_names(tree))
         self._imported = {*self._modules.values(), *(n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom))}
@@ -105,6 +114,8 @@ class PythonCode:
             self._attribute(node)
         elif isinstance(node, ast.Call):
             self._call(node)
+        elif isinstance(node, ast.MatchClass) and node.kwd_attrs:
+            self._refuse(node, "patterns that look at attributes may not be used")
 
     def _import(self, node: ast.AST, module: str) -> bool:
         if module in MODULES:
@@ -124,50 +135,42 @@ class PythonCode:
         for alias in node.names:
             if alias.name == "*":
                 self._refuse(node, "import * may not be used", "name what is needed")
-            elif alias.name in FORBIDDEN_ATTRIBUTES | FILE_WRITERS or alias.name not in ONLY.get(module, {alias.name}):
+            elif alias.name in NOT_IMPORTED or alias.name.startswith("_") or alias.name not in ONLY.get(module, {alias.name}):
                 self._refuse(node, f"{module}.{alias.name} may not be used")
 
     def _name(self, node: ast.Name) -> None:
         if node.id in FORBIDDEN_NAMES:
             hint = {"open": "write to a target table; read with the csv or json module from sys.stdin"}.get(node.id)
             self._refuse(node, f"{node.id} may not be used", hint)
-        elif node.id in self._modules and isinstance(node.ctx, ast.Store):
+        elif node.id in self._modules and isinstance(node.ctx, ast.Store | ast.Del):
             self._refuse(node, f"{node.id} is a module and may not be assigned to")
+        elif self._modules.get(node.id) in ONLY and node not in self._looked_into:
+            self._refuse(node, f"the module {node.id} may not be passed on", f"write {node.id}.name where it is needed")
 
     def _attribute(self, node: ast.Attribute) -> None:
         name = node.attr
-        if name.startswith("__") and name.endswith("__"):
+        is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls") and not name.startswith("__")
+        if name.startswith("_") and not is_own:
             self._refuse(node, f"{name} may not be used")
         elif isinstance(node.ctx, ast.Store | ast.Del) and name in SQL_METHODS | FILE_WRITERS | FORBIDDEN_ATTRIBUTES:
             self._refuse(node, f"{name} may not be assigned to")
-        elif name in FORBIDDEN_ATTRIBUTES or (name in HIDDEN_MODULES and not isinstance(node.ctx, ast.Store)):
+        elif name in FORBIDDEN_ATTRIBUTES | FORBIDDEN_NAMES or name in HIDDEN_MODULES:
             self._refuse(node, f".{name} may not be used")
-        elif (name in SQL_METHODS or name in FILE_WRITERS) and node not in self._called and not self._is_plain_value(node):
+        elif (name in SQL_METHODS or name in FILE_WRITERS) and node not in self._called:
             self._refuse(node, f".{name} may only be called where it stands", "call it with the SQL as plain text")
         elif isinstance(node.value, ast.Name) and (allowed := ONLY.get(self._modules.get(node.value.id, ""))) is not None:
             if name not in allowed:
                 module = self._modules[node.value.id]
                 self._refuse(node, f"{module}.{name} may not be used", f"allowed: {', '.join(sorted(allowed))}")
 
-    def _is_plain_value(self, node: ast.Attribute) -> bool:
-        """`args.query` of argparse is no method."""
-        return isinstance(node.value, ast.Name) and node.value.id in ("args", "arguments", "options")
-
     def _call(self, node: ast.Call) -> None:
         for keyword in node.keywords:
-            if keyword.arg in ("password", "passwd", "pwd", "token", "private_key") and isinstance(keyword.value, ast.Constant):
-                self._refuse(node, f"{keyword.arg} stands in the script", "read it from os.environ")
+            self._keyword(node, keyword)
         if not isinstance(node.func, ast.Attribute):
             return
         name = node.func.attr
         if name in SQL_METHODS:
             self._sql(node)
-        elif name == "copy" and node.args:
-            self._refuse(node, "COPY may not be used")
-        elif name in ("rename", "replace") and "pathlib" in self._imported and len(node.args) == 1 and not node.keywords:
-            self._refuse(node, f".{name} of a path may not be used")
-        elif name.startswith(("read_", "scan_")) and any("://" in text for text in self._texts(self._argument(node))):
-            self._refuse(node, "nothing may be read from the network")
         elif name == "to_sql":
             self._target(node, self._argument(node, "name"), "table")
         elif name in FILE_WRITERS:
@@ -175,6 +178,28 @@ class PythonCode:
             is_json_text = name == "dump" and len(node.args) > 1
             if path is not None and not is_json_text:
                 self._target(node, path, "file")
+        elif name.startswith(("read_", "scan_")) and any("://" in text for text in self._texts(self._argument(node))):
+            self._refuse(node, "nothing may be read from the network")
+        else:
+            self._homonym(node, name)
+
+    def _keyword(self, node: ast.Call, keyword: ast.keyword) -> None:
+        if keyword.arg == "allow_pickle" or (keyword.arg == "filename" and isinstance(node.func, ast.Attribute)):
+            self._refuse(node, f"{keyword.arg} may not be used")
+        if keyword.arg in ("password", "passwd", "pwd", "token", "private_key") and isinstance(keyword.value, ast.Constant):
+            self._refuse(node, f"{keyword.arg} stands in the script", "read it from os.environ")
+
+    def _homonym(self, node: ast.Call, name: str) -> None:
+        """Methods that lists and frames have, and databases and paths too: their arguments tell which it is."""
+        count = len(node.args)
+        if name == "copy" and count:
+            self._refuse(node, "COPY may not be used")
+        elif (name == "append" and count > 1) or (name == "insert" and count == 1):
+            self._refuse(node, f".{name} of a database may not be used", "INSERT INTO a target")
+        elif name == "update" and (count > 1 or any(keyword.arg in ("set", "condition") for keyword in node.keywords)):
+            self._refuse(node, f".{name} of a database may not be used", "UPDATE a target")
+        elif name in ("rename", "replace") and "pathlib" in self._imported and count == 1 and not node.keywords:
+            self._refuse(node, f".{name} of a path may not be used")
 
     def _argument(self, node: ast.Call, *names: str) -> ast.expr | None:
         named = next((keyword.value for keyword in node.keywords if keyword.arg in names), None)
@@ -233,15 +258,20 @@ def _constants(tree: ast.AST) -> dict[str, list[str]]:
             for name in names:
                 lists[name] = listed if name not in lists else None
                 bound(name, [value.value] if isinstance(value, ast.Constant) and isinstance(value.value, str) else None)
+    unfollowed = {name for name, is_followed in _bindings(tree) if not is_followed}
+    looped_over = {id(node.iter) for node in ast.walk(tree) if isinstance(node, ast.For | ast.comprehension)}
+    for node in ast.walk(tree):
+        # A list that is used in any other way than in a loop may hold something else by then.
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in looped_over:
+            lists[node.id] = None
     for node in ast.walk(tree):
         if isinstance(node, ast.For | ast.comprehension) and isinstance(node.target, ast.Name):
             source = node.iter
-            texts = lists.get(source.id) if isinstance(source, ast.Name) else _listed(source)
+            is_list = isinstance(source, ast.Name) and source.id not in unfollowed
+            texts = lists.get(source.id) if is_list and isinstance(source, ast.Name) else _listed(source)
             bound(node.target.id, texts)
-    known = {node.id for node in _loop_and_plain_targets(tree)}
-    for name, count in _bindings(tree):
-        if name not in known or count is None:
-            found[name] = None
+    for name in unfollowed:
+        found[name] = None
     return {name: texts for name, texts in found.items() if texts}
 
 
@@ -266,22 +296,22 @@ def _loop_and_plain_targets(tree: ast.AST) -> Iterator[ast.Name]:
             yield node.target
 
 
-def _bindings(tree: ast.AST) -> Iterator[tuple[str, int | None]]:
-    """Names and whether each binding is one that `_constants` follows (None: it is not, such as a parameter or `+=`)."""
+def _bindings(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """Names and whether each binding is one that `_constants` follows: a parameter, a module or `+=` is none."""
     followed = {id(node) for node in _loop_and_plain_targets(tree)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
-            yield node.id, 1 if id(node) in followed else None
+            yield node.id, id(node) in followed
         elif isinstance(node, ast.arg):
-            yield node.arg, None
+            yield node.arg, False
         elif isinstance(node, ast.alias):
-            yield (node.asname or node.name).split(".")[0], None
+            yield (node.asname or node.name).split(".")[0], False
         elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-            yield node.name, None
+            yield node.name, False
         elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
-            yield node.name, None
+            yield node.name, False
         elif isinstance(node, ast.Global | ast.Nonlocal):
-            yield from ((name, None) for name in node.names)
+            yield from ((name, False) for name in node.names)
 
 
 BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__"}

@@ -17,7 +17,8 @@ from sqlglot.optimizer.qualify import qualify
 from openarctic.copilot.guard import MAX_SQL_CHARS, Bounds, check_within, is_in_main
 from openarctic.copilot.schema import Column, Schema, Table
 from openarctic.copilot.spelling import meant_name, plain_name
-from openarctic.errors import RefusedError
+from openarctic.copilot.writing.words import words
+from openarctic.errors import RefusedError, UserError
 
 Bind = Callable[[exp.Expr], exp.Expr]
 
@@ -103,6 +104,10 @@ class Statements:
         """Exactly one statement. Raises RefusedError."""
         if len(sql) > MAX_SQL_CHARS:
             raise RefusedError("too_expensive", f"the statement has {len(sql)} characters, the limit is {MAX_SQL_CHARS}")
+        try:
+            words(sql, self.dialect)  # the text itself is what will run: where it is torn, readers may differ
+        except UserError as error:
+            raise RefusedError("unparsable", error.message, error.hint) from error
         try:
             found = [tree for tree in sqlglot.parse(sql, read=self.dialect) if tree is not None]
         except (SqlglotError, RecursionError) as error:
@@ -278,9 +283,12 @@ class Statements:
         is_kept = tree.args.get("exists") and self.table(name) is not None
         if not is_kept:
             self.made[name] = Table(name=node.name, columns=tuple(columns))
-        for part in shape.expressions if isinstance(shape, exp.Schema) else ():
+        parts = shape.expressions if isinstance(shape, exp.Schema) else []
+        for part in parts:
             if not isinstance(part, exp.ColumnDef):
                 self._constraint(part)
+        for check in (check for part in parts for check in part.find_all(exp.CheckColumnConstraint)):
+            self._query(exp.Insert(), (check.this,), (exp.to_table(node.name),), ())
         return ()
 
     def _column(self, definition: exp.Expr) -> Column:
@@ -293,8 +301,8 @@ class Statements:
                 )
             if isinstance(kind, exp.DefaultColumnConstraint):
                 self.read(exp.Select(expressions=[kind.this.copy()]))
-            if isinstance(kind, exp.CheckColumnConstraint):
-                self._constraint(kind)
+            if isinstance(kind, exp.GeneratedAsIdentityColumnConstraint) and kind.expression:
+                raise RefusedError("not_permitted", "computed columns may not be used in CREATE TABLE")
         type_ = definition.args.get("kind")
         return Column(name=definition.name, type=type_.sql(dialect=self.dialect) if type_ is not None else "")
 

@@ -84,7 +84,8 @@ def _kind(match: re.Match[str]) -> Kind | None:
 
 def _quote_end(source: str, start: int, line: int, dialect: str) -> int:
     quote, place = source[start], start + 1
-    escapes = quote == "'" and (dialect == "snowflake" or source[start - 1 : start].upper() == "E")
+    is_marked = re.search(r"(?<![\w$])[eE]$", source[max(0, start - 2) : start]) is not None  # E'...', but not date'...'
+    escapes = quote == "'" and (dialect == "snowflake" or (dialect == "postgres" and is_marked))
     while place < len(source):
         if escapes and source[place] == "\\":
             place += 2
@@ -98,14 +99,9 @@ def _quote_end(source: str, start: int, line: int, dialect: str) -> int:
 
 
 def _comment_end(source: str, start: int, line: int) -> int:
-    depth, place = 0, start
-    while place < len(source):
-        if source.startswith("/*", place):
-            depth, place = depth + 1, place + 2
-        elif source.startswith("*/", place):
-            depth, place = depth - 1, place + 2
-            if depth == 0:
-                return place
-        else:
-            place += 1
-    raise UserError(f"line {line}: /* is never closed")
+    end = source.find("*/", start + 2)
+    if end < 0:
+        raise UserError(f"line {line}: /* is never closed")
+    if "/*" in source[start + 2 : end]:  # engines do not agree where such a comment ends
+        raise UserError(f"line {line}: a comment stands in a comment", "write -- comments")
+    return end + 2
