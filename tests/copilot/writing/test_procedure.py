@@ -179,7 +179,7 @@ def _with(sql: str, hostile: str) -> list[str]:
 BODIES = [("postgres", PLPGSQL.partition("CREATE OR REPLACE FUNCTION")[0]), ("snowflake", SNOWFLAKE)]
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("hostile", ["DELETE FROM orders;", "EXECUTE IMMEDIATE 'x';"])
 @pytest.mark.parametrize(("dialect", "sql"), BODIES)
 def test_no_place_of_a_body_is_overlooked(dialect: str, sql: str, hostile: str, step: int) -> None:
@@ -210,8 +210,8 @@ def test_rows_have_the_fields_of_their_queries() -> None:
 
 
 def test_deep_nesting_ends_in_a_problem() -> None:
-    assert problems(body("BEGIN " * 200 + "NULL; " + "END; " * 200))
-    assert problems(body("IF v_n > 1 THEN " * 1500 + "NULL; " + "END IF; " * 1500))
+    assert problems(body("BEGIN " * 60 + "NULL; " + "END; " * 60))
+    assert problems(body("IF v_n > 1 THEN " * 800 + "NULL; " + "END IF; " * 800))
 
 
 def test_only_two_engines_have_procedures() -> None:
