@@ -234,15 +234,14 @@ class Toolbox:
 
     async def _ask(self, given: AskArguments, key: Key, tell: Tell) -> Outcome:
         question = check_question(given.question)
-        options = AskOptions(
-            candidates=self.limits.candidates,
-            limit=self._rows(given.limit),
-            timeout_s=self.limits.seconds,
-            execute=given.run,
-        )
+        options = self._options(self._rows(given.limit), given.run)
         async with self.desk.seat(self.desk.database(given.database), key) as seat:
             body = await self._asked(seat, question, options, tell)
         return self._fitted(body)
+
+    def _options(self, rows: int, execute: bool = True) -> AskOptions:
+        limits = self.limits
+        return AskOptions(candidates=limits.candidates, limit=rows, timeout_s=limits.seconds, execute=execute)
 
     async def _asked(self, seat: Seat, question: str, options: AskOptions, tell: Tell) -> dict[str, Any]:
         def on_linked(tables: list[str], links: Sequence[ValueLink]) -> None:
@@ -298,8 +297,9 @@ class Toolbox:
             raise UserError("chart takes sql or question", "give one of the two")
         async with self.desk.seat(self.desk.database(given.database), key) as seat:
             if given.question is not None:
-                options = AskOptions(candidates=self.limits.candidates, limit=self.limits.rows, timeout_s=self.limits.seconds)
-                body = await self._asked(seat, check_question(given.question), options, tell)
+                body = await self._asked(seat, check_question(given.question), self._options(self.limits.rows), tell)
+                if body["rows"] is None:  # the answer is held back
+                    return _outcome({"status": body["status"], "sql": body["sql"], "chart": None, "reason": body["answer"]})
                 columns, rows, sql, truncated = body["columns"], body["rows"], body["sql"], body["truncated"]
             else:
                 statement = given.sql or ""
