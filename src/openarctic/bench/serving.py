@@ -45,6 +45,7 @@ class ServeBench:
     threads: int
     protocol: Protocol
     context: int = 2048
+    cache_gb: float = 1.0  # of our server, its default
     against: str | None = None
     peer_python: str = sys.executable
 
@@ -56,6 +57,7 @@ def command(name: str, bench: ServeBench, port: int) -> list[str]:
         code = "import sys; from openarctic.cli import main; sys.exit(main(sys.argv[1:]))"
         options = ["--no-db", "--model", str(bench.model), "--port", str(port), "--threads", str(bench.threads)]
         options += ["--max-num-seqs", str(_max_num_seqs(bench)), "--max-concurrent", str(max(256, most))]
+        options += ["--cache-gb", f"{bench.cache_gb:g}"]
         return [
             sys.executable,
             "-c",
@@ -139,7 +141,7 @@ def contender(name: str, bench: ServeBench) -> Iterator[Running | BareEngine]:
             yield running
         return
     with started(EngineSpec(OURS, bench.threads), bench.model) as client:
-        client.ask("start", max_sequences=_max_num_seqs(bench), cache_bytes=1 << 30)  # as the server has it
+        client.ask("start", max_sequences=_max_num_seqs(bench), cache_bytes=int(bench.cache_gb * (1 << 30)))
         yield BareEngine(client)
 
 

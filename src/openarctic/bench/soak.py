@@ -26,7 +26,10 @@ MAX_GROWTH = 0.05  # of memory, from warm to the end, and it counts as flat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Soak:
-    """`streams` at a time for `minutes`, each followed by the next; silence of more than `stall_s` is a stall."""
+    """`streams` at a time for `minutes`, each followed by the next; silence of more than `stall_s` is a stall.
+
+    Memory of keys and values is taken as it is first used: a short run is flat only where `cache_gb` is soon full.
+    """
 
     model: Path
     streams: int
@@ -34,6 +37,7 @@ class Soak:
     threads: int
     trace: str = "chat"
     stall_s: float = 120.0
+    cache_gb: float = 1.0
 
 
 @dataclass(slots=True)
@@ -70,6 +74,7 @@ def soak(settings: Soak, on_progress: OnProgress) -> dict[str, Any]:
         requests=0,
         threads=settings.threads,
         protocol=Protocol(),
+        cache_gb=settings.cache_gb,
     )
     with server(OURS, bench) as running:
         crowd = Crowd(running.port, "m", settings.streams, None, eos_id)

@@ -66,6 +66,7 @@ def _add_soak(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--streams", type=int, default=256, metavar="N", help="open at a time (default 256)")
     parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="for how long (default 10)")
     parser.add_argument("--stall", type=float, default=120.0, metavar="S", help="silence that is a stall (default 120 seconds)")
+    parser.add_argument("--cache-gb", type=float, default=1.0, metavar="GB", help="the server's, for keys and values (default 1)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the server (default: all processors)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
     _add_format(parser)
@@ -166,7 +167,7 @@ def _soak(args: argparse.Namespace) -> int:
     from openarctic.errors import UserError
     from openarctic.machine import checked_threads
 
-    for name in ("streams", "minutes", "stall"):
+    for name in ("streams", "minutes", "stall", "cache_gb"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name} is {getattr(args, name)}, it must be above 0")
     settings = Soak(
@@ -175,6 +176,7 @@ def _soak(args: argparse.Namespace) -> int:
         minutes=args.minutes,
         threads=checked_threads(args.threads),
         stall_s=args.stall,
+        cache_gb=args.cache_gb,
     )
     report = soak(settings, progress.renew)
     progress.end()
