@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,7 +56,7 @@ def test_a_real_server_is_measured() -> None:
     )
     report = measure_serving(bench, lambda text: None)
     [row] = rows(report)
-    assert row[:3] == ("sql", "2 streams", OURS) and row[3] > 0 and row[8] == 0
+    assert row[:3] == ("sql", "2 streams", OURS) and row[3] > 0 and row[9] == 0
     json.dumps(report)
 
 
@@ -76,13 +75,9 @@ def test_the_server_beside_its_engine() -> None:
     [cell] = report["cells"]
     served, bare = (cell["seen"][name][0] for name in (OURS, BARE))
     assert (served["failed"], bare["failed"]) == (0, 0) and served["requests"] == bare["requests"] == 1
-    tokens = [round(told["tokens_per_s"] * seconds) for told, seconds in zip((served, bare), _seconds(cell), strict=True)]
-    assert tokens[0] == tokens[1] == sum(request.max_tokens for request in serve_trace("chat", 1, seed=1))
+    assert served["tokens"] == bare["tokens"] == sum(request.max_tokens for request in serve_trace("chat", 1, seed=1))
+    assert served["cpu_s"] > 0 and bare["cpu_s"] > 0
     assert [row[2] for row in rows(report)] == [OURS, BARE]
-
-
-def _seconds(cell: dict[str, Any]) -> list[float]:
-    return [cell["sides"][name]["seconds"][0][0] for name in (OURS, BARE)]
 
 
 def test_streams_are_held_open() -> None:

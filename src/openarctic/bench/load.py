@@ -118,7 +118,8 @@ def summary(seconds: float, seen: Sequence[Seen]) -> dict[str, Any]:
         "requests": len(seen),
         "failed": len(seen) - len(good),
         "failures": sorted({one.failure for one in seen if one.failure})[:3],
-        "tokens_per_s": sum(one.tokens for one in good) / seconds,
+        "tokens": (tokens := sum(one.tokens for one in good)),
+        "tokens_per_s": tokens / seconds,
         "ttft_ms": _percentiles([one.first_s for one in good]),
         "itl_ms": _percentiles(between),
     }
