@@ -276,3 +276,84 @@ def test_it_is_soon_ready(page: Any) -> None:
     page.reload()
     page.wait_for_selector("#schema details")
     assert time.monotonic() - began < INTERACTIVE_S
+
+
+# What Lighthouse asks of accessibility, in the page as it is rendered: (what is wrong, where) for each fault.
+AUDIT = """() => {
+  const faults = [], shown = e => e.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true });
+  const name = e => (e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.labels?.[0]?.textContent ||
+                     e.textContent || e.getAttribute("alt") || e.title || "").trim();
+  for (const e of document.querySelectorAll("a, button, input, select, textarea, summary, [tabindex]"))
+    if (shown(e) && !name(e)) faults.push(["no name", e.outerHTML.slice(0, 80)]);
+  for (const e of document.images) if (shown(e) && !e.alt) faults.push(["no alt", e.id]);
+  for (const e of document.querySelectorAll("[tabindex]")) if (e.tabIndex > 0) faults.push(["tabindex", e.id]);
+  let level = 0;
+  for (const e of document.querySelectorAll("h1, h2, h3, h4, h5, h6")) {
+    if (!shown(e)) continue;
+    if (+e.tagName[1] > level + 1) faults.push(["a heading's level is skipped", e.textContent]);
+    level = +e.tagName[1];
+  }
+  if (!document.title || !document.documentElement.lang) faults.push(["no title or language", ""]);
+  if (!document.querySelector("meta[name=viewport]")) faults.push(["no viewport", ""]);
+  const parts = colour => (colour.match(/[\\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const colour = parts(getComputedStyle(e).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const e = texts.currentNode.parentElement, style = getComputedStyle(e), size = parseFloat(style.fontSize);
+    if (!texts.currentNode.textContent.trim() || !shown(e) || e.closest(":disabled") || e.closest("option")) continue;
+    const both = [light(parts(style.color)), light(ground(e))].sort((a, b) => b - a);
+    const ratio = (both[0] + 0.05) / (both[1] + 0.05);
+    const isLarge = size >= 24 || (size >= 18.66 && +style.fontWeight >= 700);
+    if (ratio < (isLarge ? 3 : 4.5)) faults.push(["contrast " + ratio.toFixed(2), e.outerHTML.slice(0, 80)]);
+  }
+  if (innerWidth < 500)
+    for (const e of document.querySelectorAll("button, select, input")) {
+      const box = e.getBoundingClientRect();
+      if (shown(e) && box.height > 0 && Math.min(box.height, box.width) < 24) faults.push(["small target", e.outerHTML]);
+    }
+  return faults;
+}"""
+LARGEST_BYTES = 1_500_000
+
+
+def test_what_lighthouse_would_say(served: Server, page: Any) -> None:
+    """Accessibility in both themes and at phone width; size, foreign requests and messages of a first visit."""
+    ask(page, "How many customers are there in each segment?")
+    assert page.evaluate(AUDIT) == []
+    page.click("#tab-table")
+    page.click("#theme")
+    assert page.evaluate(AUDIT) == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate(AUDIT) == []
+    page.evaluate(
+        """() => { const a = document.createElement("button"), b = document.createElement("p");
+          b.textContent = "faint"; b.style.color = b.style.background = "rgb(90, 90, 90)"; document.body.append(a, b); }"""
+    )
+    assert [what for what, _ in page.evaluate(AUDIT)] == ["no name", "contrast 1.00"]  # it does find faults
+
+    assert min(first_visit(page.context.browser, f"http://127.0.0.1:{served.port}/") for _ in range(3)) < INTERACTIVE_S
+
+
+def first_visit(browser: Any, own: str) -> float:
+    """Seconds until the page could be used, with nothing in the cache; the best of some visits leaves out what else ran."""
+    page = browser.new_page()
+    fetched: list[Any] = []
+    told: list[str] = []
+    page.on("response", lambda answer: fetched.append(answer))
+    page.on("console", lambda message: told.append(message.text) if message.type in ("error", "warning") else None)
+    page.goto(own)
+    page.wait_for_selector("#schema details")
+    assert told == [] and all(answer.url.startswith(own) and answer.status < 400 for answer in fetched)
+    assert sum(len(answer.body()) for answer in fetched) < LARGEST_BYTES
+    seconds = page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive / 1000")
+    page.close()
+    return float(seconds)
