@@ -1,5 +1,0 @@
-"""The former address of `copilot.linking.words`."""
-
-from openarctic.copilot.linking.words import name_stems, stem
-
-__all__ = ["name_stems", "stem"]
