@@ -37,6 +37,14 @@ CREATE TABLE Patient (patientId INTEGER PRIMARY KEY, firstName TEXT, lastName TE
 CREATE TABLE Appointment (appointmentId INTEGER PRIMARY KEY, patientId INTEGER, doctorId INTEGER, visitDate TEXT, fee REAL,
   outcome TEXT,   FOREIGN KEY (patientId) REFERENCES Patient (patientId), FOREIGN KEY (doctorId) REFERENCES Doctor (doctorId));
 """
+_LIBRARY = """
+CREATE TABLE authors (author_id INTEGER PRIMARY KEY, author_name VARCHAR, nationality VARCHAR, birth_year INTEGER);
+CREATE TABLE books (isbn VARCHAR PRIMARY KEY, title VARCHAR, genre VARCHAR, pages INTEGER, published INTEGER, in_print BOOLEAN,
+  author_id INTEGER REFERENCES authors (author_id));
+CREATE TABLE members (member_id INTEGER PRIMARY KEY, first_name VARCHAR, last_name VARCHAR, town VARCHAR, joined_on DATE);
+CREATE TABLE loans (loan_id INTEGER PRIMARY KEY, isbn VARCHAR REFERENCES books (isbn),
+  member_id INTEGER REFERENCES members (member_id), loaned_at TIMESTAMP, returned_at TIMESTAMP, fine DECIMAL(8, 2));
+"""
 _CITIES = ["Leeds", "York", "Hull", "Bath"]
 _OUTCOMES = ["cured", "referred", "follow-up", "no show"]
 
@@ -49,10 +57,12 @@ def databases(folder: Path) -> dict[str, Database]:
     _clinic(folder / "clinic.sqlite")
     _flights(folder / "flights.csv")
     _geography(folder / "geography.sqlite")
+    _library(folder / "library.duckdb")
     return {
         "shop": sample_database(),
         **{n: open_database(folder / f"{n}.sqlite") for n in ("music", "clinic", "geography")},
         "flights": open_database(folder / "flights.csv"),
+        "library": open_database(folder / "library.duckdb"),
     }
 
 
@@ -124,3 +134,45 @@ def _geography(path: Path) -> None:
   ('CH','Italian','T',7.0), ('NP','Nepali','T',50.0), ('CH','English','F',5.0);
             """
         )
+
+
+def _library(path: Path) -> None:
+    import duckdb
+
+    rng = random.Random(5)
+    authors = [
+        ("Ines Vale", "Portuguese", 1950),
+        ("Tom Reed", "British", 1964),
+        ("Aiko Mori", "Japanese", 1971),
+        ("Sam Field", "British", 1940),
+    ]
+    connection = duckdb.connect(str(path))
+    connection.execute(_LIBRARY)
+    for i, author in enumerate(authors, 1):
+        connection.execute("INSERT INTO authors VALUES (?, ?, ?, ?)", [i, *author])
+    for i in range(1, 25):
+        row = [
+            f"978-{i:03}",
+            f"Book {i}",
+            rng.choice(["Crime", "Poetry", "Science"]),
+            rng.randrange(80, 700),
+            rng.randrange(1985, 2022),
+        ]
+        connection.execute("INSERT INTO books VALUES (?, ?, ?, ?, ?, ?, ?)", [*row, i % 4 > 0, i % 4 + 1])
+    for i in range(1, 13):
+        name = [rng.choice(["Una", "Vic", "Wim"]), f"Stone{i}"]
+        day = f"20{rng.randrange(15, 24)}-0{rng.randrange(1, 10)}-11"
+        connection.execute("INSERT INTO members VALUES (?, ?, ?, ?, ?)", [i, *name, rng.choice(["Delft", "Gouda", "Breda"]), day])
+    for i in range(1, 81):
+        day = f"{rng.choice([2022, 2023])}-{rng.randrange(1, 13):02}-{rng.randrange(1, 28):02} 10:00:00"
+        back = None if i % 6 == 0 else day.replace("10:00", "17:30")
+        row = [
+            i,
+            f"978-{rng.randrange(1, 25):03}",
+            rng.randrange(1, 12),
+            day,
+            back,
+            round(rng.random() * 9, 2) if i % 3 else None,
+        ]
+        connection.execute("INSERT INTO loans VALUES (?, ?, ?, ?, ?, ?)", row)
+    connection.close()

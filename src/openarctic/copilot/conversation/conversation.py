@@ -50,8 +50,7 @@ def _read_as(answer: Answer, words: str | None) -> Answer:
 
 
 class Conversation:
-    """Questions that may be about the ones before. `turns` are the earlier ones, as many as are kept; not safe for "
-    "several threads."""
+    """Questions that may be about the ones before. `turns` are the earlier ones, as many as are kept. Not safe for threads."""
 
     def __init__(self, copilot: Copilot, turns: Sequence[Turn] = (), clarification: Clarification | None = None) -> None:
         self.copilot = copilot
@@ -60,7 +59,9 @@ class Conversation:
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.copilot.access.schema)
+        # With a semantic model the copilot's own index is of other names.
+        near = self.copilot.linker.values if self.copilot.proposer is None else None
+        return Vocabulary(self.copilot.access.schema, near)
 
     def reset(self) -> None:
         """The next question is the first."""
@@ -68,8 +69,7 @@ class Conversation:
         self.clarification = None
 
     def ask(self, question: str, options: AskOptions, tally: Tally | None = None, on_linked: OnLinked | None = None) -> Answer:
-        """Answer a question, a follow-up, or the reply to a question back. Raises as `Copilot.ask`; then nothing is "
-        "kept of it."""
+        """Answer a question, a follow-up, or the reply to a question back. Raises as `Copilot.ask`, and then keeps nothing."""
         text = check_text(question)
         pending, self.clarification = self.clarification, None
         choice = pending.chosen(text) if pending is not None else None
@@ -186,8 +186,7 @@ class Conversation:
         return _read_as(ask(check_question(text), history=history), "with the questions before" if kind is not Kind.NEW else None)
 
     def _meant_turn(self, text: str) -> tuple[int, str]:
-        """Which earlier turn a follow-up is about: `#2` or `result 2` names one, else the last. Raises UserError for "
-        "another number."""
+        """Which earlier turn a follow-up is about: `#2` or `result 2` names one, else the last. Raises UserError for `#99`."""
         match = _HANDLE.search(text)
         if match is None or not self.turns:
             return len(self.turns) - 1, text

@@ -55,8 +55,8 @@ def read_filters(said: Said) -> None:
 
 
 def add_filter(said: Said, query: Query, place: Place, condition: Callable[[exp.Column], exp.Expr]) -> None:
-    """One more condition; on rows that were limited it is about those, unless others are asked for instead."""
-    if not said.is_replacing:
+    """One more condition; on rows that were limited it is about those rows where the follow-up says so, else about all."""
+    if said.is_of_them:
         query.settle()
     if not place.table:
         query.nest()
@@ -88,7 +88,7 @@ def _comparisons(said: Said) -> None:
 def _comparison(said: Said, match: re.Match[str], kind: type[exp.Binary], number: float | int) -> None:
     after = _noun_after(said, match.end())
     if isinstance(after, str):
-        said.change(Stage.FILTER, lambda q: _keep_counted(q, after, kind, number))
+        said.change(Stage.FILTER, lambda q: _keep_counted(said, q, after, kind, number))
         return
     place = after or _compared_column(said, match)
     if place is None:
@@ -153,11 +153,12 @@ def _keep_groups(query: Query, kind: type[exp.Binary], number: float | int) -> s
     return f"{aggregate.sql()} {_SAYS[kind]} {number}"
 
 
-def _keep_counted(query: Query, table: str, kind: type[exp.Binary], number: float | int) -> str:
+def _keep_counted(said: Said, query: Query, table: str, kind: type[exp.Binary], number: float | int) -> str:
     counts = [a for a in query.aggregates if isinstance(a, exp.Count)]
     if query.is_grouped and counts:
         return _keep_groups(query, kind, number)
-    query.settle()
+    if said.is_of_them:
+        query.settle()
     query.keep_related(table, lambda count: kind(this=count, expression=_literal(number)))
     return f"with {_SAYS[kind]} {number} {table}"
 
@@ -533,7 +534,7 @@ def _missing(said: Said) -> None:
         table = said.vocabulary.table(noun[1]) if noun else None
         if table is not None and noun is not None and said.query.distance(table.name.lower()):
             said.use(match.start(), noun.end())
-            said.change(Stage.FILTER, _related(table.name.lower(), is_null))
+            said.change(Stage.FILTER, _related(said, table.name.lower(), is_null))
             continue
         places = said.vocabulary.columns(noun[1], said.query) if noun else []
         if noun is None or not places or not places[0].table:
@@ -559,9 +560,10 @@ def _nulls(said: Said, place: Place, is_null: bool) -> Callable[[Query], str]:
     return apply
 
 
-def _related(table: str, is_null: bool) -> Callable[[Query], str]:
+def _related(said: Said, table: str, is_null: bool) -> Callable[[Query], str]:
     def apply(query: Query) -> str:
-        query.settle()
+        if said.is_of_them:
+            query.settle()
         query.keep_related(table, lambda count: exp.GT(this=count, expression=_literal(0)))
         if is_null:
             where = query.select.args["where"]

@@ -62,6 +62,9 @@ _ANAPHOR = re.compile(
 _EMPTY_COUNT = re.compile(
     r"^\W*(?:and\s+)?how many(?:\s+(?:are there|is that|are that|rows|results|in total|are they))*\W*$", re.IGNORECASE
 )
+_THEIR_COUNT = re.compile(
+    r"^\W*(?:and\s+)?how many \w+ (?:do|did|does|have|has|had) (?:they|he|she|it|those|these)\b", re.IGNORECASE
+)
 _WHOLE = re.compile(
     r"^\W*(?:and\s+|now\s+)?(?:who|which|what)\s+(?:are|is|were|was)\s+(?:they|those|these|that|it)\W*$|^\W*(?:undo|"
     r"go back|back|reverse|descending|ascending|"
@@ -75,6 +78,7 @@ _QUESTION = re.compile(
 )
 
 
+_WHO = re.compile(r"^\W*(?:who|which ones?)\b", re.IGNORECASE)
 _AND = re.compile(r"^\W*(?:and|but|or|also)\b", re.IGNORECASE)
 _WHOLE_QUESTION = re.compile(
     rf"^\W*(?:(?:ok|okay|now|so|then|and|but|please)\W+)+{_QUESTION.pattern.removeprefix('^')}", re.IGNORECASE
@@ -85,7 +89,7 @@ def kind_of(text: str, schema: Schema, query: Query | None) -> Kind:
     """Whether a question is about the earlier one. `query` is the earlier one's; without it everything is new."""
     if query is None:
         return Kind.NEW
-    if _WHOLE.search(text) or _EMPTY_COUNT.search(text):
+    if _WHOLE.search(text) or _EMPTY_COUNT.search(text) or _THEIR_COUNT.search(text):
         return Kind.FOLLOW_UP
     tables = _tables_in(text, schema)
     anaphor = _ANAPHOR.search(text)
@@ -96,6 +100,8 @@ def kind_of(text: str, schema: Schema, query: Query | None) -> Kind:
             return Kind.MAYBE if _AND.search(text) else Kind.OWN
         return Kind.FOLLOW_UP
     num_words = len(re.findall(r"\w+", text))
+    if tables and _WHO.search(text):
+        return Kind.MAYBE
     if tables:
         own = {t.name.lower() for t in query.tables}
         is_same = any(table.name.lower() in own for _, table in tables) and bool(query.filters())
@@ -278,7 +284,8 @@ def _as_listing(query: Query, whole: bool) -> str:
     if query.is_grouped or table is None:
         raise CannotEdit("its rows are no rows of a table")
     counted = query.aggregates[0].this if query.aggregates else None
-    query.order(()) if query.aggregates else None
+    if query.aggregates:
+        query.unaggregate()
     if isinstance(counted, exp.Distinct) and not whole:
         query.select.set("expressions", [e.copy() for e in counted.expressions])
         query.select.distinct(copy=False)
@@ -300,7 +307,7 @@ def _another_table(said: Said) -> None:
     """`and the suppliers?` after a count of customers."""
     from openarctic.copilot.conversation.said import Stage
 
-    if said.changes or not said.is_replacing or len(said.query.tables) != 1:
+    if said.changes or not said.is_replacing or said.is_widening or len(said.query.tables) != 1:
         return
     rest = said.left_text()
     table = said.vocabulary.table(rest) if rest else None
@@ -308,7 +315,7 @@ def _another_table(said: Said) -> None:
         return
     columns = {c.name.lower() for c in said.query.select.find_all(exp.Column)}
     if not columns <= table.column_names:
-        raise CannotEdit(f"{table.name} has other columns")
+        return
     said.use(0, len(said.text))
 
     def apply(query: Query) -> str:

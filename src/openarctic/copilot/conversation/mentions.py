@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from sqlglot import exp
+
 from openarctic.copilot.conversation.query import Place, Query
+from openarctic.copilot.linking.values import ValueIndex
 from openarctic.copilot.linking.words import name_stems, stem
 from openarctic.copilot.schema import Column, Schema, Table
 
 MAX_WORDS = 6
+MAX_NEAR = 5
 WORD = re.compile(r"[^\W_](?:[\w.&\-]*\w)?|'s", re.UNICODE)
 
 # Words that say nothing by themselves: what is left of a follow-up when it is read may hold these only.
@@ -45,6 +49,7 @@ _DATE_NAME = re.compile(
     r"(^|_)(date|day|time|on|at)$|(?<=[a-z])(Date|Time|Day)$|^(date|joined|opened|hired|founded|created|born)", re.I
 )
 _YEAR_NAME = re.compile(r"(^|_)year(_|$)|(?<=[a-z])Year$|^year|year$", re.IGNORECASE)
+_YEAR_VERB = re.compile(r"published|released|founded|built|established|opened|launched|introduced|born|elected", re.IGNORECASE)
 _PLACES = re.compile(r"city|town|country|nation|state|region|province|county|continent|location|district|place", re.IGNORECASE)
 _DATE_VALUE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -60,9 +65,11 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The cell values of a schema by their lower-case form, and the names of its columns. Build once, use for many follow-ups."""
+    """The cell values of a schema by their lower-case form, and the names of its columns. Build once, use for many follow-ups.
+    `near` finds values that are written in another way, where there is one for this schema."""
 
     schema: Schema
+    near: ValueIndex | None = None
 
     @cached_property
     def _values(self) -> dict[str, list[tuple[Place, str]]]:
@@ -98,6 +105,18 @@ class Vocabulary:
                 if places:
                     taken.update(range(i, i + length))
                     yield Mention(places[0][1], [p for p, _ in places], start, end)
+        spans = [words[i] for i in taken]
+        yield from (m for m in self._near_mentions(text, query) if not any(m.start < e and s < m.end for s, e in spans))
+
+    def _near_mentions(self, text: str, query: Query) -> Iterator[Mention]:
+        """Values with typos, in short forms, or as adjectives (`French`)."""
+        for link in self.near.links(text, MAX_NEAR) if self.near is not None else ():
+            start = text.find(link.said)
+            if start < 0 or all(word.lower() in FILLER for word in link.said.split()):
+                continue
+            places = nearest([(Place(*holder), link.value) for holder in link.holders or link.places], query)
+            if places:
+                yield Mention(link.value, [p for p, _ in places], start, start + len(link.said))
 
     def columns(self, span: str, query: Query) -> list[Place]:
         """The column that a phrase names (two for a name in two parts); empty where none is."""
@@ -149,9 +168,18 @@ class Vocabulary:
             for i, column in enumerate(table.columns):
                 if is_date(column) or is_year(column):
                     place = Place(table.name.lower(), column.name.lower())
-                    is_used = any(p == place for _, p in query.filters())
+                    is_used = any(p == place and not part.find(exp.Null) for part, p in query.filters())
                     found.append(((not is_used, distance, bool(BIRTH.search(column.name)), i), place))
         return [place for _, place in sorted(found)]
+
+    def places_shown(self, query: Query) -> list[Place]:
+        """Columns that say where the rows that are asked for are, cities first."""
+        table = query.shown
+        if table is None:
+            return []
+        found = [c for c in table.columns if is_place(c.name)]
+        found.sort(key=lambda c: not re.search(r"city|town|location", c.name, re.IGNORECASE))
+        return [Place(table.name.lower(), c.name.lower()) for c in found]
 
     def _near(self, query: Query) -> list[tuple[Table, int]]:
         """Tables at most two joins away."""
@@ -203,7 +231,9 @@ def is_date(column: Column) -> bool:
 
 def is_year(column: Column) -> bool:
     """Whether it holds years."""
-    return bool(_YEAR_NAME.search(column.name)) and not _DATE_TYPE.search(column.type)
+    if _DATE_TYPE.search(column.type):
+        return False
+    return bool(_YEAR_NAME.search(column.name)) or (column.is_numeric and bool(_YEAR_VERB.fullmatch(column.name)))
 
 
 def is_place(name: str) -> bool:

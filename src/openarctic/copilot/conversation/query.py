@@ -264,6 +264,28 @@ class Query:
         self.order([exp.Ordered(this=exp.Count(this=key), desc=is_most)])
         self.stop_after(count)
 
+    def count_related(self, table: str) -> None:
+        """How many rows of `table` the rows have together. Raises CannotEdit where no key of it points here."""
+        path = self._path(table)
+        if path is None or not path or path[0].is_to_one or not self.is_listing:
+            raise CannotEdit(f"no key of {table} points here")
+        self.settle()
+        for step in path:
+            self._join(step, keeps_rows=False)
+        self.order(())
+        self.select.set("distinct", None)
+        self.select.set("expressions", [exp.Count(this=exp.Star())])
+
+    def unaggregate(self) -> None:
+        """The rows that one number is about; of a highest or lowest value the row that has it."""
+        aggregates = self.aggregates
+        if len(aggregates) == 1 and isinstance(aggregates[0], exp.Min | exp.Max) and isinstance(aggregates[0].this, exp.Column):
+            key = exp.Ordered(this=aggregates[0].this.copy(), desc=isinstance(aggregates[0], exp.Max), nulls_first=False)
+            self.order([key])
+            self.stop_after(1)
+        else:
+            self.order(())
+
     def _keys_of(self, name: str) -> list[exp.Column]:
         table = self.schema.table(name)
         return [self.column(Place(name, key.lower())) for key in (table.primary_key if table else ())]

@@ -36,8 +36,10 @@ _LEAST = frozenset("least fewest lowest smallest youngest cheapest shortest ligh
 _LOW = frozenset("young cheap short light slow early low few little small least".split())
 _SUPERLATIVE = (
     rf"(?:(?P<degree>most|least)\s+(?P<adjective>{'|'.join([*ADJECTIVES, 'common', 'frequent'])})\b|"
-    rf"(?P<word>[a-z]{{2,}}est)|(?P<bare>most|least|fewest))"
+    rf"(?P<bare>most|least|fewest)\b|(?P<word>[a-z]{{2,}}est))"
 )
+# Of these much is bad.
+_BAD = re.compile(r"delay|error|cost|loss|fine|complaint|defect|debt|risk|late|missing|failure", re.IGNORECASE)
 _DATE_PARTS = r"(?P<part>year|month|quarter|week|day)"
 
 
@@ -46,6 +48,7 @@ def read_shapes(said: Said) -> None:
     _orders(said)
     _tops(said)
     _counts(said)
+    _asked_column(said)
     _superlatives(said)
     _aggregates(said)
     _groups(said)
@@ -120,6 +123,10 @@ def _shown_key(query: Query, place: Place) -> exp.Expr | None:
 
 def _adjective_order(said: Said) -> bool:
     """`the oldest first`, `highest salary first`."""
+    if (ends := said.take(r"\b(?:the\s+)?(?P<end>worst|best)\s+(?:ones?\s+)?first\b")) is not None:
+        is_low = _is_low_end(said.query, ends["end"].lower())
+        said.change(Stage.ORDER, lambda q: _redirect(q, not is_low))
+        return True
     match = said.sees(
         rf"\b(?:the\s+)?(?:{_SUPERLATIVE})(?P<column>(?:\s+\w+){{0,3}}?)(?:\s+(?:ones?|of them))?\s+(?:first|at the top)\b"
     )
@@ -224,8 +231,17 @@ def _top(said: Said, match: re.Match[str], named: dict[str, str | None]) -> None
         said.change(Stage.LIMIT, lambda q: _next(q, count if named.get("count") else None))
         return
     end = (named.get("end") or "").lower()
-    is_bottom = end in ("bottom", "last", "worst", "lowest", "smallest")
+    is_bottom = end in ("bottom", "last", "lowest", "smallest") or (end in ("worst", "best") and _is_low_end(said.query, end))
     said.change(Stage.LIMIT, lambda q: _first(said, q, count, places, end, is_bottom))
+
+
+def _is_low_end(query: Query, word: str) -> bool:
+    """Whether low values are meant by `worst` or `best`: of delays the worst are the highest."""
+    try:
+        measure = _main_measure(query).sql()
+    except CannotEdit:
+        measure = ""
+    return (word == "worst") != bool(_BAD.search(measure))
 
 
 def _first(said: Said, query: Query, count: int, places: Sequence[Place], end: str, is_bottom: bool) -> str:
@@ -274,7 +290,7 @@ def _next(query: Query, count: int | None) -> str:
 
 
 def _superlatives(said: Said) -> None:
-    match = said.take(rf"\b(?:the\s+)?(?:(?P<count>{NUMBER})\s+)?{_SUPERLATIVE}\b")
+    match = said.take(rf"(?<!\bat )\b(?:the\s+)?(?:(?P<count>{NUMBER})\s+)?{_SUPERLATIVE}\b")
     if match is None:
         return
     count = int(number_of(match["count"])) if match["count"] else 1
@@ -282,11 +298,24 @@ def _superlatives(said: Said) -> None:
     if word in ("common", "frequent"):
         _most_common(said, match)
         return
+    if said.is_replacing and not match["count"] and _other_end(said, match, word):
+        return
     is_asked_who = bool(re.search(r"\b(?:who|which|has|have|had|with|whose|one)\b", said.text[: match.start()], re.IGNORECASE))
     if word in _AGGREGATES and not is_asked_who and not match["count"]:
         _aggregate(said, _AGGREGATES[word], match.end(), count)
         return
     _extreme(said, match, word, count)
+
+
+def _other_end(said: Said, match: re.Match[str], word: str) -> bool:
+    """`and the fewest?` after the one with the most: the order of the earlier query, perhaps the other way."""
+    if said.query.limit is None or said.query.select.args.get("order") is None or not (match["bare"] or word in _AGGREGATES):
+        return False
+    if re.search(r"\w", said.text[match.end() :]):
+        return False
+    is_down = word not in _LEAST
+    said.change(Stage.ORDER, lambda q: _redirect(q, is_down))
+    return True
 
 
 def _most_common(said: Said, match: re.Match[str]) -> None:
@@ -326,9 +355,15 @@ def _extreme(said: Said, match: re.Match[str], word: str, count: int) -> None:
         table = None
         if not places:
             raise CannotEdit(f"it is not clear what is {word}")
+        said.take(r"\bhow (?:old|young|big|large|small|tall|high|long|heavy|expensive|much)\b")
         is_down = _is_down(word, degree, places[0])
         if places[0].table:
-            said.explain([places[0].column])
+            said.explain([places[0].column, root(word)])
+        if said.query.aggregates and not said.query.is_grouped:
+            said.change(Stage.AGGREGATE, lambda q: _number(said, q, exp.Max if is_down else exp.Min, places[0]))
+            return
+    if said.query.is_grouped:
+        said.explain(said.query.names)
 
     def apply(query: Query) -> str:
         if said.is_of_them or (said.query.limit is not None and not said.is_replacing):
@@ -372,6 +407,8 @@ def _is_down(word: str, degree: str | None, place: Place) -> bool:
 
 
 def _counts(said: Said) -> None:
+    if _counted_related(said):
+        return
     rest = (
         r"(?:\s+(?:of (?:them|those|these|the \w+)|are (?:there|they|those|these|that)|is (?:that|it|this)|were "
         r"there|there are|there|in total|in all|altogether))*"
@@ -395,9 +432,25 @@ def _counts(said: Said) -> None:
     said.change(Stage.COUNT, lambda q: _count(said, q, None))
 
 
+def _counted_related(said: Said) -> bool:
+    """`how many orders did they place?`: rows of a table that belong to those before, all together."""
+    match = said.sees(r"\bhow many\s+(?P<noun>\w+)\s+(?:do|did|does|have|has|had|were|are)\s+(?:they|he|she|it|those|these)\b")
+    table = said.vocabulary.table(match["noun"]) if match else None
+    if match is None or table is None or any(t.name == table.name for t in said.query.tables):
+        return False
+    said.use(match.start(), match.end())
+    name = table.name.lower()
+
+    def apply(query: Query) -> str:
+        query.count_related(name)
+        return f"their {name} counted"
+
+    said.change(Stage.COUNT, apply)
+    return True
+
+
 def _counted_noun(said: Said, match: re.Match[str]) -> None:
-    """`how many customers is that?` speaks of the rows that were asked for; of another table's rows it would be a "
-    "new question."""
+    """`how many customers is that?` speaks of the rows that were asked for; of another table's, it is a new question."""
     noun = re.compile(r"\s+(\w+)").match(said.text, match.end())
     table = said.vocabulary.table(noun[1]) if noun else None
     if table is None or noun is None:
@@ -462,6 +515,7 @@ def _number(said: Said, query: Query, function: type[exp.AggFunc], place: Place 
         ]
         query.select.set("expressions", [*kept, measure])
         query.order(())
+        query.stop_after(None)
         return f"{told} for each"
     if not query.is_grouped and place is not None and place.table and said.query.limit is not None and not said.is_replacing:
         query.settle()
@@ -592,6 +646,36 @@ def _make_distinct(query: Query) -> str:
 
 # columns
 
+_THEY = r"(?:they|those|these|he|she|it|the ones)"
+_ASKED_WITH = {
+    "earn": ("salary", "wage", "income", "pay"),
+    "make": ("salary", "wage", "income"),
+    "cost": ("price", "cost", "fee", "rate"),
+    "weigh": ("weight",),
+    "measure": ("height", "length", "size"),
+}
+
+
+def _asked_column(said: Said) -> None:
+    """`how old are they?`, `what do they earn?`, `where do they live?`, `when did they join?`."""
+    places: list[Place] = []
+    if match := said.sees(rf"\bhow (?P<adjective>\w+) (?:are|is|were|was) {_THEY}\b"):
+        places = said.vocabulary.adjective(match["adjective"], said.query)
+    elif match := said.sees(rf"\b(?:what|how much) (?:do|does|did) {_THEY} (?P<verb>{'|'.join(_ASKED_WITH)})\b"):
+        found = (p for noun in _ASKED_WITH[match["verb"].lower()] for p in said.vocabulary.columns(noun, said.query))
+        places = [p for p in found if p.table][:1]
+    elif match := said.sees(
+        rf"\bwhere (?:do|does|did|are|is|were|was) {_THEY}(?: (?:live|located|come from|work|from|based))?\b"
+    ):
+        places = said.vocabulary.places_shown(said.query)[:1]
+    elif match := said.sees(rf"\bwhen (?:do|does|did|are|is|were|was) {_THEY}(?: (?P<verb>\w+))?\b"):
+        dates = said.vocabulary.dates(said.query)
+        verb = (match["verb"] or "").lower()[:4]
+        places = [p for p in dates if verb and any(part[:4] == verb for part in re.split(r"_| ", p.column))] or dates[:1]
+    if match is not None and places:
+        said.use(match.start(), match.end())
+        said.change(Stage.SHOW, lambda q: _show(q, places[:1], False))
+
 
 def read_columns(said: Said) -> None:
     """Which columns are shown, read last: what is left of the follow-up may name them."""
@@ -627,7 +711,7 @@ def _show(query: Query, places: Sequence[Place], instead: bool) -> str:
     names = listed([p.column for p in places])
     if query.aggregates and not query.is_grouped:
         instead = True
-        query.order(())
+        query.unaggregate()
     columns = [query.column(p, keeps_rows=True) for p in places]
     query.show(columns, instead)
     return f"{'only ' if instead else 'with '}{names}"
