@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Database]:
     return databases(tmp_path_factory.mktemp("conversations"))
 
 
-@pytest.mark.parametrize(("name", "least"), [("cases.txt", 1.0), ("unseen.txt", 0.95)])
+@pytest.mark.parametrize(("name", "least"), [("cases.txt", 1.0), ("unseen.txt", 0.95), ("unseen2.txt", 0.95)])
 def test_follow_ups_are_read_without_a_model(name: str, least: float, made: dict[str, Database]) -> None:
     played = list(play(name, made))
     wrong = [f"{p.case} / {p.follow_up}: {p.sql} {p.read_as}" for p in played if not p.is_right]

@@ -46,6 +46,7 @@ def read_filters(said: Said) -> None:
     _ranges(said)
     _dates(said)
     _comparisons(said)
+    _flags(said)
     _values(said)
     _bare_number(said)
     _dropped(said)
@@ -118,6 +119,8 @@ def _noun_after(said: Said, position: int) -> Place | str | None:
 
 def _compared_column(said: Said, match: re.Match[str]) -> Place | None:
     """Named before it, told by its adjective, compared in the earlier query, or the only number that is shown."""
+    if number := _number_of_table(said, match):
+        return number
     if before := said.columns_before(match.start()):
         return before[0]
     word = re.search(r"(?:more|less)\s+(\w+)\s+than|(\w+er)\s+than", match["how"], re.IGNORECASE)
@@ -134,6 +137,20 @@ def _compared_column(said: Said, match: re.Match[str]) -> Place | None:
         return said.query.measure() if said.query.is_listing else None
     except CannotEdit:
         return None
+
+
+def _number_of_table(said: Said, match: re.Match[str]) -> Place | None:
+    """`payments over 500`: the only number that a payment has, if it is that table's rows that are read."""
+    noun = re.search(r"(\w+)\s+(?:that are\s+|of\s+|with\s+)?$", said.text[: match.start()])
+    table = said.vocabulary.table(noun[1]) if noun else None
+    if table is None or noun is None or all(t.name != table.name for t in said.query.tables):
+        return None
+    keys = {k.lower() for k in table.primary_key} | {k.column.lower() for k in table.foreign_keys}
+    numbers = [c for c in table.columns if c.is_numeric and c.name.lower() not in keys and not is_year(c)]
+    if len(numbers) != 1:
+        return None
+    said.explain([table.name])
+    return Place(table.name.lower(), numbers[0].name.lower())
 
 
 def _compare(said: Said, query: Query, place: Place, kind: type[exp.Binary], number: float | int) -> str:
@@ -404,6 +421,25 @@ def month_of(column: exp.Expr, dialect: str) -> exp.Expr:
 # values
 
 
+def _flags(said: Said) -> None:
+    """`only the official ones`, `not cancelled`: a column that says yes or no."""
+    if not re.search(r"\b(?:only|just|ones?|not|those|which|that|who|are|is|non)\b", said.text, re.IGNORECASE):
+        return
+    for word, place, yes, no in said.vocabulary.flags(said.query):
+        match = said.take(rf"\b(?P<not>(?:not|non|aren't|isn't|weren't|wasn't)[\s-]+)?{re.escape(word)}\b")
+        if match is not None:
+            said.change(Stage.FILTER, _flagged(said, place, no if match["not"] else yes))
+
+
+def _flagged(said: Said, place: Place, value: str | bool | int) -> Callable[[Query], str]:
+    def apply(query: Query) -> str:
+        query.drop_filters(lambda part, p: p == place)
+        add_filter(said, query, place, lambda c: exp.EQ(this=c, expression=exp.convert(value)))
+        return f"{_called(query, place)} {value}"
+
+    return apply
+
+
 def _values(said: Said) -> None:
     found = [m for m in said.vocabulary.mentions(said.text, said.query) if said.is_free(m.start, m.end)]
     found.sort(key=lambda m: m.start)
@@ -411,19 +447,16 @@ def _values(said: Said) -> None:
         mention = found.pop(0)
         place = _chosen_place(said, mention)
         said.use(mention.start, mention.end)
-        values = [mention.value]
+        values, first = [mention.value], mention.start
         while found and place in found[0].places and _is_list(said.text[mention.end : found[0].start]):
             mention = found.pop(0)
             said.use(mention.start, mention.end)
             values.append(mention.value)
-        start = said.text.lower().find(values[0].lower()) if len(values) > 1 else mention.start
-        is_denied = bool(_NOT.search(said.text[: mention.start if len(values) == 1 else max(start, 0)]))
-        if is_denied:
-            denial = _NOT.search(said.text[: mention.start])
-            if denial is not None:
-                said.use(denial.start(), denial.end())
+        denial = _NOT.search(said.text[:first])
+        if denial is not None:
+            said.use(denial.start(), denial.end())
         said.explain([place.column, place.table])
-        said.change(Stage.FILTER, _valued(said, place, values, is_denied))
+        said.change(Stage.FILTER, _valued(said, place, values, denial is not None))
     _typed(said)
 
 

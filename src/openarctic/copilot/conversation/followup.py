@@ -63,7 +63,7 @@ _EMPTY_COUNT = re.compile(
     r"^\W*(?:and\s+)?how many(?:\s+(?:are there|is that|are that|rows|results|in total|are they))*\W*$", re.IGNORECASE
 )
 _THEIR_COUNT = re.compile(
-    r"^\W*(?:and\s+)?how many \w+ (?:do|did|does|have|has|had) (?:they|he|she|it|those|these)\b", re.IGNORECASE
+    r"^\W*(?:and\s+)?(?:how many|which|what) \w+ (?:do|did|does|have|has|had) (?:they|he|she|it|those|these)\b", re.IGNORECASE
 )
 _WHOLE = re.compile(
     r"^\W*(?:and\s+|now\s+)?(?:who|which|what)\s+(?:are|is|were|was)\s+(?:they|those|these|that|it)\W*$|^\W*(?:undo|"
@@ -155,6 +155,7 @@ def read_follow_up(
         notes = tuple(change.apply(changed) for change in sorted(said.changes, key=lambda c: c.stage))
     except CannotEdit:
         return None
+    said.explain(query.names)
     said.explain(t.name for t in changed.select.find_all(exp.Table))
     return None if said.left() else FollowUp(tree=changed.select, notes=notes, wants_chart=chart)
 
@@ -196,7 +197,9 @@ def _all_rows(text: str, query: Query, earlier: Query | None) -> FollowUp | None
         r"(?:rows|results)|the (?:whole|full|complete) (?:list|result|table)|the rest too)\W*$|^\W*(?:without (?:the|"
         r"a|any)|no|remove the) limit\W*$"
     )
-    if not re.search(pattern, text, re.IGNORECASE):
+    named = re.search(r"^\W*(?:show|list|give)(?: me)? all (?:the |of the )?(?P<noun>\w+)\W*$", text, re.IGNORECASE)
+    known = {stem(word) for name in (*query.names, *(t.name for t in query.tables)) for word in name_stems(name)}
+    if not re.search(pattern, text, re.IGNORECASE) and not (named and query.limit and stem(named["noun"].lower()) in known):
         return None
     changed = Query(query.select, query.schema)
     changed.stop_after(None)

@@ -27,7 +27,7 @@ FILLER = frozenset(
     "would will want like them they their theirs these those this it its he she his her him one ones there here all any some "
     "only just now also too well then so ok okay yes same instead again question result results rows row answer ask about "
     "more many much each every per made make into out up than among within during live lives living located based come comes "
-    "coming belong belongs belonging work works working name named called first whole entire s 's "
+    "coming belong belongs belonging work works working name named called whole entire s 's "
     "cost costs costing earn earns earning paid pay pays paying made placed bought ordered speak speaks speaking spoken use uses "
     "using used took taken take takes sold released published held written created weigh weighs happened happen took".split()
 )
@@ -50,6 +50,9 @@ _DATE_NAME = re.compile(
 )
 _YEAR_NAME = re.compile(r"(^|_)year(_|$)|(?<=[a-z])Year$|^year|year$", re.IGNORECASE)
 _YEAR_VERB = re.compile(r"published|released|founded|built|established|opened|launched|introduced|born|elected", re.IGNORECASE)
+_FLAGS = (("t", "f"), ("y", "n"), ("yes", "no"), ("true", "false"), ("1", "0"))
+# Words that add nothing to the name of a column.
+_GENERIC = re.compile(r"\s+(?:numbers?|values?|info|information|details|data)$", re.IGNORECASE)
 _PLACES = re.compile(r"city|town|country|nation|state|region|province|county|continent|location|district|place", re.IGNORECASE)
 _DATE_VALUE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -120,6 +123,11 @@ class Vocabulary:
 
     def columns(self, span: str, query: Query) -> list[Place]:
         """The column that a phrase names (two for a name in two parts); empty where none is."""
+        found = self._columns(span, query)
+        shorter = _GENERIC.sub("", span)
+        return found or (self._columns(shorter, query) if shorter.strip() and shorter != span else [])
+
+    def _columns(self, span: str, query: Query) -> list[Place]:
         wanted = {stem(w) for w in re.findall(r"[a-z0-9]+", span.lower()) if w not in ("the", "their", "of", "s", "its")}
         if not wanted:
             return []
@@ -172,6 +180,15 @@ class Vocabulary:
                     found.append(((not is_used, distance, bool(BIRTH.search(column.name)), i), place))
         return [place for _, place in sorted(found)]
 
+    def flags(self, query: Query) -> Iterator[tuple[str, Place, str | bool | int, str | bool | int]]:
+        """Columns that say yes or no of a row: the word for it, the column, and its two values."""
+        for table in query.tables:
+            for column in table.columns:
+                values = _flag_values(column)
+                word = " ".join(w for w in re.findall(r"[a-z0-9]+", column.name.lower()) if w not in ("is", "has", "was"))
+                if values is not None and word:
+                    yield word, Place(table.name.lower(), column.name.lower()), *values
+
     def places_shown(self, query: Query) -> list[Place]:
         """Columns that say where the rows that are asked for are, cities first."""
         table = query.shown
@@ -185,6 +202,20 @@ class Vocabulary:
         """Tables at most two joins away."""
         found = [(t, d) for t in self.schema.tables if (d := query.distance(t.name.lower())) is not None and d <= 2]
         return sorted(found, key=lambda item: item[1])
+
+
+def _flag_values(column: Column) -> tuple[str | bool | int, str | bool | int] | None:
+    """What it holds for yes and for no."""
+    if "BOOL" in column.type.upper():
+        return True, False
+    if column.is_numeric:
+        return (1, 0) if re.match(r"(is|has|was)_|(is|has)(?=[A-Z])", column.name) else None
+    for yes, no in _FLAGS:
+        held = {v.lower() for v in column.values}
+        if held and held <= {yes, no}:
+            spelt = {v.lower(): v for v in column.values}
+            return spelt.get(yes, yes), spelt.get(no, no)
+    return None
 
 
 def nearest(places: list[tuple[Place, str]], query: Query) -> list[tuple[Place, str]]:

@@ -266,6 +266,17 @@ class Query:
 
     def count_related(self, table: str) -> None:
         """How many rows of `table` the rows have together. Raises CannotEdit where no key of it points here."""
+        self._join_related(table)
+        self.select.set("expressions", [exp.Count(this=exp.Star())])
+
+    def list_related(self, table: str) -> None:
+        """The rows of `table` that belong to the rows, by name. Raises CannotEdit where no key of it points here."""
+        self._join_related(table)
+        found = self.schema.table(table)
+        assert found is not None
+        self.select.set("expressions", [self.column(place) for place in self.labels(found)])
+
+    def _join_related(self, table: str) -> None:
         path = self._path(table)
         if path is None or not path or path[0].is_to_one or not self.is_listing:
             raise CannotEdit(f"no key of {table} points here")
@@ -274,7 +285,6 @@ class Query:
             self._join(step, keeps_rows=False)
         self.order(())
         self.select.set("distinct", None)
-        self.select.set("expressions", [exp.Count(this=exp.Star())])
 
     def unaggregate(self) -> None:
         """The rows that one number is about; of a highest or lowest value the row that has it."""

@@ -49,6 +49,7 @@ def read_shapes(said: Said) -> None:
     _tops(said)
     _counts(said)
     _asked_column(said)
+    _related_rows(said)
     _superlatives(said)
     _aggregates(said)
     _groups(said)
@@ -126,6 +127,10 @@ def _adjective_order(said: Said) -> bool:
     if (ends := said.take(r"\b(?:the\s+)?(?P<end>worst|best)\s+(?:ones?\s+)?first\b")) is not None:
         is_low = _is_low_end(said.query, ends["end"].lower())
         said.change(Stage.ORDER, lambda q: _redirect(q, not is_low))
+        return True
+    if (ends := said.take(r"\b(?P<end>most|least)\s+(?!" + "|".join(ADJECTIVES) + r")\w+\s+first\b")) is not None:
+        is_most = ends["end"].lower() == "most"
+        said.change(Stage.ORDER, lambda q: _redirect(q, is_most))
         return True
     match = said.sees(
         rf"\b(?:the\s+)?(?:{_SUPERLATIVE})(?P<column>(?:\s+\w+){{0,3}}?)(?:\s+(?:ones?|of them))?\s+(?:first|at the top)\b"
@@ -298,7 +303,7 @@ def _superlatives(said: Said) -> None:
     if word in ("common", "frequent"):
         _most_common(said, match)
         return
-    if said.is_replacing and not match["count"] and _other_end(said, match, word):
+    if (said.is_replacing or said.query.limit == 1) and not match["count"] and _other_end(said, match, word):
         return
     is_asked_who = bool(re.search(r"\b(?:who|which|has|have|had|with|whose|one)\b", said.text[: match.start()], re.IGNORECASE))
     if word in _AGGREGATES and not is_asked_who and not match["count"]:
@@ -428,7 +433,9 @@ def _counts(said: Said) -> None:
             raise CannotEdit("it is not clear what is counted")
         said.change(Stage.COUNT, lambda q: _count(said, q, places[0]))
         return
-    _counted_noun(said, match)
+    if _counted_noun(said, match) and said.query.is_grouped:
+        said.change(Stage.AGGREGATE, _count_each)
+        return
     said.change(Stage.COUNT, lambda q: _count(said, q, None))
 
 
@@ -449,16 +456,26 @@ def _counted_related(said: Said) -> bool:
     return True
 
 
-def _counted_noun(said: Said, match: re.Match[str]) -> None:
+def _count_each(query: Query) -> str:
+    """For each group the number of rows, instead of another number."""
+    query.select.set(
+        "expressions", [*(e for e in query.select.expressions if not e.find(exp.AggFunc)), exp.Count(this=exp.Star())]
+    )
+    query.order(())
+    query.stop_after(None)
+    return "the number of rows for each"
+
+
+def _counted_noun(said: Said, match: re.Match[str]) -> bool:
     """`how many customers is that?` speaks of the rows that were asked for; of another table's, it is a new question."""
     noun = re.compile(r"\s+(\w+)").match(said.text, match.end())
     table = said.vocabulary.table(noun[1]) if noun else None
     if table is None or noun is None:
-        return
+        return False
     if all(t.name != table.name for t in said.query.tables):
         raise CannotEdit("it counts something else")
     said.explain([table.name])
-    said.take(r"\b(?:is that|are (?:there|they|those|that|these)|is it)\b")
+    return said.take(r"\b(?:is that|is it)\b") is None and not said.is_of_them
 
 
 def _count(said: Said, query: Query, distinct: Place | None) -> str:
@@ -544,8 +561,8 @@ def _groups(said: Said) -> None:
         r"\b(?:(?:and\s+)?(?:broken\s+down|break\s+(?:it|that|them)\s+down|split(?:\s+(?:it|that|them))?(?:\s+up)?|"
         r"group(?:ed)?(?:\s+(?:it|them))?|"
         r"separated|divided|listed|further|then|additionally|also)\s+)*"
-        r"(?:by|per|for each|for every|in each|in every|of each|of every|within each)\b(?:\s+(?:the\s+)?(?:different|"
-        r"each|every))?"
+        r"(?:by|per|for each|for every|in each|in every|on each|on every|at each|of each|of every|within each)\b"
+        r"(?:\s+(?:the\s+)?(?:different|each|every))?"
     )
     if match is None:
         return
@@ -677,6 +694,22 @@ def _asked_column(said: Said) -> None:
         said.change(Stage.SHOW, lambda q: _show(q, places[:1], False))
 
 
+def _related_rows(said: Said) -> None:
+    """`which products do they deliver?`: rows of a table that belong to those before."""
+    match = said.sees(rf"\b(?:which|what)\s+(?P<noun>\w+)\s+(?:do|does|did|have|has|had)\s+{_THEY}(?:\s+\w+)?")
+    table = said.vocabulary.table(match["noun"]) if match else None
+    if match is None or table is None or any(t.name == table.name for t in said.query.tables):
+        return
+    said.use(match.start(), match.end())
+    name = table.name.lower()
+
+    def apply(query: Query) -> str:
+        query.list_related(name)
+        return f"their {name} listed"
+
+    said.change(Stage.SHOW, apply)
+
+
 def read_columns(said: Said) -> None:
     """Which columns are shown, read last: what is left of the follow-up may name them."""
     hidden = said.sees(r"\b(?:without|drop|remove|hide|leave out|omit|skip|not)\s+(?:(?:the|their)\b)?\s*(?=\w)")
@@ -689,6 +722,12 @@ def read_columns(said: Said) -> None:
         r"^\W*(?:now\s+|but\s+)?(?:(?:show|list|give|tell)\s+(?:me\s+)?)?(?:only|just)\s+(?:show\s+|list\s+|"
         r"give\s+me\s+)?(?:(?:the|their|its)\b)?\s*(?=\w)"
     )
+    if (
+        only is not None
+        and said.changes
+        and re.search(r"\b(?:with|that|who|which|where|in|from|of|over|under)\b", said.text, re.IGNORECASE)
+    ):
+        return  # `only countries with more than one`: it names rows
     if only is not None and (places := said.list_after(only.end())):
         said.use(only.start(), only.end())
         said.change(Stage.SHOW, lambda q: _show(q, places, True))
