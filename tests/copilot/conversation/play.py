@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,17 +41,17 @@ class Played:
     is_right: bool
 
 
-def play(name: str, databases: dict[str, Database]) -> Iterator[Played]:
+def play(name: str, copilots: dict[str, Copilot]) -> Iterator[Played]:
     """Each follow-up after its predecessors; a wrong one is followed by what would have been right."""
-    copilots: dict[str, Copilot] = {}
-    try:
-        for case in read(CASES / name):
-            if case.database not in copilots:
-                copilots[case.database] = Copilot(databases[case.database], ScriptedGenerator([]))
-            yield from _play(case, copilots[case.database])
-    finally:
-        for copilot in copilots.values():
-            copilot.__exit__()
+    for case in read(CASES / name):
+        yield from _play(case, copilots[case.database])
+
+
+@contextlib.contextmanager
+def silent(databases: dict[str, Database]) -> Iterator[dict[str, Copilot]]:
+    """Copilots whose model has nothing to say."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(Copilot(db, ScriptedGenerator([]))) for name, db in databases.items()}
 
 
 def read(path: Path) -> Iterator[Case]:

@@ -9,13 +9,12 @@ import pytest
 
 from openarctic.copilot.ask import AskOptions, Copilot
 from openarctic.copilot.conversation import Conversation, Turn
-from openarctic.copilot.databases import Database
 from openarctic.copilot.sample import sample_database
 from openarctic.errors import RefusedError, UserError
 from openarctic.generator import ScriptedGenerator
 
 from .databases import databases
-from .play import play
+from .play import play, silent
 
 GERMANS = Turn(
     question="How many customers are there in Germany?", sql="SELECT COUNT(*) FROM customers WHERE country = 'Germany'"
@@ -30,13 +29,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Database]:
-    return databases(tmp_path_factory.mktemp("conversations"))
+def copilots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Copilot]]:
+    with silent(databases(tmp_path_factory.mktemp("conversations"))) as copilots:
+        yield copilots
 
 
 @pytest.mark.parametrize(("name", "least"), [("cases.txt", 1.0), ("unseen.txt", 0.95), ("unseen2.txt", 0.95)])
-def test_follow_ups_are_read_without_a_model(name: str, least: float, made: dict[str, Database]) -> None:
-    played = list(play(name, made))
+def test_follow_ups_are_read_without_a_model(name: str, least: float, copilots: dict[str, Copilot]) -> None:
+    played = list(play(name, copilots))
     wrong = [f"{p.case} / {p.follow_up}: {p.sql} {p.read_as}" for p in played if not p.is_right]
     assert len(played) - len(wrong) >= least * len(played), "\n".join(wrong)
     # What was read says so, and names what it is about.

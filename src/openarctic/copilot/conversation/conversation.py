@@ -20,7 +20,7 @@ from openarctic.copilot.conversation.clarify import Clarification, clarify
 from openarctic.copilot.conversation.ellipsis import completed
 from openarctic.copilot.conversation.followup import FollowUp, Kind, kind_of, read_follow_up, read_picture
 from openarctic.copilot.conversation.mentions import Vocabulary
-from openarctic.copilot.conversation.query import Query
+from openarctic.copilot.conversation.query import Keys, Query
 from openarctic.copilot.conversation.turns import MAX_TURNS, Turn, history_text
 from openarctic.copilot.guard import write_sql
 from openarctic.copilot.intent import check_question, check_text
@@ -56,6 +56,10 @@ class Conversation:
         self.copilot = copilot
         self.turns: list[Turn] = list(turns)[-MAX_TURNS:]
         self.clarification = clarification  # what was asked back, and is not answered yet
+
+    @cached_property
+    def _keys(self) -> Keys:
+        return Keys(self.copilot.access.schema)
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -146,7 +150,7 @@ class Conversation:
         try:
             query = self._query(position)
         except RefusedError:
-            if kind_of(rest, schema, Query(exp.select("1"), schema)) is Kind.FOLLOW_UP:
+            if kind_of(rest, schema, Query(exp.select("1"), self._keys)) is Kind.FOLLOW_UP:
                 raise
             return None, Kind.NEW
         return query, Kind.FOLLOW_UP if is_named else kind_of(rest, schema, query)
@@ -207,4 +211,4 @@ class Conversation:
         if not 0 <= position < len(self.turns):
             return None
         checked = self.copilot.access.check(self.turns[position].sql)
-        return None if checked.tree is None else Query(checked.tree, self.copilot.access.schema)
+        return None if checked.tree is None else Query(checked.tree, self._keys)

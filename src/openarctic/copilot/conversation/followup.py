@@ -151,7 +151,7 @@ def read_follow_up(
             _listing(said)
         if not said.changes:
             return None
-        changed = Query(query.select, query.schema)
+        changed = Query(query.select, query.keys)
         notes = tuple(change.apply(changed) for change in sorted(said.changes, key=lambda c: c.stage))
     except CannotEdit:
         return None
@@ -201,7 +201,7 @@ def _all_rows(text: str, query: Query, earlier: Query | None) -> FollowUp | None
     known = {stem(word) for name in (*query.names, *(t.name for t in query.tables)) for word in name_stems(name)}
     if not re.search(pattern, text, re.IGNORECASE) and not (named and query.limit and stem(named["noun"].lower()) in known):
         return None
-    changed = Query(query.select, query.schema)
+    changed = Query(query.select, query.keys)
     changed.stop_after(None)
     return FollowUp(tree=changed.select, notes=("all rows",))
 
@@ -226,7 +226,7 @@ def _reversed(text: str, query: Query, earlier: Query | None) -> FollowUp | None
     order = query.select.args.get("order")
     if order is None or not re.search(pattern, text, re.IGNORECASE):
         return None
-    changed = Query(query.select, query.schema)
+    changed = Query(query.select, query.keys)
     if changed.limit is not None and re.search(r"\b(?:sort|them|those|reverse)\b", text, re.IGNORECASE):
         keys = [o.copy() for o in order.expressions]
         changed.settle()
@@ -250,7 +250,7 @@ def _others(text: str, query: Query, earlier: Query | None) -> FollowUp | None:
     )
     if not re.search(pattern, text, re.IGNORECASE):
         return None
-    changed = Query(query.select, query.schema)
+    changed = Query(query.select, query.keys)
     before = {part.sql() for part, _ in earlier.filters()} if earlier is not None else set()
     parts = [part for part, _ in changed.filters()]
     new = [part for part in parts if part.sql() not in before] or parts[-1:]

@@ -84,6 +84,13 @@ class Vocabulary:
                     found[key].append((Place(table.name.lower(), column.name.lower()), value))
         return dict(found)
 
+    @cached_property
+    def _tables(self) -> dict[frozenset[str], Table]:
+        found: dict[frozenset[str], Table] = {}
+        for table in self.schema.tables:
+            found.setdefault(frozenset(name_stems(table.name)), table)
+        return found
+
     def value(self, span: str) -> list[tuple[Place, str]]:
         """Every column that holds the value, in any case, singular or plural."""
         low = " ".join(span.lower().split())
@@ -166,8 +173,7 @@ class Vocabulary:
 
     def table(self, span: str) -> Table | None:
         """The table that a phrase names."""
-        wanted = {stem(w) for w in re.findall(r"[a-z0-9]+", span.lower())}
-        return next((t for t in self.schema.tables if wanted and name_stems(t.name) == wanted), None)
+        return self._tables.get(frozenset(stem(w) for w in re.findall(r"[a-z0-9]+", span.lower())))
 
     def dates(self, query: Query) -> list[Place]:
         """Columns of dates or years, the query's own and the nearest first; births last."""
@@ -199,8 +205,8 @@ class Vocabulary:
         return [Place(table.name.lower(), c.name.lower()) for c in found]
 
     def _near(self, query: Query) -> list[tuple[Table, int]]:
-        """Tables at most two joins away."""
-        found = [(t, d) for t in self.schema.tables if (d := query.distance(t.name.lower())) is not None and d <= 2]
+        """Tables at most two joins away, the nearest first."""
+        found = [(t, d) for name, d in query.near(2) if (t := self.schema.table(name)) is not None]
         return sorted(found, key=lambda item: item[1])
 
 

@@ -7,17 +7,18 @@ so that no row is shown or counted twice: a join where the keys lead to one row,
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlglot import exp
 
 from openarctic.copilot.answers.phrases import conjuncts
-from openarctic.copilot.joins import find_join, identifier, own_columns, sources_of
-from openarctic.copilot.schema import Column, Schema, Table
+from openarctic.copilot.joins import identifier, own_columns, sources_of
+from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 
 THOSE = "those"
+MAX_STEPS = 4
 _LABEL = re.compile(r"(^|_)(name|title|label)$|(?<=[a-z])(Name|Title)$", re.IGNORECASE)
 _WHOLE_NAME = ("firstname", "lastname")
 
@@ -43,14 +44,80 @@ class Step(NamedTuple):
     is_to_one: bool
 
 
+class Keys:
+    """The steps from table to table of a schema. Build once, use for many queries."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._steps: dict[str, list[Step]] = {}
+        self._into: dict[str, list[tuple[Table, ForeignKey]]] = defaultdict(list)
+        self._named: dict[str, list[Table]] = defaultdict(list)
+        for table in schema.tables:
+            for key in table.foreign_keys:
+                self._into[key.table.lower()].append((table, key))
+            for name in table.column_names:
+                if name.endswith(("id", "code")) and name != "id":
+                    self._named[name].append(table)
+
+    def steps(self, name: str) -> list[Step]:
+        """Keys out of a table (to one row) and into it (to many), then columns of the same name that name another table's row."""
+        if name not in self._steps:
+            self._steps[name] = list(self._found(name))
+        return self._steps[name]
+
+    def _found(self, name: str) -> Iterator[Step]:
+        table = self.schema.table(name)
+        if table is None:
+            return
+        known = {name}
+        for key in table.foreign_keys:
+            known.add(key.table.lower())
+            yield Step(name, key.column.lower(), key.table.lower(), key.to_column.lower(), True)
+        for other, key in self._into[name]:
+            if other.name.lower() != name:
+                known.add(other.name.lower())
+                mine = (key.to_column or (table.primary_key or ("",))[0]).lower()
+                yield Step(name, mine, other.name.lower(), key.column.lower(), other.primary_key == (key.column,))
+        for shared in sorted(table.column_names):
+            for other in self._named.get(shared, ()):
+                if other.name.lower() not in known:
+                    known.add(other.name.lower())
+                    # A table's own id stands first in it.
+                    yield Step(name, shared, other.name.lower(), shared, other.columns[0].name.lower() == shared)
+
+    def ways(self, tables: Sequence[str]) -> dict[str, list[Step]]:
+        """The best way from any of these tables to each that is at most `MAX_STEPS` away: the shortest, of equal ones that which
+        leads to one row."""
+        found: dict[str, list[Step]] = {}
+        edge: dict[str, list[Step]] = {name: [] for name in tables}
+        seen = set(tables)
+        for _ in range(MAX_STEPS):
+            reached: dict[str, list[Step]] = {}
+            for name, path in edge.items():
+                for step in self.steps(name):
+                    way = [*path, step]
+                    before = reached.get(step.other)
+                    if step.other not in seen and (before is None or _to_many(way) < _to_many(before)):
+                        reached[step.other] = way
+            seen |= reached.keys()
+            found |= reached
+            edge = reached
+        return found
+
+
+def _to_many(path: Sequence[Step]) -> int:
+    return sum(not step.is_to_one for step in path)
+
+
 class Query:
     """A copy of `tree`, to be changed. What is no plain SELECT is read as a table of its rows, called `those`."""
 
-    def __init__(self, tree: exp.Expr, schema: Schema) -> None:
+    def __init__(self, tree: exp.Expr, keys: Keys) -> None:
         tree = tree.copy()
         while isinstance(tree, exp.Subquery) and isinstance(tree.this, exp.Query) and not tree.args.get("limit"):
             tree = tree.this
-        self.schema = schema
+        self.keys, self.schema = keys, keys.schema
+        self._ways: tuple[tuple[str, ...], dict[str, list[Step]]] = ((), {})
         self.select = tree if isinstance(tree, exp.Select) else _over(tree)
 
     # what it is
@@ -171,22 +238,18 @@ class Query:
         path = self._path(table)
         return None if path is None else len(path)
 
+    def near(self, most: int) -> list[tuple[str, int]]:
+        """The tables that are so many joins away at most, its own first."""
+        own = [t.name.lower() for t in self.tables]
+        self._path("")
+        return [*((name, 0) for name in own), *((name, len(way)) for name, way in self._ways[1].items() if len(way) <= most)]
+
     def _path(self, table: str) -> list[Step] | None:
         """The shortest way along keys; of equal ones that which leads to one row."""
-        queue: deque[tuple[str, list[Step]]] = deque((t.name.lower(), []) for t in self.tables)
-        seen = {name for name, _ in queue}
-        found: list[list[Step]] = []
-        while queue:
-            name, path = queue.popleft()
-            if found and len(path) >= len(found[0]):
-                break
-            for step in steps_from(self.schema, name):
-                if step.other == table:
-                    found.append([*path, step])
-                elif step.other not in seen:
-                    seen.add(step.other)
-                    queue.append((step.other, [*path, step]))
-        return min(found, key=lambda p: (len(p), sum(not s.is_to_one for s in p)), default=None)
+        own = tuple(t.name.lower() for t in self.tables)
+        if self._ways[0] != own:
+            self._ways = (own, self.keys.ways(own))
+        return self._ways[1].get(table)
 
     def _join(self, step: Step, keeps_rows: bool) -> None:
         if self._alias(step.other):
@@ -230,7 +293,7 @@ class Query:
         if all(step.is_to_one for step in path):
             return condition(self.column(place))
         first, *rest = path
-        inner = Query(exp.select("1").from_(exp.Table(this=identifier(first.other))), self.schema)
+        inner = Query(exp.select("1").from_(exp.Table(this=identifier(first.other))), self.keys)
         for step in rest:
             inner._join(step, False)
         inner.select.where(condition(inner.column(place)), copy=False)
@@ -245,7 +308,7 @@ class Query:
         path = self._path(table)
         if path is None or len(path) != 1 or path[0].is_to_one:
             raise CannotEdit(f"no key of {table} points here")
-        inner = Query(exp.select("1").from_(exp.Table(this=identifier(table))), self.schema)
+        inner = Query(exp.select("1").from_(exp.Table(this=identifier(table))), self.keys)
         among = self._among(path[0], inner)
         inner.select.group_by(inner.select.expressions[0].copy(), copy=False)
         inner.select.having(condition(exp.Count(this=exp.Star())), copy=False)
@@ -454,30 +517,6 @@ def _place(column: exp.Column, sources: dict[str, Table | None]) -> Place | None
         return Place(table.name.lower(), name) if table is not None and table.column(name) else None
     holders = [t for t in sources.values() if t is not None and t.column(name)]
     return Place(holders[0].name.lower(), name) if holders else None
-
-
-def steps_from(schema: Schema, name: str) -> Iterator[Step]:
-    """Keys out of a table (to one row) and into it (to many), then columns of the same name that name another table's row."""
-    table = schema.table(name)
-    if table is None:
-        return
-    known = set()
-    for key in table.foreign_keys:
-        known.add(key.table.lower())
-        yield Step(name, key.column.lower(), key.table.lower(), key.to_column.lower(), True)
-    for other in schema.tables:
-        for key in other.foreign_keys:
-            if key.table.lower() == name and other.name.lower() != name:
-                known.add(other.name.lower())
-                mine = (key.to_column or (table.primary_key or ("",))[0]).lower()
-                yield Step(name, mine, other.name.lower(), key.column.lower(), other.primary_key == (key.column,))
-    for other in schema.tables:
-        if other.name.lower() not in known and other.name.lower() != name:
-            join = find_join(schema, [name], other.name.lower())
-            if join is not None:
-                # A table's own id stands first in it.
-                is_own = other.columns[0].name.lower() == join.to_column
-                yield Step(name, join.column, other.name.lower(), join.to_column, is_own)
 
 
 def name_outputs(select: exp.Select) -> None:
