@@ -16,7 +16,7 @@ from sqlglot import exp
 from openarctic.copilot.conversation.filters import read_filters
 from openarctic.copilot.conversation.mentions import Vocabulary
 from openarctic.copilot.conversation.query import CannotEdit, Query
-from openarctic.copilot.conversation.said import Said
+from openarctic.copilot.conversation.said import Said, Stage
 from openarctic.copilot.conversation.shapes import read_columns, read_shapes
 from openarctic.copilot.linking.words import name_stems, stem
 from openarctic.copilot.schema import Schema, Table
@@ -63,7 +63,9 @@ _EMPTY_COUNT = re.compile(
     r"^\W*(?:and\s+)?how many(?:\s+(?:are there|is that|are that|rows|results|in total|are they))*\W*$", re.IGNORECASE
 )
 _THEIR_COUNT = re.compile(
-    r"^\W*(?:and\s+)?(?:how many|which|what) \w+ (?:do|did|does|have|has|had) (?:they|he|she|it|those|these)\b", re.IGNORECASE
+    r"^\W*(?:and\s+)?(?:how many|which|what) \w+ (?:do|did|does|have|has|had|is|was|are|were) (?:they|he|she|it|that|"
+    r"those|these)\b",
+    re.IGNORECASE,
 )
 _WHOLE = re.compile(
     r"^\W*(?:and\s+|now\s+)?(?:who|which|what)\s+(?:are|is|were|was)\s+(?:they|those|these|that|it)\W*$|^\W*(?:undo|"
@@ -151,6 +153,9 @@ def read_follow_up(
             _listing(said)
         if not said.changes:
             return None
+        stages = {change.stage for change in said.changes}
+        if Stage.GROUP in stages and query.is_listing:  # `how many of each`: groups of rows are counted anyway
+            said.changes = [change for change in said.changes if change.stage is not Stage.COUNT]
         changed = Query(query.select, query.keys)
         notes = tuple(change.apply(changed) for change in sorted(said.changes, key=lambda c: c.stage))
     except CannotEdit:
@@ -267,15 +272,14 @@ _WHOLE_READINGS: tuple[Callable[[str, Query, Query | None], FollowUp | None], ..
 
 def _listing(said: Said) -> None:
     """`who are they?`, `list them`: the names of what was counted; `show me the rows`: all of them."""
-    from openarctic.copilot.conversation.said import Stage
-
     if said.take(
         r"\b(?:show|see|display)(?:\s+me)?\s+(?:the\s+)?(?:them|those|these|it|rows|details?|records|data|everything "
         r"about them)\b|\b(?:more\s+)?details\b|\beverything about them\b|\ball (?:the )?columns\b"
     ):
         said.change(Stage.SHOW, lambda q: _as_listing(q, True))
     elif said.take(
-        r"\b(?:who|which|what)\s+(?:are|is|were|was)\s+(?:they|those|these|that|it|the ones?)\b|\b(?:list|"
+        r"\b(?:who|which|what)\s+(?:are|is|were|was)\s+(?:they|those|these|that|it|the ones?)\b|"
+        r"\bwhich ones? (?:is|are|was|were) (?:that|it|they|those)\b|\b(?:list|"
         r"name)\s+(?:them|those|these|it)\b|^\W*(?:which|who)(?:\s+(?:ones?|of them|exactly))?\W*$|"
         r"\bwhat are they called\b"
     ):
@@ -308,8 +312,6 @@ def _as_listing(query: Query, whole: bool) -> str:
 
 def _another_table(said: Said) -> None:
     """`and the suppliers?` after a count of customers."""
-    from openarctic.copilot.conversation.said import Stage
-
     if said.changes or not said.is_replacing or said.is_widening or len(said.query.tables) != 1:
         return
     rest = said.left_text()

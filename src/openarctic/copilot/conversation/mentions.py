@@ -148,7 +148,7 @@ class Vocabulary:
                 if fit is not None:
                     is_shown = query.shown is not None and table.name.lower() == query.shown.name.lower()
                     found.append(((fit, distance, not is_shown, i), Place(table.name.lower(), column.name.lower())))
-            if wanted == name_stems(table.name) and distance > 0:
+            if wanted == name_stems(table.name) and (distance > 0 or table is not query.shown):
                 found += [((0.2, distance, 0, i), p) for i, p in enumerate(query.labels(table))]
         if wanted == {"name"} and query.shown is not None:
             whole = query.labels(query.shown)
@@ -166,10 +166,10 @@ class Vocabulary:
         if base in DATED:
             return self.dates(query)[:1]
         births = [p for p in self.dates(query) if BIRTH.search(p.column)] if base in ("old", "young") else []
-        for noun in ADJECTIVES.get(base, ()):
-            if place := next((p for p in self.columns(noun, query)), None):
-                return [place]
-        return births[:1]
+        found = [place for noun in ADJECTIVES.get(base, ()) for place in self.columns(noun, query)[:1]]
+        shown = "" if query.shown is None else query.shown.name.lower()
+        found.sort(key=lambda place: place.table not in (shown, ""))
+        return found[:1] or births[:1]
 
     def table(self, span: str) -> Table | None:
         """The table that a phrase names."""

@@ -35,7 +35,7 @@ _SAID = {exp.Avg: "average", exp.Sum: "total", exp.Min: "lowest", exp.Max: "high
 _LEAST = frozenset("least fewest lowest smallest youngest cheapest shortest lightest slowest earliest oldest".split())
 _LOW = frozenset("young cheap short light slow early low few little small least".split())
 _SUPERLATIVE = (
-    rf"(?:(?P<degree>most|least)\s+(?P<adjective>{'|'.join([*ADJECTIVES, 'common', 'frequent'])})\b|"
+    rf"(?:(?P<degree>most|least|best|worst)\s+(?P<adjective>{'|'.join([*ADJECTIVES, 'common', 'frequent'])})\b|"
     rf"(?P<bare>most|least|fewest)\b|(?P<word>[a-z]{{2,}}est))"
 )
 # Of these much is bad.
@@ -171,6 +171,9 @@ def _other_order(said: Said, match: re.Match[str], down: bool | None) -> None:
         r"\b(?:the\s+)?(?:number|count|total|amount|how many|sum|average)(?:\s+of\s+(?P<table>\w+))?(?:\s+(?:there "
         r"are|they have))?\b"
     )
+    if word is None and said.take(r"\b(?:that|it|this)\b"):
+        said.change(Stage.ORDER, lambda q: _by_last(q, bool(down)))
+        return
     if word is None and down is None:
         raise CannotEdit("it is not clear what to sort by")
     table = said.vocabulary.table(word["table"]) if word is not None and word["table"] else None
@@ -187,6 +190,14 @@ def _other_order(said: Said, match: re.Match[str], down: bool | None) -> None:
         return f"sorted by the number, {'highest' if is_down else 'lowest'} first"
 
     said.change(Stage.ORDER, apply)
+
+
+def _by_last(query: Query, is_down: bool) -> str:
+    """By the column that came last."""
+    last = query.select.expressions[-1]
+    key = last.unalias().copy()
+    query.order([exp.Ordered(this=key, desc=is_down, nulls_first=False)])
+    return f"sorted by {last.alias_or_name or key.sql()}, {'highest' if is_down else 'lowest'} first"
 
 
 def _main_measure(query: Query) -> exp.Expr:
@@ -358,6 +369,10 @@ def _extreme(said: Said, match: re.Match[str], word: str, count: int) -> None:
     else:
         places = said.vocabulary.adjective(root(word), said.query)
         table = None
+        if not places and said.query.aggregates and not said.query.is_grouped:
+            function = exp.Min if root(word) in _LOW else exp.Max
+            said.change(Stage.AGGREGATE, lambda q: _number(said, q, function, None))
+            return
         if not places:
             raise CannotEdit(f"it is not clear what is {word}")
         said.take(r"\bhow (?:old|young|big|large|small|tall|high|long|heavy|expensive|much)\b")
@@ -405,7 +420,7 @@ def _is_down(word: str, degree: str | None, place: Place) -> bool:
     )
     if base in ("old", "young") and is_of_date:
         is_low = base == "old"
-    return is_low if degree is not None and degree.lower() == "least" else not is_low
+    return is_low if degree is not None and degree.lower() in ("least", "worst") else not is_low
 
 
 # how many
@@ -415,7 +430,7 @@ def _counts(said: Said) -> None:
     if _counted_related(said):
         return
     rest = (
-        r"(?:\s+(?:of (?:them|those|these|the \w+)|are (?:there|they|those|these|that)|is (?:that|it|this)|were "
+        r"(?:\s+(?:of (?:them|those|these|the \w+)|are (?:there|they|those|these|that)|is (?:that|it|this)|was (?:that|it)|were "
         r"there|there are|there|in total|in all|altogether))*"
     )
     match = said.take(rf"\bhow many(?:\s+(?P<kind>different|distinct|unique|rows|results|entries|records))?{rest}")
@@ -475,11 +490,13 @@ def _counted_noun(said: Said, match: re.Match[str]) -> bool:
     if all(t.name != table.name for t in said.query.tables):
         raise CannotEdit("it counts something else")
     said.explain([table.name])
-    return said.take(r"\b(?:is that|is it)\b") is None and not said.is_of_them
+    return said.take(r"\b(?:is that|is it|was that|was it)\b") is None and not said.is_of_them
 
 
 def _count(said: Said, query: Query, distinct: Place | None) -> str:
     if query.aggregates and not query.is_grouped and distinct is None:
+        if not isinstance(query.aggregates[0], exp.Count):
+            query.select.set("expressions", [exp.Count(this=exp.Star())])
         return "counted"
     if said.is_of_them and query.limit is not None:
         pass  # of the rows that were shown: `count` keeps the limit
@@ -576,6 +593,8 @@ def _groups(said: Said) -> None:
         if joint is None:
             break
         position = joint.end()
+    if not keys and match.group().lower().endswith("by"):
+        return  # `by cash`: a value follows, or what is not understood
     if not keys:
         raise CannotEdit("it is not clear what the groups are")
     said.take(r"\b(?:instead|separately|individually)\b")
@@ -618,6 +637,9 @@ def _key_after(said: Said, position: int) -> _Key | None:
     noun = re.compile(r"\s*(?:the\s+|their\s+)?(\w+)").match(said.text, position)
     table = said.vocabulary.table(noun[1]) if noun else None
     places = said.columns_after(position)
+    if not places and table is not None and noun is not None and said.is_free(noun.start(1), noun.end(1)):
+        places = said.query.labels(table)
+        said.use(position, noun.end())
     if places:
         if table is not None and places == said.query.labels(table) and len(table.primary_key) == 1:
             key = Place(table.name.lower(), table.primary_key[0].lower())
