@@ -281,6 +281,18 @@ def test_edits_agree_with_their_definition() -> None:
         assert edits(a, b, limit) == min(plain_edits(a, b), limit + 1)
 
 
+def test_any_question_about_any_schema_is_linked() -> None:
+    names = ['a"b', "select", "naïve café", "表", "\U0001f600", "new\nline", "x" * 200, "", "ß", "İstanbul"]
+    values = ("\U0001f600", "a\nb", "", "  ", "x" * 60, "O'Brien", "ﬁsh", "%", "_", "St. John's", "A&B")
+    columns = tuple(Column(name=name, type="TEXT", values=values) for name in names)
+    linker = Linker(Schema(dialect="sqlite", tables=tuple(Table(name=n, columns=columns) for n in names)), tables, 3)
+    pool = [*names, *values, '"', "'", "“", "the", "NY", "Asian", "two thousand", "\x00", "...", "Ph.D.", "U.S.A.", "\u0301"]
+    rng = random.Random(1)
+    for _ in range(100):
+        links = linker.link(rng.choice((" ", "", "\n")).join(rng.choices(pool, k=rng.randrange(14))))
+        assert 0 <= links.coverage() <= 1 and len(links.values) <= 3 and 1 <= len(links.shown.tables) <= 3
+
+
 def test_links_are_values() -> None:
     link = ValueLink("France", (("singer", "country"),))
     assert link.said == "" and link.holders == ()

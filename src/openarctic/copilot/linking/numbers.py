@@ -15,6 +15,7 @@ _UNITS = dict(
 )
 _TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
+MAX_WORDS = 20  # of one number
 _WORD = re.compile(r"[^\W\d_]+|\d[\d,]*(?:\.\d+)?")
 _BETWEEN = re.compile(r"[\s\-‐‑]*")
 
@@ -48,13 +49,19 @@ def spelled_numbers(question: str) -> Iterator[tuple[int, int, int]]:
     words = [match.group().lower() for match in found]
     i = 0
     while i < len(words):
+        if not spelled(words[i : i + 1])[1]:
+            i += 1
+            continue
         run = 1  # words that only spaces or hyphens part
-        while i + run < len(words) and _BETWEEN.fullmatch(question, found[i + run - 1].end(), found[i + run].start()):
+        while (
+            run < MAX_WORDS
+            and i + run < len(words)
+            and _BETWEEN.fullmatch(question, found[i + run - 1].end(), found[i + run].start())
+        ):
             run += 1
         number, length = spelled(words[i : i + run])
-        if length:
-            yield found[i].start(), found[i + length - 1].end(), number
-        i += max(length, 1)
+        yield found[i].start(), found[i + length - 1].end(), number
+        i += length
 
 
 def with_digits(question: str) -> str:
