@@ -105,7 +105,7 @@ def test_the_shape_of_the_result_is_held_against_the_question() -> None:
 
 
 LINEAR = Linear(0.0, {"is_empty": (0.0, 1.0, -3.0), "columns_gap": (0.0, 1.0, -1.0)})
-SURE = Linear(0.0, {"log_odds": (0.0, 1.0, 1.0)})
+SURE = Linear(0.0, {})
 CURVE = (CurvePoint(0.0, 1.0, 0.5), CurvePoint(0.4, 0.7, 0.3), CurvePoint(0.6, 0.2, 0.1))
 CALIBRATION = Calibration(model="scripted", fingerprint="", questions=9, correct=LINEAR, sure=SURE, curve=CURVE)
 

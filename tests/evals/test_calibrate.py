@@ -17,7 +17,7 @@ from openarctic.copilot.vote import Candidate
 from openarctic.errors import UserError
 from openarctic.evals.calibrate import Case, calibrate
 from openarctic.evals.curve import accuracy_at, area, calibration_error, curve_page, curve_rows, risk_coverage
-from openarctic.evals.logistic import fit_logistic, folds
+from openarctic.evals.logistic import fit_choice, fit_logistic, folds
 
 
 def drawn(count: int, seed: int = 0) -> tuple[list[dict[str, float]], list[bool]]:
@@ -38,6 +38,28 @@ def test_the_fit_has_no_slope_left() -> None:
         assert sum(e * x for e, x in zip(errors, inputs, strict=True)) + 2.0 * weight == pytest.approx(0, abs=1e-5)
     assert sum(errors) == pytest.approx(0, abs=1e-4)
     assert linear.terms["a"][2] > 1 > abs(linear.terms["b"][2])
+
+
+def test_the_choice_has_no_slope_left_and_knows_nothing_of_what_a_question_shares() -> None:
+    draw = random.Random(2)
+    questions = []
+    for _ in range(60):
+        shared = draw.gauss(0, 1)
+        rows = [{"a": draw.gauss(0, 1), "b": draw.gauss(0, 1), "shared": shared} for _ in range(draw.randint(2, 5))]
+        best = max(range(len(rows)), key=lambda i: rows[i]["a"] + draw.gauss(0, 0.5))
+        questions.append([(row, i == best or (i == 0 and draw.random() < 0.2)) for i, row in enumerate(rows)])
+    linear = fit_choice(questions, ["a", "b", "shared"], penalty=1.0)
+    assert abs(linear.terms["shared"][2]) < 1e-6 and linear.terms["a"][2] > 1 > abs(linear.terms["b"][2])
+    slopes = dict.fromkeys(linear.terms, 0.0)
+    for question in (q for q in questions if len({right for _, right in q}) == 2):
+        powers = [math.exp(linear.log_odds(row)) for row, _ in question]
+        right = sum(p for p, (_, is_right) in zip(powers, question, strict=True) if is_right)
+        for power, (row, is_right) in zip(powers, question, strict=True):
+            gap = power / sum(powers) - (power / right if is_right else 0)
+            for name, (mean, scale, _) in linear.terms.items():
+                slopes[name] += gap * max(-4, min(4, (row[name] - mean) / scale))
+    for name, (_, _, weight) in linear.terms.items():
+        assert slopes[name] + 1.0 * weight == pytest.approx(0, abs=1e-2)
 
 
 def test_the_fit_of_separable_rows_is_finite() -> None:

@@ -1,9 +1,10 @@
 """How sure is an answer? Candidates weighed by their features, the probability that the winner is right, and when to be silent.
 
 A `Calibration` is a small file of numbers, fitted once for a model on questions whose answers are known (`openarctic eval
-calibrate`, `openarctic eval mine`). Its first half weighs candidates: a logistic regression over `features.FEATURES`. Its second
-half turns the election into a probability, and holds what errors were made at which coverage when the least certain answers were
-held back. Without one for the model that answers, the model's own probabilities elect, and the confidence only orders.
+calibrate`, `openarctic eval mine`). Its first half weighs the candidates of a question against each other, by their
+`features.FEATURES`. Its second half, a logistic regression, turns the election into a probability, and the file holds what errors
+were made at which coverage when the least certain answers were held back. Without one for the model that answers, the model's own
+probabilities elect, and the confidence only orders.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from openarctic.generator import Generator
 
 BUNDLED = "arctic-nano.calibration.json"
 FORMAT = 1
-CERTAINTY = ("log_odds", "share")  # what `certainty` gives
+LEAD = "lead"  # of `certainty`
 FARTHEST = 4.0  # standard deviations: a feature that is farther out counts as this far
 
 
@@ -61,8 +62,9 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What `openarctic eval calibrate` found for one model. `correct` is about candidates, `sure` about winners of elections
-    (`CERTAINTY`); `curve` falls in coverage. `fingerprint` tells the very model; empty where a server keeps it."""
+    """What `openarctic eval calibrate` found for one model. `correct` is about the candidates of a question, one against the
+    other, `sure` about the winners of elections (`certainty`); `curve` falls in coverage. `fingerprint` tells the very model;
+    empty where a server keeps it."""
 
     model: str
     fingerprint: str
@@ -90,16 +92,19 @@ def logistic(log_odds: float) -> float:
 
 
 def elect_by(correct: Linear, candidates: Sequence[Candidate]) -> Election:
-    """The result whose candidates are the most likely right, taken together. Sets their scores, from their features."""
-    for candidate in candidates:
-        candidate.score = correct.probability(candidate.features)
+    """The result whose candidates are the most likely right, taken together. Sets their scores, from their features: each is the
+    probability that this one is right, if one is."""
+    odds = [correct.log_odds(candidate.features) for candidate in candidates]
+    total = sum(math.exp(each - max(odds)) for each in odds)
+    for candidate, each in zip(candidates, odds, strict=True):
+        candidate.score = math.exp(each - max(odds)) / total
     return elect(candidates, lambda all: [c.score for c in all])
 
 
 def certainty(election: Election) -> dict[str, float]:
-    """What the probability of the winner is read from: its own log odds, its share of all weight and the lead on the next."""
-    score = min(max(election.winner.score, 1e-6), 1 - 1e-6)
-    return {"log_odds": math.log(score / (1 - score)), "share": election.share}
+    """What the probability of the winner is read from: its features, and how far it leads (log odds of its share)."""
+    share = min(max(election.share, 1e-3), 1 - 1e-3)
+    return {**election.winner.features, LEAD: math.log(share / (1 - share))}
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -6,18 +6,21 @@ and the curve of a calibration is that of the folds' held-out parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openarctic.copilot.confidence import CERTAINTY, Calibration, Linear, certainty, elect_by
+from openarctic.copilot.confidence import LEAD, Calibration, Linear, certainty, elect_by
 from openarctic.copilot.features import AGAINST, CORE, FEATURES
 from openarctic.copilot.vote import Candidate
 from openarctic.errors import UserError
 from openarctic.evals.curve import Judged, risk_coverage
-from openarctic.evals.logistic import fit_logistic, folds
+from openarctic.evals.logistic import fit_choice, fit_logistic, folds
 
 PARTS = 8
-PENALTY, SURE_PENALTY = 10.0, 1.0
+PENALTY = 5.0
+# The vote as it is without a calibration: the model's own probability, half of it for no rows.
+VOTE = Linear(0.0, {"logprob": (0.0, 5.0, 5.0), "is_empty": (0.0, 1.0, math.log(0.5))})
 LEAST = 20  # questions: with fewer, nothing can be fitted
 LEAST_FOR_ALL = 120  # with fewer, only `features.CORE` are weighed
 
@@ -81,7 +84,7 @@ def _fitted(
             elected[i] = (certainty(election), standing[i].is_right(election.winner))
     confidences = [0.0] * len(standing)
     for fit_on, held in folds(parts, PARTS):
-        sure = fit_sure([elected[i] for i in fit_on])
+        sure = fit_sure([elected[i] for i in fit_on], names)
         for i in held:
             confidences[i] = sure.probability(elected[i][0])
     judged = [(confidence, right) for confidence, (_, right) in zip(confidences, elected, strict=True)]
@@ -91,20 +94,22 @@ def _fitted(
         fingerprint=fingerprint,
         questions=len(cases),
         correct=correct_of(standing),
-        sure=fit_sure(elected),
+        sure=fit_sure(elected, names),
         curve=risk_coverage(judged),
     )
     return Fit(calibration, tuple(judged))
 
 
 def fit_correct(cases: Sequence[Case], names: Sequence[str]) -> Linear:
-    """Which candidates are right, by their features; every question counts the same, however many candidates it has."""
-    rows = [candidate.features for case in cases for candidate in case.candidates]
-    right = [is_right for case in cases for is_right in case.right]
-    weights = [1 / len(case.candidates) for case in cases for _ in case.candidates]
-    return fit_logistic(rows, right, names, penalty=PENALTY, weights=weights, against=AGAINST)
+    """Which of a question's candidates is right, by their features; `VOTE` where no question has a right one and a wrong one."""
+    rows = [[(c.features, right) for c, right in zip(case.candidates, case.right, strict=True)] for case in cases]
+    try:
+        return fit_choice(rows, names, penalty=PENALTY, against=AGAINST)
+    except ValueError:
+        return VOTE
 
 
-def fit_sure(elected: Sequence[tuple[dict[str, float], bool]]) -> Linear:
-    """Which winners are right, by what their elections say."""
-    return fit_logistic([row for row, _ in elected], [right for _, right in elected], CERTAINTY, penalty=SURE_PENALTY)
+def fit_sure(elected: Sequence[tuple[dict[str, float], bool]], names: Sequence[str]) -> Linear:
+    """Which winners are right, by their features and their leads."""
+    rows, right = [row for row, _ in elected], [right for _, right in elected]
+    return fit_logistic(rows, right, [*names, LEAD], penalty=PENALTY, against=AGAINST)
