@@ -136,6 +136,10 @@ def test_few_questions_get_few_weights_and_too_few_none() -> None:
         calibrate([Case(c.part, c.candidates, (False, False)) for c in cases(30, 3)], "m", "f")
 
 
+def test_one_database_is_divided_by_question() -> None:
+    assert len({c for c, _ in calibrate(cases(40, 1), "m", "f").judged}) > 8
+
+
 def test_questions_without_candidates_count_as_wrong() -> None:
     fit = calibrate([*cases(60, 6), Case("none", (), ())], "m", "f")
     assert fit.judged[-1] == (0.0, False) and len(fit.judged) == 61

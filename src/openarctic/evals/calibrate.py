@@ -77,6 +77,8 @@ def _fitted(
 
     elected: list[tuple[dict[str, float], bool]] = [({}, False)] * len(standing)
     parts = [case.part for case in standing]
+    if len(set(parts)) == 1:
+        parts = [str(i) for i in range(len(standing))]
     for fit_on, held in folds(parts, PARTS):
         correct = correct_of([standing[i] for i in fit_on])
         for i in held:
