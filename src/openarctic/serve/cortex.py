@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openarctic.copilot.ask import Answer, AskOptions, OnLinked
-from openarctic.copilot.conversation import Conversation, Turn
+from openarctic.copilot.conversation import Turn
 from openarctic.copilot.intent import check_question, check_text
 from openarctic.errors import AbstainedError, OpenArcticError, RefusedError
 from openarctic.serve.desk import Desk, Linked, answered
@@ -102,7 +102,7 @@ async def _steps(desk: Desk, asked: Asked, key: Key) -> AsyncGenerator[str | dic
     async with desk.seat(asked.database, key) as seat:
 
         def ask(on_linked: OnLinked) -> Answer:
-            return Conversation(seat.copilot, asked.turns).ask(asked.question, AskOptions(), on_linked=on_linked)
+            return seat.conversation.resume(asked.turns).ask(asked.question, AskOptions(), on_linked=on_linked)
 
         try:
             async with aclosing(answered(seat, ask)) as steps:

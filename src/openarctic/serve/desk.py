@@ -25,6 +25,7 @@ from openarctic.serve.keys import ANYONE, Key
 
 if TYPE_CHECKING:
     from openarctic.copilot.ask import Answer, Copilot, OnLinked
+    from openarctic.copilot.conversation import Conversation
     from openarctic.copilot.databases import Database
     from openarctic.copilot.feedback import FeedbackFile
     from openarctic.copilot.linking.values import ValueLink
@@ -102,6 +103,7 @@ class Seat:
     voice: Voice
     reader: tuple[str, Principal | str | None]  # database, who asks
     fingerprint: Any
+    conversation: Conversation  # each request brings its own history
 
     def has_changed(self) -> bool:
         """Whether the database is another one than when its schema was read."""
@@ -181,12 +183,13 @@ class Desk:
 
     def _make(self, name: str, user: Principal | str | None) -> Seat:
         from openarctic.copilot.ask import Copilot
+        from openarctic.copilot.conversation import Conversation
 
         database = self.databases[name]
         fingerprint = _fingerprint(database)
         voice = Voice(self.engine)
         copilot = Copilot(database, voice, policy=self.policy, user=user, semantic=self.semantic.get(name))
-        return Seat(copilot, voice, (name, user), fingerprint)
+        return Seat(copilot, voice, (name, user), fingerprint, Conversation(copilot))
 
     def _give_back(self, seat: Seat) -> None:
         self._idle.append(seat)

@@ -45,7 +45,7 @@ def _conversation(seat: Seat, request: AskRequest) -> Conversation:
         for t in request.history
     ]
     asked_back = request.clarification
-    return Conversation(seat.copilot, turns, None if asked_back is None else Clarification.from_dict(asked_back.model_dump()))
+    return seat.conversation.resume(turns, None if asked_back is None else Clarification.from_dict(asked_back.model_dump()))
 
 
 def _with_picture(body: dict[str, Any]) -> dict[str, Any]:

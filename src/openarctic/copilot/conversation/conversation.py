@@ -67,6 +67,11 @@ class Conversation:
         near = self.copilot.linker.values if self.copilot.proposer is None else None
         return Vocabulary(self.copilot.access.schema, near)
 
+    def resume(self, turns: Sequence[Turn], clarification: Clarification | None = None) -> Conversation:
+        """Go on from another history; what is known of the schema stays."""
+        self.turns, self.clarification = list(turns)[-MAX_TURNS:], clarification
+        return self
+
     def reset(self) -> None:
         """The next question is the first."""
         self.turns.clear()

@@ -52,12 +52,15 @@ class Keys:
         self._steps: dict[str, list[Step]] = {}
         self._into: dict[str, list[tuple[Table, ForeignKey]]] = defaultdict(list)
         self._named: dict[str, list[Table]] = defaultdict(list)
+        self._owners: dict[str, list[Table]] = defaultdict(list)
         for table in schema.tables:
             for key in table.foreign_keys:
                 self._into[key.table.lower()].append((table, key))
             for name in table.column_names:
                 if name.endswith(("id", "code")) and name != "id":
                     self._named[name].append(table)
+                    if table.columns[0].name.lower() == name:
+                        self._owners[name].append(table)
 
     def steps(self, name: str) -> list[Step]:
         """Keys out of a table (to one row) and into it (to many), then columns of the same name that name another table's row."""
@@ -78,11 +81,12 @@ class Keys:
                 known.add(other.name.lower())
                 mine = (key.to_column or (table.primary_key or ("",))[0]).lower()
                 yield Step(name, mine, other.name.lower(), key.column.lower(), other.primary_key == (key.column,))
-        for shared in sorted(table.column_names):
-            for other in self._named.get(shared, ()):
+        for shared in sorted(table.column_names & self._named.keys()):
+            # A table's own id stands first in it; two that only point at the same third one are not joined.
+            is_own = table.columns[0].name.lower() == shared
+            for other in self._named[shared] if is_own else self._owners[shared]:
                 if other.name.lower() not in known:
                     known.add(other.name.lower())
-                    # A table's own id stands first in it.
                     yield Step(name, shared, other.name.lower(), shared, other.columns[0].name.lower() == shared)
 
     def ways(self, tables: Sequence[str]) -> dict[str, list[Step]]:
