@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from openarctic.copilot.prune import prune
+from openarctic.copilot.schema import Schema
 
-from .test_grammar import SHOP
+from .test_grammar import SHOP, table
 
 ROME = "Names of the customers from Rome"
 
@@ -23,10 +24,28 @@ ROME = "Names of the customers from Rome"
             "SELECT name FROM customers WHERE id IN (SELECT customer_id FROM orders, items)",
             "SELECT name FROM customers WHERE id IN (SELECT customer_id FROM orders)",
         ),
+        (  # the key that is read stands in the other table too
+            "How many customers are from Rome?",
+            "SELECT COUNT(customer_id) FROM customers, orders WHERE city = 'Rome'",
+            "SELECT COUNT(customers.id) FROM customers WHERE city = 'Rome'",
+        ),
+        (
+            "How many orders does Ann have?",
+            "SELECT COUNT(order_id) FROM customers, orders, items WHERE name = 'Ann'",
+            "SELECT COUNT(orders.id) FROM customers, orders WHERE name = 'Ann'",
+        ),
     ],
 )
 def test_superfluous_tables_go(question: str, sql: str, pruned: str) -> None:
     assert prune(sql, SHOP, question) == pruned
+
+
+def test_a_word_that_two_names_share_speaks_of_one() -> None:
+    tables = (table("customers", "id phone owes"), table("customer_payments", "customer_id paid", customer_id="customers.id"))
+    schema = Schema(dialect="sqlite", tables=tables)
+    sql = "SELECT phone FROM customers, customer_payments WHERE owes > 9"
+    assert prune(sql, schema, "Phones of customers who owe more than 9") == "SELECT phone FROM customers WHERE owes > 9"
+    assert prune(sql, schema, "Phones of customers with payments who owe more than 9") == sql
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Tables that a query joins for nothing: small models like to join more than a question asks for.
 
 A table is superfluous when no column of it is read, keys join the others without it, and the question does not speak of it:
-"emails of the customers from Rome" does not mean only those with a complaint. A table that is only counted (`COUNT(*)` of two
-tables) stays: it gives the number; so does what stands on the sides of UNION, INTERSECT and EXCEPT, where rows are compared.
+"emails of the customers from Rome" does not mean only those with a complaint. A column that the join makes equal to one of
+another table is read from there. A table that is only counted (`COUNT(*)` of two tables) stays: it gives the number; so does what
+stands on the sides of UNION, INTERSECT and EXCEPT, where rows are compared.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import sqlglot
 from sqlglot import exp
 
-from openarctic.copilot.joins import own_columns, sources_of
+from openarctic.copilot.joins import identifier, own_columns, sources_of
 from openarctic.copilot.linking.words import name_stems, stem
 from openarctic.copilot.schema import Schema
 
@@ -38,11 +39,15 @@ def _prune_select(select: exp.Select, schema: Schema, said: set[str]) -> bool:
         return False
     kept = names
     least = 2 if any(_is_count(c) for c in select.find_all(exp.Count) if c.find_ancestor(exp.Select) is select) else 1
-    needed = _read_tables(select, names, schema)
     for name in reversed(names):
         others = [n for n in kept if n != name]
-        is_superfluous = name not in needed and not _speaks_of(said, name)
-        if is_superfluous and len(others) >= least and _are_joined(others, schema):
+        if len(others) < least or _speaks_of(said, name, others) or not _are_joined(others, schema):
+            continue
+        read = _columns_of(name, select, kept, schema)
+        elsewhere = [_equal_column(column, name, others, schema) for column in read]
+        if all(elsewhere):
+            for column, (table, own_name) in zip(read, elsewhere, strict=True):
+                column.replace(exp.column(identifier(own_name), table=identifier(table)))
             kept = others
     if len(kept) == len(names):
         return False
@@ -52,9 +57,13 @@ def _prune_select(select: exp.Select, schema: Schema, said: set[str]) -> bool:
     return True
 
 
-def _speaks_of(said: set[str], name: str) -> bool:
-    """Whether a word of the question begins as a word of the table's name does: `enroll` is meant by "enrolled"."""
-    return any(word[:PREFIX] == stem_[:PREFIX] for word in said for stem_ in name_stems(name))
+def _speaks_of(said: set[str], name: str, others: list[str]) -> bool:
+    """Whether a word of the question begins as a word of the table's name does: `enroll` is meant by "enrolled". Words that the
+    names of the other tables have too tell nothing: "customer" does not speak of customer_payments beside customers.
+    """
+    shared = {stem_ for other in others for stem_ in name_stems(other)}
+    own = set(name_stems(name))
+    return any(word[:PREFIX] == stem_[:PREFIX] for word in said for stem_ in own - shared or own)
 
 
 def _is_count(expression: exp.Expr) -> bool:
@@ -62,17 +71,26 @@ def _is_count(expression: exp.Expr) -> bool:
     return isinstance(expression, exp.Count) and isinstance(expression.this, exp.Star)
 
 
-def _read_tables(select: exp.Select, names: list[str], schema: Schema) -> set[str]:
-    """Those whose columns are read: a plain name is of the first table that holds it; what nested queries read counts too."""
-    read = set()
+def _columns_of(name: str, select: exp.Select, names: list[str], schema: Schema) -> list[exp.Column]:
+    """The columns that are read from table `name`: a plain name is of the first table that holds it; in a nested query, which may
+    mean another table by it, of any.
+    """
+    read = []
     own = set(map(id, own_columns(select)))
     for column in select.find_all(exp.Column):
         holders = [n for n in names if (table := schema.table(n)) and column.name.lower() in table.column_names]
-        if column.table:
-            read.add(column.table.lower())
-        else:
-            read.update(holders[:1] if id(column) in own else holders)
+        owners = [column.table.lower()] if column.table else holders[:1] if id(column) in own else holders
+        if name in owners:
+            read.append(column)
     return read
+
+
+def _equal_column(column: exp.Column, name: str, others: list[str], schema: Schema) -> tuple[str, str] | None:
+    """The table and column among `others` that a key makes equal to this column of table `name`."""
+    for other, mine, its in schema.links(name):
+        if other in others and mine == column.name.lower():
+            return other, its
+    return None
 
 
 def _are_joined(names: list[str], schema: Schema) -> bool:
