@@ -83,7 +83,12 @@ def test_a_question_is_answered_offline(capsys: pytest.CaptureFixture[str]) -> N
         "chart",
         "hidden_by_policy",
         "verified",
+        "abstained",
+        "calibrated",
+        "read_as",
+        "clarification",
     }
+    assert body["calibrated"]  # for these very weights
 
 
 def test_no_exec_prints_sql_alone(capsys: pytest.CaptureFixture[str]) -> None:

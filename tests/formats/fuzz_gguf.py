@@ -75,17 +75,20 @@ def seeds(folder: Path) -> list[Seed]:
 def _fields(paths: tuple[Path, ...]) -> list[tuple[int, int, int]]:
     """Everything that the reader takes from the files."""
     found: list[tuple[int, int, int]] = []
-    plain = gguf._Cursor.take
+    plain, fast = gguf._Cursor.take, gguf._Cursor.strings
 
     def take(self: Any, count: int, what: str) -> bytes:
         found.append((paths.index(self.path), self.at, count))
         return plain(self, count, what)
 
-    gguf._Cursor.take = take  # type: ignore[method-assign]
+    def one_by_one(self: Any, count: int, what: str) -> list[str]:
+        return [self.string(what) for _ in range(count)]
+
+    gguf._Cursor.take, gguf._Cursor.strings = take, one_by_one  # type: ignore[method-assign]
     try:
         read_gguf(paths[0])
     finally:
-        gguf._Cursor.take = plain  # type: ignore[method-assign]
+        gguf._Cursor.take, gguf._Cursor.strings = plain, fast  # type: ignore[method-assign]
     return [field for field in found if field[2]]
 
 

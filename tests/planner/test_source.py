@@ -29,7 +29,7 @@ def test_a_preset_by_name() -> None:
 def test_the_bundled_model_by_name() -> None:
     source = find("arctic-nano")
     assert source.kind == "gguf" and source.name == "arctic-nano"
-    assert source.stored is not None and set(source.stored.types) == {"F32", "Q4_1", "Q8_0"}
+    assert source.stored is not None and set(source.stored.types) == {"F32", "Q4_1", "Q5_1", "Q8_0"}
     assert source.config.num_local_experts == 8
 
 

@@ -47,6 +47,7 @@ class Voice:
         self._engine = engine
         self.target_form = engine.target_form
         self.name = engine.name
+        self.fingerprint = getattr(engine, "fingerprint", "")  # a calibration is found by it
         self.tenant = ""
         self._streams: list[Stream] = []
         self._is_stopped = False
