@@ -44,8 +44,9 @@ def _prune_select(select: exp.Select, schema: Schema, said: set[str]) -> bool:
         if len(others) < least or _speaks_of(said, name, others) or not _are_joined(others, schema):
             continue
         read = _columns_of(name, select, kept, schema)
-        elsewhere = [_equal_column(column, name, others, schema) for column in read]
-        if all(elsewhere):
+        found = [_equal_column(column, name, others, schema) for column in read]
+        elsewhere = [place for place in found if place is not None]
+        if len(elsewhere) == len(read):
             for column, (table, own_name) in zip(read, elsewhere, strict=True):
                 column.replace(exp.column(identifier(own_name), table=identifier(table)))
             kept = others
