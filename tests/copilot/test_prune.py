@@ -40,6 +40,13 @@ def test_superfluous_tables_go(question: str, sql: str, pruned: str) -> None:
     assert prune(sql, SHOP, question) == pruned
 
 
+def test_a_column_is_read_elsewhere_only_where_one_key_can_make_it_equal() -> None:
+    games = table("games", "id home_id away_id", home_id="teams.id", away_id="teams.id")
+    schema = Schema(dialect="sqlite", tables=(table("teams", "id name"), games))
+    sql = "SELECT COUNT(away_id) FROM teams, games WHERE name = 'Ajax'"
+    assert prune(sql, schema, "How many are from Ajax?") == sql
+
+
 def test_a_word_that_two_names_share_speaks_of_one() -> None:
     tables = (table("customers", "id phone owes"), table("customer_payments", "customer_id paid", customer_id="customers.id"))
     schema = Schema(dialect="sqlite", tables=tables)
@@ -62,6 +69,8 @@ def test_a_word_that_two_names_share_speaks_of_one() -> None:
         (ROME, "SELECT name FROM customers EXCEPT SELECT name FROM customers, orders"),
         (ROME, "SELECT t1.name FROM customers AS t1, customers AS t2"),
         (ROME, "SELECT name FROM customers"),
+        # the nested query may mean its own column
+        (ROME, "SELECT name FROM customers, orders WHERE id IN (SELECT customer_id FROM orders)"),
     ],
 )
 def test_what_is_needed_stays(question: str, sql: str) -> None:

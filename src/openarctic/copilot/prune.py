@@ -41,14 +41,8 @@ def _prune_select(select: exp.Select, schema: Schema, said: set[str]) -> bool:
     least = 2 if any(_is_count(c) for c in select.find_all(exp.Count) if c.find_ancestor(exp.Select) is select) else 1
     for name in reversed(names):
         others = [n for n in kept if n != name]
-        if len(others) < least or _speaks_of(said, name, others) or not _are_joined(others, schema):
-            continue
-        read = _columns_of(name, select, kept, schema)
-        found = [_equal_column(column, name, others, schema) for column in read]
-        elsewhere = [place for place in found if place is not None]
-        if len(elsewhere) == len(read):
-            for column, (table, own_name) in zip(read, elsewhere, strict=True):
-                column.replace(exp.column(identifier(own_name), table=identifier(table)))
+        is_unsaid = len(others) >= least and not _speaks_of(said, name, others)
+        if is_unsaid and _are_joined(others, schema) and _read_elsewhere(select, name, kept, schema):
             kept = others
     if len(kept) == len(names):
         return False
@@ -72,26 +66,29 @@ def _is_count(expression: exp.Expr) -> bool:
     return isinstance(expression, exp.Count) and isinstance(expression.this, exp.Star)
 
 
-def _columns_of(name: str, select: exp.Select, names: list[str], schema: Schema) -> list[exp.Column]:
-    """The columns that are read from table `name`: a plain name is of the first table that holds it; in a nested query, which may
-    mean another table by it, of any.
+def _read_elsewhere(select: exp.Select, name: str, names: list[str], schema: Schema) -> bool:
+    """Read the columns of table `name` from the other of `names` that a key joins it to, where it has them too. False, with
+    nothing changed, if another of its columns is read, if more keys than one may join it, or if a nested query may read from it.
     """
-    read = []
     own = set(map(id, own_columns(select)))
-    for column in select.find_all(exp.Column):
-        holders = [n for n in names if (table := schema.table(n)) and column.name.lower() in table.column_names]
-        owners = [column.table.lower()] if column.table else holders[:1] if id(column) in own else holders
-        if name in owners:
-            read.append(column)
-    return read
+    read = [column for column in select.find_all(exp.Column) if name in _owners(column, names, schema, id(column) in own)]
+    keys = [key for key in schema.links(name) if key[0] in names]
+    equal = {mine: exp.column(identifier(its), table=identifier(other)) for other, mine, its in keys} if len(keys) == 1 else {}
+    if any(id(column) not in own or column.name.lower() not in equal for column in read):
+        return False
+    for column in read:
+        column.replace(equal[column.name.lower()].copy())
+    return True
 
 
-def _equal_column(column: exp.Column, name: str, others: list[str], schema: Schema) -> tuple[str, str] | None:
-    """The table and column among `others` that a key makes equal to this column of table `name`."""
-    for other, mine, its in schema.links(name):
-        if other in others and mine == column.name.lower():
-            return other, its
-    return None
+def _owners(column: exp.Column, names: list[str], schema: Schema, is_own: bool) -> list[str]:
+    """The tables that a column may be of: a plain name is of the first that holds it; in a nested query, which may mean another
+    table by it, of any.
+    """
+    holders = [n for n in names if (table := schema.table(n)) and column.name.lower() in table.column_names]
+    if column.table:
+        return [column.table.lower()]
+    return holders[:1] if is_own else holders
 
 
 def _are_joined(names: list[str], schema: Schema) -> bool:
