@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.copilot.charts.choose import choose_chart
     from openarctic.copilot.databases import cached_schema
     from openarctic.copilot.execute import Worker
+    from openarctic.copilot.query import Queried
     from openarctic.copilot.sample import database_or_sample
 
     check_limits(args)
@@ -69,18 +70,12 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.format == "json":
         body = {
-            "status": "ok",
-            "sql": checked.shown,
-            "dialect": database.dialect,
-            "columns": result.columns,
-            "rows": result.rows,
-            "truncated": result.truncated,
+            **Queried(checked, result, database.dialect).to_dict(),
             "timings_ms": {
                 "guard": round((guarded - started) * 1000, 1),
                 "execute": round((time.perf_counter() - guarded) * 1000, 1),
             },
             "error": None,
-            "hidden_by_policy": checked.filtered,
             "chart": chart,
         }
         print(json.dumps(body, ensure_ascii=False))

@@ -44,10 +44,12 @@ class Voice:
     """The engine for one question: what it writes is for the asking key, and can be stopped from outside."""
 
     def __init__(self, engine: Engine) -> None:
+        from openarctic.copilot.confidence import fingerprint_of
+
         self._engine = engine
         self.target_form = engine.target_form
         self.name = engine.name
-        self.fingerprint = getattr(engine, "fingerprint", "")  # a calibration is found by it
+        self.fingerprint = fingerprint_of(engine)  # a calibration is found by it
         self.tenant = ""
         self._streams: list[Stream] = []
         self._is_stopped = False

@@ -14,14 +14,22 @@ from openarctic.copilot.charts.svg import svg
 from openarctic.copilot.conversation import Clarification, Conversation, Turn
 from openarctic.copilot.execute import Result
 from openarctic.copilot.feedback import Feedback
-from openarctic.copilot.guard import Checked
 from openarctic.copilot.intent import check_text
+from openarctic.copilot.query import run_query
 from openarctic.errors import OpenArcticError
 from openarctic.serve.desk import Desk, Linked, Seat, answered, in_thread
 from openarctic.serve.errors import HTTPError
 from openarctic.serve.keys import ANYONE, Key
 from openarctic.serve.protocol import AskRequest, FeedbackRequest, QueryRequest
 from openarctic.serve.service import named_event
+
+# Events between `linked` and `done`, and the fields that each has of the whole object.
+STAGES = (
+    ("sql", ("sql", "dialect", "confidence", "verified", "read_as")),
+    ("rows", ("columns", "rows", "truncated", "chart", "chart_svg", "hidden_by_policy")),
+    ("answer", ("answer", "model", "timings_ms")),
+)
+ASKED_BACK = (("clarification", ("clarification", "answer")),)
 
 
 def failed(error: OpenArcticError) -> dict[str, Any]:
@@ -92,16 +100,7 @@ async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[byt
         yield named_event("error", {"question": request.question, "status": "error", **error.body()})
         return
     known = {"question": question}
-    asked_back = (("clarification", ("clarification", "answer")),)
-    for stage, fields in (
-        asked_back
-        if body["clarification"]
-        else (
-            ("sql", ("sql", "dialect", "confidence", "verified", "read_as")),
-            ("rows", ("columns", "rows", "truncated", "chart", "chart_svg", "hidden_by_policy")),
-            ("answer", ("answer", "model", "timings_ms")),
-        )
-    ):
+    for stage, fields in ASKED_BACK if body["clarification"] else STAGES:
         yield named_event(stage, {**known, **{field: body[field] for field in fields if field in body}})
     yield named_event("done", body)
 
@@ -111,33 +110,20 @@ async def query(desk: Desk, request: QueryRequest, key: Key) -> tuple[dict[str, 
     name = desk.database(request.database)
     async with desk.seat(name, key) as seat:
         started = time.perf_counter()
-        checked, result = await in_thread(seat, lambda: _run(seat, request))
-    dialect = seat.copilot.database.dialect
-    chart = None
+        copilot = seat.copilot
+        queried = await in_thread(
+            seat, lambda: run_query(copilot.access, copilot.worker, request.sql, request.limit, request.timeout)
+        )
+    result, chart = queried.result, None
     if request.chart:
-        chart = chart_for(result.columns, (), result.rows, "", checked.shown, dialect, result.truncated)
+        chart = chart_for(result.columns, (), result.rows, "", queried.checked.shown, queried.dialect, result.truncated)
     body = {
-        "status": "ok",
-        "sql": checked.shown,
-        "dialect": dialect,
-        "columns": result.columns,
-        "rows": result.rows,
-        "truncated": result.truncated,
+        **queried.to_dict(),
         "chart": chart,
-        "hidden_by_policy": checked.filtered,
         "timings_ms": {"execute": round((time.perf_counter() - started) * 1000, 1)},
         "error": None,
     }
     return _with_picture(body), result
-
-
-def _run(seat: Seat, request: QueryRequest) -> tuple[Checked, Result]:
-    access = seat.copilot.access
-    with access.recorded("query", sql=request.sql) as event:
-        event.checked = checked = access.check(request.sql)
-        result = seat.copilot.worker.execute(checked, limit=request.limit, timeout_s=request.timeout)
-        event.rows, event.truncated = len(result.rows), result.truncated
-    return checked, result
 
 
 async def schema(desk: Desk, name: str | None, key: Key) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import base64
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
@@ -20,10 +20,10 @@ from pydantic import Field, ValidationError
 from openarctic.copilot.ask import AskOptions
 from openarctic.copilot.charts.choose import choose_chart
 from openarctic.copilot.charts.terminal import terminal
-from openarctic.copilot.execute import Result
-from openarctic.copilot.guard import Checked
+from openarctic.copilot.guard import MAX_SQL_CHARS
 from openarctic.copilot.intent import MAX_QUESTION_CHARS, check_question
 from openarctic.copilot.linking.values import ValueLink
+from openarctic.copilot.query import Queried, run_query
 from openarctic.copilot.schema import Schema, Table
 from openarctic.errors import CapacityError, MissingError, OpenArcticError, UserError
 from openarctic.serve.desk import Desk, Seat, in_thread
@@ -36,7 +36,6 @@ log = logging.getLogger("openarctic.serve")
 # Hears what a call is doing, in words.
 Tell = Callable[[str], None]
 
-MAX_SQL_CHARS = 100_000
 URI = "openarctic://"
 
 
@@ -253,27 +252,14 @@ class Toolbox:
 
     async def _query(self, given: QueryArguments, key: Key, tell: Tell) -> Outcome:
         async with self.desk.seat(self.desk.database(given.database), key) as seat:
-            checked, result = await in_thread(seat, lambda: self._run(seat, given.sql, self._rows(given.limit)))
-            hidden = seat.copilot.access.hidden(checked)
-            dialect = seat.copilot.database.dialect
-        body = {
-            "status": "ok",
-            "sql": checked.shown,
-            "dialect": dialect,
-            "columns": result.columns,
-            "rows": result.rows,
-            "truncated": result.truncated,
-            "hidden_by_policy": checked.filtered,
-        }
+            queried = await self._queried(seat, given.sql, self._rows(given.limit))
+            hidden = seat.copilot.access.hidden(queried.checked)
+        body = queried.to_dict()
         return self._fitted({**body, "note": hidden} if hidden else body)
 
-    def _run(self, seat: Seat, sql: str, limit: int) -> tuple[Checked, Result]:
-        access = seat.copilot.access
-        with access.recorded("query", sql=sql) as event:
-            event.checked = checked = access.check(sql)
-            result = seat.copilot.worker.execute(checked, limit=limit, timeout_s=self.limits.seconds)
-            event.rows, event.truncated = len(result.rows), result.truncated
-        return checked, result
+    async def _queried(self, seat: Seat, sql: str, limit: int) -> Queried:
+        copilot = seat.copilot
+        return await in_thread(seat, lambda: run_query(copilot.access, copilot.worker, sql, limit, self.limits.seconds))
 
     async def _schema(self, given: SchemaArguments, key: Key, tell: Tell) -> Outcome:
         name = self.desk.database(given.database)
@@ -300,19 +286,17 @@ class Toolbox:
                 body = await self._asked(seat, check_question(given.question), self._options(self.limits.rows), tell)
                 if body["rows"] is None:  # the answer is held back
                     return _outcome({"status": body["status"], "sql": body["sql"], "chart": None, "reason": body["answer"]})
-                columns, rows, sql, truncated = body["columns"], body["rows"], body["sql"], body["truncated"]
             else:
-                statement = given.sql or ""
-                checked, result = await in_thread(seat, lambda: self._run(seat, statement, self.limits.rows))
-                columns, rows, sql, truncated = result.columns, result.rows, checked.shown, result.truncated
-            dialect = seat.copilot.database.dialect
-        spec, reason = choose_chart(columns, (), rows, given.question or "", sql, dialect, truncated)
-        told: dict[str, Any] = {"status": "ok", "sql": sql, "chart": spec, "reason": reason}
+                body = (await self._queried(seat, given.sql or "", self.limits.rows)).to_dict()
+        spec, reason = choose_chart(
+            body["columns"], (), body["rows"], given.question or "", body["sql"], body["dialect"], body["truncated"]
+        )
+        told: dict[str, Any] = {"status": "ok", "sql": body["sql"], "chart": spec, "reason": reason}
         if _size(told) > self.limits.bytes:
             raise CapacityError(f"the chart has more than {self.limits.bytes} bytes", "draw fewer rows: group them")
         if spec is None:
             return _outcome(told)
-        return Outcome(plain(told), _dumped(told), drawing=terminal(spec), png=_picture(spec))
+        return replace(_outcome(told), drawing=terminal(spec), png=_picture(spec))
 
     def _rows(self, asked: int | None) -> int:
         if asked is not None and asked > self.limits.rows:
@@ -360,19 +344,18 @@ def failure(status: str, error: dict[str, Any]) -> Outcome:
     """An error as a result that a model can act on."""
     kind = "" if error["type"] == status else f" ({error['type']})"
     hint = f"\nhint: {error['hint']}" if error["hint"] else ""
-    return Outcome(plain({"status": status, "error": error}), f"{status}{kind}: {error['message']}{hint}", is_error=True)
+    text = f"{status}{kind}: {error['message']}{hint}"
+    return replace(_outcome({"status": status, "error": error}), text=text, is_error=True)
 
 
 def _outcome(body: dict[str, Any]) -> Outcome:
-    return Outcome(plain(body), _dumped(body))
-
-
-def plain(body: Any) -> Any:
-    """As JSON has it: no tuples, no other types, and no halves of characters, which no transport can carry."""
-    return json.loads(_dumped(body))
+    """The body as JSON has it, and that JSON."""
+    text = _dumped(body)
+    return Outcome(json.loads(text), text)
 
 
 def _dumped(body: Any) -> str:
+    """JSON without halves of characters, which no transport can carry."""
     return json.dumps(body, ensure_ascii=False, default=str, separators=(",", ":")).encode("utf-8", "replace").decode()
 
 
