@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from openarctic.copilot.policy import Policy
     from openarctic.serve.keys import Key
     from openarctic.serve.mcp.tools import Toolbox
     from openarctic.serve.settings import ServeSettings
@@ -54,42 +55,40 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to the protocol
             from openarctic.serve.mcp.server import serve_stdio
 
-            toolbox = _toolbox(args, _reader(args))
+            toolbox = _toolbox(args, *_reader(args))
         serve_stdio(toolbox)
         return 0
+    from openarctic.cli.serve import policy_of
     from openarctic.serve.keys import ANYONE
     from openarctic.serve.mcp.server import PATH, serve_http
-    from openarctic.serve.server import bind
+    from openarctic.serve.server import address, bind
 
     settings = _settings(args)
+    policy = policy_of(args.policy, settings.keys)
     listening = bind(settings)
-    toolbox = _toolbox(args, ANYONE)
-    where = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{where}:{listening.getsockname()[1]}{PATH}"
-    serve_http(toolbox, settings, listening, lambda: print(f"serving MCP at {address}", file=sys.stderr, flush=True))
+    where = f"{address(settings, listening)}{PATH}"
+    toolbox = _toolbox(args, policy, ANYONE)
+    serve_http(toolbox, settings, listening, lambda: print(f"serving MCP at {where}", file=sys.stderr, flush=True))
     return 0
 
 
-def _reader(args: argparse.Namespace) -> Key:
+def _reader(args: argparse.Namespace) -> tuple[Policy | None, Key]:
     """Who asks over standard input. Raises UserError where policy or user is missing, RefusedError for an unknown one."""
+    from openarctic.copilot.access import check_both_named
     from openarctic.copilot.policy import read_policy
-    from openarctic.errors import UserError
     from openarctic.serve.keys import ANYONE, Key
 
-    if args.policy is None and args.user is None:
-        return ANYONE
+    check_both_named(args.policy, args.user)
     if args.policy is None:
-        raise UserError(f"--user {args.user} means nothing without a policy", "give --policy FILE, or leave --user out")
-    if args.user is None:
-        raise UserError("a policy is given, but nobody is named who asks", "give --user NAME")
-    read_policy(args.policy).principal(args.user)
-    return Key(args.user, "")
+        return None, ANYONE
+    policy = read_policy(args.policy)
+    policy.principal(args.user)
+    return policy, Key(args.user, "")
 
 
-def _toolbox(args: argparse.Namespace, key: Key) -> Toolbox:
+def _toolbox(args: argparse.Namespace, policy: Policy | None, key: Key) -> Toolbox:
     from openarctic.cli.serve import databases_of, semantic_of
     from openarctic.copilot.models import load_generator
-    from openarctic.copilot.policy import read_policy
     from openarctic.serve.desk import Desk
     from openarctic.serve.mcp.model import as_engine
     from openarctic.serve.mcp.tools import Limits, Toolbox
@@ -97,7 +96,6 @@ def _toolbox(args: argparse.Namespace, key: Key) -> Toolbox:
     limits = Limits(rows=args.limit, bytes=args.max_bytes, seconds=args.timeout, candidates=args.candidates)
     databases = databases_of(args.db)
     model = load_generator(args.model, threads=args.threads)
-    policy = read_policy(args.policy) if args.policy else None
     return Toolbox(Desk(as_engine(model), databases, policy, semantic_of(args.semantic, databases)), key, limits)
 
 
@@ -106,9 +104,7 @@ def _settings(args: argparse.Namespace) -> ServeSettings:
     from openarctic.errors import UserError
     from openarctic.serve.settings import ServeSettings
 
-    keys = keys_of(args.api_key_file)
     if args.user is not None:
         raise UserError("--user belongs to standard input: over HTTP a key's name is its user's", "leave --user out")
-    if args.policy is not None and not keys:
-        raise UserError("--policy needs API keys: their names are the policy's users", "give --api-key-file")
+    keys = keys_of(args.api_key_file)
     return ServeSettings(host=args.host, port=args.port, hosts=tuple(args.allowed_host), keys=keys)

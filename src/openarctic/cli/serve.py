@@ -82,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.cli import progress
     from openarctic.engine import load
     from openarctic.serve.desk import Desk
-    from openarctic.serve.server import bind, serve
+    from openarctic.serve.server import address, bind, serve
 
-    databases, policy = databases_of(args.db, args.no_db), _policy(args.policy, settings.keys)
+    databases, policy = databases_of(args.db, args.no_db), policy_of(args.policy, settings.keys)
     listening = bind(settings)
     engine = load(
         args.model,
@@ -95,13 +95,12 @@ def run(args: argparse.Namespace) -> int:
         speculation=args.speculation,
         on_progress=progress.loading(args.model or "the model"),
     )
-    port = listening.getsockname()[1]
-    where = f"[{settings.host}]" if ":" in settings.host else settings.host
     if settings.host not in LOOPBACK:
         print(f"warning: {settings.host} can be reached from other machines; the keys are all that protects it", file=sys.stderr)
     name = settings.served_model_name or engine.name
     desk = Desk(engine, databases, policy, semantic_of(args.semantic, databases), _feedback(args.feedback))
-    serve(desk, settings, listening, lambda: print(f"serving {name} at http://{where}:{port}/v1", file=sys.stderr, flush=True))
+    where = address(settings, listening)
+    serve(desk, settings, listening, lambda: print(f"serving {name} at {where}/v1", file=sys.stderr, flush=True))
     return 0
 
 
@@ -119,7 +118,7 @@ def databases_of(pairs: list[str], is_none: bool = False) -> dict[str, Database]
     return {name: open_database(url) for name, url in named(pairs).items()} or {"sample": database_or_sample(None)}
 
 
-def _policy(path: str | None, keys: Sequence[Key]) -> Policy | None:
+def policy_of(path: str | None, keys: Sequence[Key]) -> Policy | None:
     """Raises UserError where it cannot be kept: without keys, or with a role of a key's that it does not have."""
     if path is None:
         return None

@@ -90,13 +90,9 @@ def open_access(
 
     Raises UserError where only one of the two is given or a role is unknown, RefusedError for a user not in the policy.
     """
-    if policy is None:
-        if user is not None:
-            name = user.name if isinstance(user, Principal) else user
-            raise UserError(f"--user {name} means nothing without a policy", "give --policy FILE, or leave --user out")
+    check_both_named(policy, user)
+    if policy is None or user is None:
         return Access(schema, allowed_tables=allowed_tables)
-    if user is None:
-        raise UserError("a policy is given, but nobody is named who asks", "give --user NAME")
     policy = policy if isinstance(policy, Policy) else read_policy(policy)
     try:
         principal = policy.principal(user)
@@ -108,3 +104,12 @@ def open_access(
             AuditLog(policy.audit).append(stranger)
         raise
     return Access(schema, policy, principal, allowed_tables)
+
+
+def check_both_named(policy: str | Path | Policy | None, user: str | Principal | None) -> None:
+    """Raises UserError where only one of the two is given."""
+    if policy is None and user is not None:
+        name = user.name if isinstance(user, Principal) else user
+        raise UserError(f"--user {name} means nothing without a policy", "give --policy FILE, or leave --user out")
+    if policy is not None and user is None:
+        raise UserError("a policy is given, but nobody is named who asks", "give --user NAME")

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 
@@ -39,6 +40,12 @@ def bind(settings: ServeSettings) -> socket.socket:
     except OverflowError as error:
         raise UserError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
     return server
+
+
+def address(settings: ServeSettings, listening: socket.socket) -> str:
+    """Of the bound socket, as clients write it."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{listening.getsockname()[1]}"
 
 
 class _Server(uvicorn.Server):
@@ -83,22 +90,29 @@ def serve(desk: Desk, settings: ServeSettings, listening: socket.socket, on_read
         log.addHandler(handler)
         log.setLevel(logging.INFO)
     service = Service(desk.engine, settings)
-    config = uvicorn.Config(
-        build_app(service, desk),
-        access_log=False,
-        log_level="warning",
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s),
-        timeout_keep_alive=30,
-        backlog=BACKLOG,
-        loop="asyncio",
-    )
 
     def ready() -> None:
         on_ready()
         threading.Thread(target=desk.warm, name="openarctic-warm", daemon=True).start()
 
-    server = _Server(config, service, ready)
-    with listening, contextlib.closing(desk):
-        asyncio.run(server.serve(sockets=[listening]))
+    with contextlib.closing(desk):
+        run_app(build_app(service, desk), service, listening, ready)
+
+
+def run_app(
+    app: Any, service: Service, listening: socket.socket, on_ready: Callable[[], None], has_lifespan: bool = False
+) -> None:
+    """Serve an ASGI application until SIGTERM or Ctrl-C; with `has_lifespan` it is told of its start and end."""
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="warning",
+        lifespan="on" if has_lifespan else "off",
+        server_header=False,
+        timeout_graceful_shutdown=int(service.settings.drain_timeout_s),
+        timeout_keep_alive=30,
+        backlog=BACKLOG,
+        loop="asyncio",
+    )
+    with listening:
+        asyncio.run(_Server(config, service, on_ready).serve(sockets=[listening]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from openarctic import __version__
@@ -186,9 +186,8 @@ def serve_http(
     toolbox: Toolbox, settings: ServeSettings, listening: socket.socket, on_ready: Callable[[], None] = lambda: None
 ) -> None:
     """Serve streamable HTTP at `/mcp` until SIGTERM or Ctrl-C; host, origin, key and size are checked by the gate of `serve`."""
-    import uvicorn
-
     from openarctic.serve.gate import Gate
+    from openarctic.serve.server import run_app
     from openarctic.serve.service import Service
 
     app = build_server(toolbox).streamable_http_app(
@@ -197,27 +196,9 @@ def serve_http(
         max_request_body_size=settings.max_body_bytes,
         transport_security=_unchecked(),
     )
-
-    class Ready(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                on_ready()
-
-    config = uvicorn.Config(
-        Gate(app, Service(toolbox.desk.engine, settings)),
-        access_log=False,
-        log_level="warning",
-        lifespan="on",
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s),
-        loop="asyncio",
-    )
-    try:
-        with listening, suppress(KeyboardInterrupt):
-            asyncio.run(Ready(config).serve(sockets=[listening]))
-    finally:
-        toolbox.desk.close()
+    service = Service(toolbox.desk.engine, settings)
+    with closing(toolbox.desk):
+        run_app(Gate(app, service), service, listening, on_ready, has_lifespan=True)
 
 
 def _unchecked() -> Any:
