@@ -56,19 +56,9 @@ def command(name: str, bench: ServeBench, port: int) -> list[str]:
     if name == OURS:
         code = "import sys; from openarctic.cli import main; sys.exit(main(sys.argv[1:]))"
         options = ["--no-db", "--model", str(bench.model), "--port", str(port), "--threads", str(bench.threads)]
-        options += ["--max-num-seqs", str(_max_num_seqs(bench)), "--max-concurrent", str(max(256, most))]
-        options += ["--cache-gb", f"{bench.cache_gb:g}"]
-        return [
-            sys.executable,
-            "-c",
-            code,
-            "serve",
-            *options,
-            "--max-concurrent-per-key",
-            str(max(256, most)),
-            "--served-model-name",
-            "m",
-        ]
+        options += ["--served-model-name", "m", "--cache-gb", f"{bench.cache_gb:g}", "--max-num-seqs", str(_max_num_seqs(bench))]
+        options += ["--max-concurrent", str(max(256, most)), "--max-concurrent-per-key", str(max(256, most))]
+        return [sys.executable, "-c", code, "serve", *options]
     if name == LLAMA_CPP_PYTHON:
         options = ["--model", str(bench.model), "--port", str(port), "--n_threads", str(bench.threads)]
         options += ["--n_threads_batch", str(bench.threads), "--n_ctx", str(bench.context), "--model_alias", "m"]
@@ -184,10 +174,7 @@ def _wait(name: str, process: subprocess.Popen[bytes], port: int) -> None:
 
 def measure_serving(bench: ServeBench, on_progress: OnProgress) -> dict[str, Any]:
     """The report: for each trace and load the sides' throughput, their ratio, and what clients saw."""
-    from openarctic.formats import read_gguf
-    from openarctic.tokenizer import Tokenizer
-
-    eos_id = Tokenizer.from_gguf_metadata(read_gguf(bench.model).metadata).eos_id
+    eos_id = end_token(bench.model)
     sides = [OURS, *([bench.against] if bench.against else [])]
     cells: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
@@ -196,6 +183,14 @@ def measure_serving(bench: ServeBench, on_progress: OnProgress) -> dict[str, Any
             for concurrency, rate in [*((n, None) for n in bench.concurrency), *((1, r) for r in bench.rates)]:
                 cells.append(_cell(bench, trace, Load(concurrency, rate, eos_id), contenders, on_progress))
     return {"machine": describe_machine(), "model": bench.model.name, "threads": bench.threads, "cells": cells}
+
+
+def end_token(model: Path) -> int | None:
+    """The token with which a text of this model ends."""
+    from openarctic.formats import read_gguf
+    from openarctic.tokenizer import Tokenizer
+
+    return Tokenizer.from_gguf_metadata(read_gguf(model).metadata).eos_id
 
 
 def _cell(

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from openarctic.bench.load import Crowd, Seen, summary
 from openarctic.bench.machine import describe_machine
 from openarctic.bench.protocol import OnProgress, Protocol
 from openarctic.bench.serve_traces import ServeRequest, serve_trace
-from openarctic.bench.serving import OURS, Running, ServeBench, server
+from openarctic.bench.serving import OURS, Running, ServeBench, end_token, server
 
+TRACE = "chat"
 SAMPLE_S = 1.0
 WARM_SHARE = 0.2  # of the time: caches fill and allocators find their size
 END_SHARE = 0.1
@@ -35,7 +36,6 @@ class Soak:
     streams: int
     minutes: float
     threads: int
-    trace: str = "chat"
     stall_s: float = 120.0
     cache_gb: float = 1.0
 
@@ -62,13 +62,9 @@ class _Memory:
 
 def soak(settings: Soak, on_progress: OnProgress) -> dict[str, Any]:
     """The report: requests, failures, stalls, memory, and what clients saw. `passed` is the verdict."""
-    from openarctic.formats import read_gguf
-    from openarctic.tokenizer import Tokenizer
-
-    eos_id = Tokenizer.from_gguf_metadata(read_gguf(settings.model).metadata).eos_id
     bench = ServeBench(
         model=settings.model,
-        traces=(settings.trace,),
+        traces=(TRACE,),
         concurrency=(settings.streams,),
         rates=(),
         requests=0,
@@ -77,7 +73,7 @@ def soak(settings: Soak, on_progress: OnProgress) -> dict[str, Any]:
         cache_gb=settings.cache_gb,
     )
     with server(OURS, bench) as running:
-        crowd = Crowd(running.port, "m", settings.streams, None, eos_id)
+        crowd = Crowd(running.port, "m", settings.streams, None, end_token(settings.model))
         seconds, seen, memory = asyncio.run(_hold(crowd, running, settings, on_progress))
     stalled = sum(max(one.first_s, *one.between_s, 0.0) > settings.stall_s for one in seen if not one.failure)
     told = {**summary(seconds, seen), "stalled": stalled, "seconds": seconds, **memory.told(seconds)}
@@ -94,7 +90,7 @@ def soak(settings: Soak, on_progress: OnProgress) -> dict[str, Any]:
 async def _hold(crowd: Crowd, running: Running, settings: Soak, on_progress: OnProgress) -> tuple[float, list[Seen], _Memory]:
     started, seen = time.perf_counter(), list[Seen]()
     end = started + 60 * settings.minutes
-    requests = _requests(settings.trace)
+    requests = _requests()
 
     async def one_after_the_other() -> None:
         while time.perf_counter() < end:
@@ -106,14 +102,14 @@ async def _hold(crowd: Crowd, running: Running, settings: Soak, on_progress: OnP
     return time.perf_counter() - started, seen, memory
 
 
-def _requests(trace: str) -> Iterator[ServeRequest]:
+def _requests() -> Iterator[ServeRequest]:
     """Ever other ones."""
     for seed in itertools.count():
-        yield from serve_trace(trace, 64, seed)
+        yield from serve_trace(TRACE, 64, seed)
 
 
 @asynccontextmanager
-async def _sampled(memory: _Memory, running: Running, started: float, tell: Any) -> AsyncIterator[None]:
+async def _sampled(memory: _Memory, running: Running, started: float, tell: Callable[[], None]) -> AsyncIterator[None]:
     async def watch() -> None:
         while True:
             await asyncio.sleep(SAMPLE_S)

@@ -114,8 +114,6 @@ def _serve(args: argparse.Namespace) -> int:
     from openarctic.bench.serve_traces import TRACES
     from openarctic.bench.serving import BARE, COLUMNS, ServeBench, as_text, measure_serving, rows
     from openarctic.cli import progress
-    from openarctic.cli.render import render
-    from openarctic.config import write_text
     from openarctic.errors import UserError
     from openarctic.machine import checked_threads
 
@@ -140,21 +138,30 @@ def _serve(args: argparse.Namespace) -> int:
         peer_python=args.peer_python,
     )
     report = measure_serving(bench, progress.renew)
-    progress.end()
-    if args.out:
-        write_text(args.out, as_text(report))
-    print(as_text(report) if args.format == "json" else render(COLUMNS, rows(report), args.format), end="")
+    _tell(args, as_text(report), COLUMNS, rows(report))
     return 0
 
 
-def _model(name: str) -> Path:
+def _tell(args: argparse.Namespace, text: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write the report (as JSON) where it is wanted, and print it."""
+    from openarctic.cli import progress
+    from openarctic.cli.render import render
+    from openarctic.config import write_text
+
+    progress.end()
+    if args.out:
+        write_text(args.out, text)
+    print(text if args.format == "json" else render(columns, rows, args.format), end="")
+
+
+def _model(name: str, hint: str = "give a .gguf file or arctic-nano") -> Path:
     """The file of that name. Raises MissingError."""
     from openarctic.errors import MissingError
     from openarctic.formats.bundled import model_path
 
     path = model_path(name)
     if not path.is_file():
-        raise MissingError(f"no model named {str(path)!r}", "give a .gguf file or arctic-nano")
+        raise MissingError(f"no model named {str(path)!r}", hint)
     return path
 
 
@@ -162,8 +169,6 @@ def _soak(args: argparse.Namespace) -> int:
     from openarctic.bench.serving import as_text
     from openarctic.bench.soak import COLUMNS, Soak, rows, soak
     from openarctic.cli import progress
-    from openarctic.cli.render import render
-    from openarctic.config import write_text
     from openarctic.errors import UserError
     from openarctic.machine import checked_threads
 
@@ -179,10 +184,7 @@ def _soak(args: argparse.Namespace) -> int:
         cache_gb=args.cache_gb,
     )
     report = soak(settings, progress.renew)
-    progress.end()
-    if args.out:
-        write_text(args.out, as_text(report))
-    print(as_text(report) if args.format == "json" else render(COLUMNS, rows(report), args.format), end="")
+    _tell(args, as_text(report), COLUMNS, rows(report))
     return 0 if report["passed"] else 1
 
 
@@ -251,15 +253,11 @@ def _with_models(options: Any, args: argparse.Namespace) -> Any:
 
     from openarctic.bench.random_models import random_model
     from openarctic.cli import progress
-    from openarctic.errors import MissingError
     from openarctic.formats.bundled import model_path
 
     options.folder.mkdir(parents=True, exist_ok=True)
     wanted = args.model or ([] if args.random else ["arctic-nano"])
-    paths = [model_path(name) for name in wanted]
-    for path in paths:
-        if not path.is_file():
-            raise MissingError(f"no model named {str(path)!r}", "give a .gguf file, arctic-nano, or --random S")
+    paths = [_model(name, "give a .gguf file, arctic-nano, or --random S") for name in wanted]
     for shape in args.random:
         for type_ in args.type or ["Q8_0"]:
             progress.renew(f"writing {shape}-{type_}")
