@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -342,8 +343,11 @@ def test_contents_are_logged_only_when_asked(
 
 def children() -> int:
     """Processes of this one, by whichever thread they were started."""
-    parents = [path.read_text().rpartition(")")[2].split()[1] for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
-    return parents.count(str(os.getpid()))
+    count = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+            count += path.read_text().rpartition(")")[2].split()[1] == str(os.getpid())
+    return count
 
 
 def test_names_of_databases() -> None:
