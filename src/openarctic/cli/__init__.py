@@ -1,5 +1,7 @@
 """The command line: one file a command, each with SUMMARY, DESCRIPTION, add_arguments(parser) and run(args).
 
+A command with subcommands has their names in COMMANDS instead of the two functions; each is a file of its own, `GROUP_NAME.py`.
+
 Data and SQL go to standard output, talk to standard error. Exit codes: 0 ok, 1 internal error, 2 usage or bad input,
 3 refused, 4 abstained, 5 out of capacity or time, 6 corrupt file, 130 interrupted.
 """
@@ -43,8 +45,8 @@ COMMANDS = (
 INTERRUPTED = 130
 
 
-def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """The whole parser; with `only`, the other commands get no options (their files are still imported for a summary)."""
+def build_parser() -> argparse.ArgumentParser:
+    """The whole parser."""
     from openarctic import __version__
 
     parser = argparse.ArgumentParser(
@@ -52,12 +54,12 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         description="Ask databases in plain words, and make, run and measure the models that do it. Offline.",
     )
     parser.add_argument("--version", action="version", version=f"openarctic {__version__}")
-    add_commands(parser, "command", "openarctic.cli.", COMMANDS)
+    _add_commands(parser, "command", "openarctic.cli.", COMMANDS)
     return parser
 
 
-def add_commands(parser: argparse.ArgumentParser, dest: str, prefix: str, names: Sequence[str]) -> None:
-    """A subparser for each module `prefix` + name; the chosen one's `run` is set as `run_DEST`."""
+def _add_commands(parser: argparse.ArgumentParser, dest: str, prefix: str, names: Sequence[str]) -> None:
+    """A subparser for each module `prefix` + name, and for those below it; the chosen one's `run` is set as `run_command`."""
     commands = parser.add_subparsers(dest=dest, metavar="COMMAND", required=True)
     for name in names:
         module = importlib.import_module(prefix + name.replace("-", "_"))
@@ -67,8 +69,11 @@ def add_commands(parser: argparse.ArgumentParser, dest: str, prefix: str, names:
             description=module.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(command)
-        command.set_defaults(**{f"run_{dest}": module.run})
+        if below := getattr(module, "COMMANDS", None):
+            _add_commands(command, f"{name}_command", f"{prefix}{name}_", below)
+        else:
+            module.add_arguments(command)
+            command.set_defaults(run_command=module.run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

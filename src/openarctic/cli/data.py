@@ -14,21 +14,7 @@ examples:
   openarctic data describe data/web data/sql --arctic 35000000
   openarctic data check-contamination web.jsonl.gz --against dev.jsonl:question
 """
-COMMANDS: tuple[str, ...] = ("prepare", "describe", "check-contamination")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A parser for every subcommand."""
-    from openarctic.cli import add_commands
-
-    add_commands(parser, "data_command", "openarctic.cli.data_", COMMANDS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the subcommand."""
-    code: int = args.run_data_command(args)
-    return code
-
+COMMANDS = ("prepare", "describe", "check-contamination")
 
 SPLITS = ("blank", "line", "file")  # those of `data.readers`, which the help must not load
 

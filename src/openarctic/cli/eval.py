@@ -21,20 +21,7 @@ examples:
   openarctic eval mine questions.yaml --db shop.duckdb --html curve.html --calibration shop.json
   openarctic eval calibrate --questions train.jsonl --databases database/ --only validation --out calibration.json
 """
-COMMANDS: tuple[str, ...] = ("spider", "mine", "calibrate")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A parser for every subcommand."""
-    from openarctic.cli import add_commands
-
-    add_commands(parser, "eval_command", "openarctic.cli.eval_", COMMANDS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the subcommand."""
-    code: int = args.run_eval_command(args)
-    return code
+COMMANDS = ("spider", "mine", "calibrate")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

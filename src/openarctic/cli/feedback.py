@@ -23,19 +23,6 @@ STORE = "feedback.jsonl"
 COMMANDS = ("add", "list", "accept", "reject", "pairs")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A parser for every subcommand."""
-    from openarctic.cli import add_commands
-
-    add_commands(parser, "feedback_command", "openarctic.cli.feedback_", COMMANDS)
-
-
 def add_store_argument(parser: argparse.ArgumentParser) -> None:
     """Where the feedback is kept."""
     parser.add_argument("--store", metavar="FILE", default=STORE, help=f"the file of feedback (default: {STORE})")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the subcommand."""
-    code: int = args.run_feedback_command(args)
-    return code

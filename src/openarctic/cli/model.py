@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 SUMMARY = "describe, convert, compare and upcycle models"
 DESCRIPTION = """\
 Works on GGUF files and checkpoint folders; `openarctic model COMMAND --help` teaches each command.
@@ -14,17 +12,4 @@ examples:
   openarctic model parity ./checkpoint
   openarctic model upcycle ./dense ./hybrid --every 6 --expert-size 256
 """
-COMMANDS: tuple[str, ...] = ("describe", "convert", "importance", "parity", "overlap", "upcycle")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A parser for every subcommand."""
-    from openarctic.cli import add_commands
-
-    add_commands(parser, "model_command", "openarctic.cli.model_", COMMANDS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the subcommand."""
-    code: int = args.run_model_command(args)
-    return code
+COMMANDS = ("describe", "convert", "importance", "parity", "overlap", "upcycle")

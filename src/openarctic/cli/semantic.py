@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
-from openarctic.cli import add_commands
-
 SUMMARY = "check and convert semantic models"
 DESCRIPTION = """\
 Semantic models are Cortex Analyst YAML; Apache Ossie files are read too. `openarctic init` drafts one.
@@ -17,14 +13,4 @@ examples:
   openarctic semantic lint model.yaml --db shop.duckdb
   openarctic semantic convert ossie.yaml model.yaml
 """
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommands."""
-    add_commands(parser, "subcommand", "openarctic.cli.semantic_", ("lint", "convert"))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the subcommand."""
-    code: int = args.run_subcommand(args)
-    return code
+COMMANDS = ("lint", "convert")

@@ -25,20 +25,7 @@ examples:
   openarctic write procedure "refresh revenue" --target revenue --db postgresql://reader@localhost/shop --model openai
   openarctic write etl "load monthly revenue" --target monthly_revenue --db shop.duckdb --model chat.gguf --out jobs
 """
-COMMANDS: tuple[str, ...] = ("dbt", "procedure", "etl")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A parser for every subcommand."""
-    from openarctic.cli import add_commands
-
-    add_commands(parser, "write_command", "openarctic.cli.write_", COMMANDS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the subcommand."""
-    code: int = args.run_write_command(args)
-    return code
+COMMANDS = ("dbt", "procedure", "etl")
 
 
 def add_writing_arguments(parser: argparse.ArgumentParser, description: str | None) -> None:
