@@ -5,7 +5,16 @@ Anything outside this tree is a bug. Only `cli` (and later `serve`) turns errors
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The hint for a name that does not exist: the one of `known` that is written most like it, else `otherwise`."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 class OpenArcticError(Exception):

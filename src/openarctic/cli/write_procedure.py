@@ -25,12 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write, check, save."""
+    from dataclasses import replace
+
     from openarctic.cli.write import described, fitting, open_source, write, writing_model
     from openarctic.copilot.writing.procedure import Procedure
 
     description = described(args)
     _, access, whole = open_source(args)
+    # Before a model is loaded: it refuses databases that have no procedures.
     task = Procedure(description, access.schema, tuple(args.target), args.name, whole=whole)
     model = writing_model(args)
-    shown = fitting(access.schema, description, model)
-    return write(args, Procedure(description, access.schema, task.targets, args.name, shown, whole), access, model)
+    return write(args, replace(task, shown=fitting(access.schema, description, model)), access, model)

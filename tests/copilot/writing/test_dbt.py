@@ -173,6 +173,18 @@ def test_staging_of_odd_names_is_safe() -> None:
     assert by_name["order"]["data_tests"][0]["relationships"]["arguments"] == {"to": "ref('stg_shop__select')", "field": "from"}
 
 
+def test_staging_relationships_name_the_new_column_of_their_own_table() -> None:
+    """Two keys whose columns have one name, which only one of the tables has to change."""
+    keys = (ForeignKey(column="a_code", table="a", to_column="Code"), ForeignKey(column="b_code", table="b", to_column="Code"))
+    a = Table(name="a", columns=(Column(name="Code"),))
+    b = Table(name="b", columns=(Column(name="code"), Column(name="Code")))
+    c = Table(name="c", columns=(Column(name="a_code"), Column(name="b_code")), foreign_keys=keys)
+    written = staging(Schema(dialect="postgres", tables=(a, b, c)), "shop")
+    models = yaml.safe_load(written.files["models/staging/shop/_shop__models.yml"])["models"]
+    tests = [test["relationships"]["arguments"] for column in models[2]["columns"] for test in column["data_tests"]]
+    assert tests == [{"to": "ref('stg_shop__a')", "field": "code"}, {"to": "ref('stg_shop__b')", "field": "code_2"}]
+
+
 @pytest.mark.parametrize("name", ["{{ x }}", "a{%b", 'say "x"', "back\\slash"])
 def test_names_that_dbt_cannot_hold(name: str) -> None:
     schema = Schema(dialect="duckdb", tables=(Table(name=name, columns=(Column(name="a"),)), *shop("duckdb").tables))

@@ -209,6 +209,13 @@ def test_rows_have_the_fields_of_their_queries() -> None:
     assert problems(body("v_n := r.name;", declared="r orders%ROWTYPE;"))
 
 
+def test_commas_in_an_array_part_no_parameters() -> None:
+    sql = "CREATE PROCEDURE p(p_ids integer[] DEFAULT ARRAY[1, {}], p_n integer DEFAULT 1) LANGUAGE plpgsql AS $$\n{}\n$$;"
+    assert problems(sql.format("2", "BEGIN RAISE NOTICE '% %', p_ids, p_n; END;")) == []
+    [problem] = problems(sql.format("(SELECT max(id) FROM nowhere)", "BEGIN NULL; END;"))
+    assert "nowhere" in problem.message
+
+
 def test_deep_nesting_ends_in_a_problem() -> None:
     assert problems(body("BEGIN " * 60 + "NULL; " + "END; " * 60))
     assert problems(body("IF v_n > 1 THEN " * 800 + "NULL; " + "END IF; " * 800))

@@ -12,13 +12,12 @@ from typing import ClassVar
 from openarctic.copilot.writing.draft import Problem
 from openarctic.copilot.writing.statements import Statements
 from openarctic.copilot.writing.variables import Scope, Variable, bind
-from openarctic.copilot.writing.words import Word, words
+from openarctic.copilot.writing.words import Word, split_at_commas, words
 from openarctic.errors import RefusedError
 
 _SQL = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "CREATE", "DROP", "VALUES")
 _TRANSACTION = ("COMMIT", "ROLLBACK")
 _DYNAMIC = "SQL that is built at run time cannot be checked: write the statement as it is"
-_OPENERS, _CLOSERS = "([", ")]"
 MAX_DEPTH = 50
 
 
@@ -97,11 +96,8 @@ class Blocks:
             word = self.words[self.place].upper
             if depth == 0 and cases == 0 and word in ends:
                 return self.words[start : self.place]
-            if word in _OPENERS and word:
-                depth += 1
-            elif word in _CLOSERS and word:
-                depth -= 1
-            elif word == "CASE":
+            depth += self.words[self.place].nesting
+            if word == "CASE":
                 cases += 1
             elif word == "END" and cases:
                 cases -= 1
@@ -137,8 +133,10 @@ class Blocks:
 
     def _sql(self, part: list[Word], before: str = "") -> tuple[str, ...]:
         """One statement; the names of its columns."""
-        text, scope, bare = before + self._text(part), self.scope, self.dialect == "postgres"
-        line = part[0].line if part else self._line()
+        return self._statement_text(before + self._text(part), part[0].line if part else self._line())
+
+    def _statement_text(self, text: str, line: int) -> tuple[str, ...]:
+        scope, bare = self.scope, self.dialect == "postgres"
         return self._checked(
             line, lambda: self.statements.check(text, lambda tree: bind(tree, scope, self.statements, bare=bare))
         )
@@ -152,11 +150,11 @@ class Blocks:
             return ()
         return self._sql(part)
 
-    def _into(self, part: list[Word], line: int) -> list[Word]:
+    def _into(self, part: list[Word], line: int) -> None:
         """The statement without `INTO [STRICT] names`, which must be variables. Their rows get the statement's columns."""
         depth, start = 0, None
         for i, word in enumerate(part):
-            depth += (word.upper in _OPENERS and bool(word.upper)) - (word.upper in _CLOSERS and bool(word.upper))
+            depth += word.nesting
             if word.upper == "INTO" and depth == 0 and i and part[i - 1].upper not in ("INSERT", "MERGE"):
                 start = i
                 break
@@ -165,7 +163,7 @@ class Blocks:
                 hint = "SELECT ... INTO a variable, or PERFORM" if self.dialect == "postgres" else "SELECT ... INTO :variable"
                 self._refuse(line, "the rows of this query go nowhere", hint)
             self._sql(part)
-            return part
+            return
         end, names = start + 1, []
         if part[end : end + 1] and part[end].upper == "STRICT":
             end += 1
@@ -181,15 +179,12 @@ class Blocks:
             end += 1
         gap = " " * (part[end - 1].end - part[start].start)
         text = self.source[part[0].start : part[start].start] + gap + self.source[part[end - 1].end : part[-1].end]
-        scope, bare = self.scope, self.dialect == "postgres"
-        columns = self._checked(line, lambda: self.statements.check(text, lambda t: bind(t, scope, self.statements, bare=bare)))
-        self._assign(names, columns, line)
-        return part
+        self._assign(names, self._statement_text(text, line), line)
 
     def _writes(self, part: list[Word]) -> bool:
         depth = 0
         for word in part:
-            depth += (word.upper in _OPENERS and bool(word.upper)) - (word.upper in _CLOSERS and bool(word.upper))
+            depth += word.nesting
             if depth == 0 and word.upper in ("INSERT", "UPDATE", "DELETE", "MERGE"):
                 return True
         return False
@@ -367,18 +362,6 @@ class Blocks:
 
     _do_continue = _do_break = _do_iterate = _do_exit
 
-    def _split(self, part: list[Word]) -> list[list[Word]]:
-        """Parted by commas outside of brackets."""
-        parts: list[list[Word]] = [[]]
-        depth = 0
-        for word in part:
-            depth += (word.text in ("(", "[")) - (word.text in (")", "]"))
-            if word.text == "," and depth == 0:
-                parts.append([])
-            else:
-                parts[-1].append(word)
-        return [one for one in parts if one]
-
 
 def _is_enclosed(part: list[Word]) -> bool:
     """Whether one pair of brackets holds all of it."""
@@ -504,14 +487,14 @@ class PlPgSql(Blocks):
             self._next()
         part = self._until("USING", ";")
         if part and part[0].kind == "text":
-            values = self._split(part)[1:]
+            values = split_at_commas(part)[1:]
             holes = part[0].text.replace("%%", "").count("%")
             if holes != len(values):
                 self._refuse(line, f"RAISE has {holes} places for values (%) and {len(values)} values")
             for value in values:
                 self._value(value)
         if self._skip("USING"):
-            for option in self._split(self._until(";")):
+            for option in split_at_commas(self._until(";")):
                 self._value(option[2:])
         self._expect(";")
 
@@ -522,7 +505,7 @@ class PlPgSql(Blocks):
 
     def _do_assert(self, line: int) -> None:
         self._expect("ASSERT")
-        for value in self._split(self._until(";")):
+        for value in split_at_commas(self._until(";")):
             self._value(value)
         self._expect(";")
 
@@ -531,7 +514,7 @@ class PlPgSql(Blocks):
         if self._peek() in ("CURRENT", "STACKED"):
             self._next()
         self._expect("DIAGNOSTICS")
-        for item in self._split(self._until(";")):
+        for item in split_at_commas(self._until(";")):
             self._variable(item[0].value, line)
             if len(item) != 3 or item[1].text not in (":=", "=") or item[2].kind != "word":
                 self._refuse(line, "GET DIAGNOSTICS takes pairs such as n = ROW_COUNT")
@@ -651,7 +634,7 @@ class SnowflakeScripting(Blocks):
         self._expect("FETCH")
         self._variable(self._name(), line)
         self._expect("INTO")
-        for name in self._split(self._until(";")):
+        for name in split_at_commas(self._until(";")):
             self._variable(name[-1].value, line)
         self._expect(";")
 

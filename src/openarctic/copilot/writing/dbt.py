@@ -6,16 +6,15 @@ A reference becomes a table of its own for the check (`source__shop__orders`), s
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlglot import exp
 
-from openarctic.copilot.forms import ENGINES, ddl
-from openarctic.copilot.schema import Column, Schema, Table
-from openarctic.copilot.semantic.naming import words_of
+from openarctic.copilot.forms import ENGINES, ChatForm
+from openarctic.copilot.linking.words import words_of
+from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 from openarctic.copilot.writing.answer import blocks, safe_path
 from openarctic.copilot.writing.dbt_yaml import (
     PLAIN,
@@ -27,10 +26,10 @@ from openarctic.copilot.writing.dbt_yaml import (
     sources_text,
     written,
 )
-from openarctic.copilot.writing.draft import Problem, Written
+from openarctic.copilot.writing.draft import Problem, Task, Written
 from openarctic.copilot.writing.jinja import Reference, Resolved, resolve
 from openarctic.copilot.writing.statements import Statements
-from openarctic.errors import MissingError, RefusedError, UserError
+from openarctic.errors import MissingError, RefusedError, UserError, did_you_mean
 
 FOLDER = "models"
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
@@ -42,7 +41,7 @@ def source_name(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Dbt:
+class Dbt(Task):
     """The task (see `draft.Task`): `source` is dbt's name of the database."""
 
     description: str
@@ -56,7 +55,7 @@ class Dbt:
         tables = ", ".join(f"source('{self.source}', '{table.name}')" for table in (self.shown or self.schema).tables[:50])
         return "\n".join(
             [
-                f"Database engine: {ENGINES[self.schema.dialect]}\n\nSchema:\n{ddl(self.shown or self.schema)}\n",
+                ChatForm().schema_text(self.shown or self.schema),
                 f"Write dbt models: {self.description}",
                 f"The tables are read with {tables}; other models of the answer with ref('name'). sources.yml is there already.",
                 "Name every column that a model gives. Jinja: ref, source, config(materialized=...), {% if is_incremental() %}; "
@@ -98,12 +97,7 @@ class Dbt:
             if reference[0] == "source"
         }
         tables = [table for table in self.schema.tables if table.name.lower() in read]
-        known = {table.name.lower(): table.name for table in tables}
-
-        def to(name: str) -> str | None:
-            return f"source('{self.source}', '{known[name.lower()]}')" if name.lower() in known else None
-
-        return {**files, f"{FOLDER}/_{self.source}__sources.yml": sources_text(self.schema, self.source, tables, to)}
+        return {**files, f"{FOLDER}/_{self.source}__sources.yml": sources_text(self.schema, self.source, tables)}
 
     @property
     def checks(self) -> tuple[str, ...]:
@@ -122,6 +116,9 @@ class Project:
         self.schema, self.source, self.whole = schema, source, whole or schema
         self.problems: list[Problem] = []
         self.columns: dict[str, tuple[str, ...]] = {}
+        self._tables = [
+            Table(name="__".join(("source", source, t.name)), columns=t.columns, row_count=t.row_count) for t in schema.tables
+        ]
         self._files = {path.rpartition("/")[2].removesuffix(".sql"): path for path in files if path.endswith(".sql")}
         if len(self._files) < sum(path.endswith(".sql") for path in files):
             self.problems.append(Problem("the answer", None, "two models have the same name"))
@@ -139,13 +136,6 @@ class Project:
         name = "__".join(reference)
         return name if re.fullmatch(r"\w+", name) else '"' + name.replace('"', '""') + '"'
 
-    def _table(self, name: str) -> Table | None:
-        """Of the source, under the name that the check uses, or a model that was checked."""
-        kind, _, rest = name.lower().partition("__")
-        if kind == "ref" and rest in self.columns:
-            return Table(name=name, columns=tuple(Column(name=column) for column in self.columns[rest]))
-        return None
-
     def _check_references(self, name: str, resolved: Resolved) -> None:
         self.problems += resolved.problems
         if self.whole.table(name) is not None:
@@ -154,25 +144,22 @@ class Project:
             self._refuse(name, f"{name} is no plain name", "lower-case letters, digits and _")
         for reference in resolved.references:
             if reference[0] == "ref" and reference[1] not in self._files:
-                near = difflib.get_close_matches(reference[1], self._files, 1)
-                hint = f"did you mean {near[0]}?" if near else f"models: {', '.join(self._files)}"
+                hint = did_you_mean(reference[1], self._files, f"models: {', '.join(self._files)}")
                 self._refuse(name, f"there is no model {reference[1]}", hint)
             if reference[0] == "source":
                 self._check_source(name, reference)
 
     def _check_source(self, name: str, reference: Reference) -> None:
+        table = self.schema.table(reference[2])
         if reference[1] != self.source:
             self._refuse(name, f"there is no source {reference[1]}", f"the source is {self.source}")
-        elif self.schema.table(reference[2]) is None:
-            names = [table.name for table in self.schema.tables]
-            near = difflib.get_close_matches(reference[2], names, 1)
-            hint = f"did you mean {near[0]}?" if near else f"tables: {', '.join(names[:20])}"
+        elif table is None:
+            names = [known.name for known in self.schema.tables]
+            hint = did_you_mean(reference[2], names, f"tables: {', '.join(names[:20])}")
             self._refuse(name, f"the source {self.source} has no table {reference[2]}", hint)
         else:
-            found = self.schema.table(reference[2])
-            assert found is not None
             try:
-                check_names(Schema(dialect=self.schema.dialect, tables=(found,)))
+                check_names((table,))
             except UserError as error:
                 self._refuse(name, error.message)
 
@@ -222,27 +209,17 @@ class Project:
 
     def _columns(self, sql: str, name: str) -> tuple[str, ...]:
         """The columns of one model's SQL, over the tables of sources and the models before it."""
-        tables = [
-            Table(name=self._plain_name(("source", self.source, t.name)), columns=t.columns, row_count=t.row_count)
-            for t in self.schema.tables
-        ]
-        tables += [
-            Table(name=f"ref__{model}", columns=tuple(Column(name=column) for column in columns))
-            for model, columns in self.columns.items()
-        ]
+        models = {f"ref__{model}": columns for model, columns in self.columns.items()}
         if name in self.columns:
-            tables.append(Table(name="this", columns=tuple(Column(name=column) for column in self.columns[name])))
-        schema = Schema(dialect=self.schema.dialect, tables=tuple(tables))
-        statements = Statements(schema)
+            models["this"] = self.columns[name]
+        made = [Table(name=model, columns=tuple(Column(name=c) for c in columns)) for model, columns in models.items()]
+        statements = Statements(Schema(dialect=self.schema.dialect, tables=(*self._tables, *made)))
         tree = statements.parse(sql)
         if not isinstance(tree, exp.Query):
             raise RefusedError("not_a_read", "a model is one SELECT statement", "dbt makes the table or view")
         if sql.rstrip().endswith(";"):
             raise RefusedError("unparsable", "a model ends without a semicolon: dbt puts it into a statement of its own")
         return statements.read(_with_aliases(tree))
-
-    def _plain_name(self, reference: Reference) -> str:
-        return "__".join(reference)
 
     def _check_properties(self, files: Mapping[str, str]) -> None:
         told: list[str] = []
@@ -294,8 +271,7 @@ def staging(schema: Schema, source: str, tables: Sequence[str] | None = None) ->
         chosen = [table for table in schema.tables if table.name.lower() in wanted]
     if not chosen:
         raise MissingError("the database has no tables")
-    kept = Schema(dialect=schema.dialect, tables=tuple(chosen), namespace=schema.namespace)
-    check_names(kept)
+    check_names(chosen)
     folder = f"{FOLDER}/staging/{source}"
     names = _unique([f"stg_{source}__{'_'.join(words_of(table.name)) or 'table'}" for table in chosen])
     models = dict(zip((table.name.lower() for table in chosen), names, strict=True))
@@ -304,40 +280,23 @@ def staging(schema: Schema, source: str, tables: Sequence[str] | None = None) ->
         f"{folder}/{models[t.name.lower()]}.sql": _staging_sql(t, source, schema.dialect, columns[t.name.lower()]) for t in chosen
     }
 
-    def to_source(name: str) -> str | None:
-        found = kept.table(name)
-        return None if found is None else f"source('{source}', '{found.name}')"
+    def to(key: ForeignKey) -> tuple[str, str] | None:
+        name = key.table.lower()
+        return (f"ref('{models[name]}')", columns[name].get(key.to_column, key.to_column)) if name in models else None
 
     told = []
     for table in chosen:
-        renamed = columns[table.name.lower()]
-        entries = properties(
-            table, schema.dialect, lambda name: f"ref('{models[name.lower()]}')" if name.lower() in models else None, renamed
-        )
-        for entry in entries:
-            _rename_fields(entry, table, columns)
+        entries = properties(table, schema.dialect, to, columns[table.name.lower()])
         comment = f"{table.name} as it stands in the source. {' '.join(table.comment.split())}".strip()
         told.append({"name": models[table.name.lower()], "description": described(comment), "columns": entries})
-    files[f"{folder}/_{source}__sources.yml"] = sources_text(kept, source, chosen, to_source)
+    files[f"{folder}/_{source}__sources.yml"] = sources_text(schema, source, chosen)
     files[f"{folder}/_{source}__models.yml"] = models_text(told)
     checked = {path: text for path, text in files.items() if not path.endswith("sources.yml")}
+    kept = replace(schema, tables=tuple(chosen))
     problems = Project(checked, kept, source, schema).problems
     if problems:
         raise UserError(f"staging models cannot be made: {problems[0]}", "leave the table out: --tables A,B")
     return Written(files, Dbt("", kept, source).checks, 0, None)
-
-
-def _rename_fields(entry: dict[str, object], table: Table, columns: Mapping[str, Mapping[str, str]]) -> None:
-    """Relationships name the new columns of the other staging model."""
-    tests = entry.get("data_tests")
-    for test in tests if isinstance(tests, list) else ():
-        if isinstance(test, dict):
-            arguments = test["relationships"]["arguments"]
-            for key in table.foreign_keys:
-                there = columns.get(key.table.lower(), {})
-                if key.to_column == arguments["field"] and key.to_column in there:
-                    arguments["field"] = there[key.to_column]
-                    break
 
 
 def _unique(names: Sequence[str]) -> list[str]:

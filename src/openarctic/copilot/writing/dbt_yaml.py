@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 from sqlglot.dialects.dialect import Dialect
 
-from openarctic.copilot.schema import Schema, Table
+from openarctic.copilot.schema import ForeignKey, Schema, Table
 from openarctic.copilot.writing.draft import Problem
 from openarctic.copilot.yaml_file import Entry, Fields, parse_yaml
-from openarctic.errors import OpenArcticError, UserError
+from openarctic.errors import OpenArcticError, UserError, did_you_mean
+
+# What a foreign key points at, as a test names it: `ref()` or `source()`, and a column of that. None: it gets no test.
+To = Callable[[ForeignKey], tuple[str, str] | None]
 
 _JINJA = re.compile(r"\{[{%#]|[}%#]\}")
 _REFERENCE = re.compile(
@@ -43,8 +45,14 @@ def described(text: str) -> str:
     return re.sub(r"\{(?=[{%#])|(?<=[}%#])\}", lambda match: "{ " if match[0] == "{" else " }", " ".join(text.split()))
 
 
-def sources_text(schema: Schema, source: str, tables: Sequence[Table], to: Callable[[str], str | None]) -> str:
-    """`sources.yml` of tables: descriptions from comments, tests from keys. `to` gives what refers to a table in a test."""
+def sources_text(schema: Schema, source: str, tables: Sequence[Table]) -> str:
+    """`sources.yml` of tables: descriptions from comments, tests from keys between them."""
+    names = {table.name.lower(): table.name for table in tables}
+
+    def to(key: ForeignKey) -> tuple[str, str] | None:
+        name = names.get(key.table.lower())
+        return None if name is None else (f"source('{source}', '{name}')", key.to_column)
+
     listed = [
         {
             "name": table.name,
@@ -66,9 +74,7 @@ def _dumped(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
 
 
-def properties(
-    table: Table, dialect: str, to: Callable[[str], str | None], names: Mapping[str, str] | None = None
-) -> list[dict[str, Any]]:
+def properties(table: Table, dialect: str, to: To, names: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """The columns of a table with descriptions and the tests that its keys promise; `names` are new ones by the old.
 
     dbt puts names into the SQL and the names of tests as they are: what is no plain name gets no test.
@@ -89,14 +95,14 @@ def properties(
     return found
 
 
-def _tests_of(table: Table, column: str, to: Callable[[str], str | None]) -> Iterator[Any]:
+def _tests_of(table: Table, column: str, to: To) -> Iterator[Any]:
     if column in table.primary_key:
         yield "not_null"
         if len(table.primary_key) == 1:
             yield "unique"
     for key in table.foreign_keys:
-        if key.column.lower() == column.lower() and PLAIN.fullmatch(key.to_column) and (target := to(key.table)) is not None:
-            yield {"relationships": {"arguments": {"to": target, "field": key.to_column}}}
+        if key.column.lower() == column.lower() and PLAIN.fullmatch(key.to_column) and (target := to(key)) is not None:
+            yield {"relationships": {"arguments": {"to": target[0], "field": target[1]}}}
 
 
 def written(name: str, dialect: str) -> str:
@@ -134,7 +140,7 @@ class PropertyFile:
         self._check_tags(root)
         fields = root.fields()
         fields.get("version")
-        for entry in (fields.require("models")).items():
+        for entry in fields.require("models").items():
             model = entry.fields()
             name = self._text(model, "name")
             self.models.append(name)
@@ -144,8 +150,9 @@ class PropertyFile:
                 continue
             self._text(model, "description")
             self._tests(model, name, None)
-            for column in model.get("columns").items() if "columns" in model and model.get("columns") else []:  # type: ignore[union-attr]
-                self._column(column, name, columns)
+            if (listed := model.get("columns")) is not None:
+                for column in listed.items():
+                    self._column(column, name, columns)
             self._rest(model)
         self._rest(fields)
 
@@ -164,10 +171,8 @@ class PropertyFile:
         fields = entry.fields()
         name = self._text(fields, "name")
         if name.lower() not in [column.lower() for column in columns]:
-            near = difflib.get_close_matches(name, columns, 1)
-            self._refuse(
-                entry, f"{model} has no column {name}", f"did you mean {near[0]}?" if near else f"columns: {', '.join(columns)}"
-            )
+            hint = did_you_mean(name, columns, f"columns: {', '.join(columns)}")
+            self._refuse(entry, f"{model} has no column {name}", hint)
         self._text(fields, "description")
         if not _TYPE.fullmatch(self._text(fields, "data_type")):
             self._refuse(entry, "data_type is no type")
@@ -236,9 +241,9 @@ class PropertyFile:
             self._refuse(to, f"{name} has no column {field}", f"columns: {', '.join(columns)}")
 
 
-def check_names(schema: Schema) -> None:
+def check_names(tables: Iterable[Table]) -> None:
     """Raises UserError for tables and columns whose names dbt would take for Jinja."""
-    for table in schema.tables:
+    for table in tables:
         for name in (table.name, *(column.name for column in table.columns)):
             if _JINJA.search(name):
                 raise UserError(f"the name {name!r} of {table.name} is Jinja to dbt", "leave the table out: --tables A,B")

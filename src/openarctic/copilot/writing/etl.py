@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from sqlglot import exp
 
-from openarctic.copilot.forms import ENGINES, ddl
+from openarctic.copilot.forms import ENGINES, ChatForm
 from openarctic.copilot.schema import Schema
 from openarctic.copilot.writing.answer import single
-from openarctic.copilot.writing.draft import Problem
+from openarctic.copilot.writing.draft import Problem, Task
 from openarctic.copilot.writing.lint import find_ruff, lint, linter
 from openarctic.copilot.writing.python_code import PythonCode
 from openarctic.copilot.writing.statements import Statements
+from openarctic.copilot.writing.variables import stand_in
 from openarctic.errors import RefusedError
 
 _BEGINS = r"^(?:#!|\"\"\"|import |from )"
@@ -23,7 +24,7 @@ _SESSION = (exp.Transaction, exp.Commit, exp.Rollback)
 
 
 @dataclass(frozen=True, slots=True)
-class Etl:
+class Etl(Task):
     """The task (see `draft.Task`): `targets` are tables and files that may be written."""
 
     description: str
@@ -36,7 +37,7 @@ class Etl:
 
     def prompt(self) -> str:
         """Schema, rules, what it is to do."""
-        engine, driver = ENGINES[self.schema.dialect], _DRIVERS[self.schema.dialect]
+        driver = _DRIVERS[self.schema.dialect]
         may = (
             f"It may write {', '.join(self.targets)} and nothing else."
             if self.targets
@@ -44,7 +45,7 @@ class Etl:
         )
         return "\n".join(
             [
-                f"Database engine: {engine}\n\nSchema:\n{ddl(self.shown or self.schema)}\n",
+                ChatForm().schema_text(self.shown or self.schema),
                 f"Write a Python script for an ETL job: {self.description}",
                 may,
                 f"Use {driver} and the standard library (pandas where it helps). The database's address comes from os.environ or "
@@ -78,10 +79,6 @@ class Etl:
                 problems.append(Problem.of(error, file, statement.line))
         return sorted(problems, key=lambda problem: problem.line or 0)
 
-    def complete(self, files: Mapping[str, str]) -> dict[str, str]:
-        """As they are."""
-        return dict(files)
-
     @property
     def checks(self) -> tuple[str, ...]:
         """What `check` looks at."""
@@ -102,8 +99,7 @@ def _makes_a_table(sql: str) -> bool:
 def _check(statements: Statements, sql: str) -> None:
     def bind(tree: exp.Expr) -> exp.Expr:
         for node in list(tree.find_all(exp.Placeholder, exp.Parameter)):
-            is_count = isinstance(node.parent, exp.Limit | exp.Offset)
-            node.replace(exp.Literal.number(1) if is_count else exp.Null())
+            node.replace(stand_in(node))
         return tree
 
     if isinstance(statements.parse(sql), _SESSION):

@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from openarctic.copilot.forms import ENGINES, ddl
+from openarctic.copilot.forms import ENGINES, ChatForm
 from openarctic.copilot.schema import Schema
 from openarctic.copilot.writing.answer import single
 from openarctic.copilot.writing.blocks import blocks_of
-from openarctic.copilot.writing.draft import Problem
+from openarctic.copilot.writing.draft import Problem, Task
 from openarctic.copilot.writing.statements import Statements
 from openarctic.copilot.writing.variables import Scope, Variable, bind
-from openarctic.copilot.writing.words import Word, words
+from openarctic.copilot.writing.words import Word, split_at_commas, words
 from openarctic.errors import RefusedError, UserError
 
 DIALECTS = ("postgres", "snowflake")
@@ -52,7 +52,7 @@ variable is written with a colon (:v). Names of parameters begin with p_, of var
 
 
 @dataclass(frozen=True, slots=True)
-class Procedure:
+class Procedure(Task):
     """The task (see `draft.Task`): `targets` may be changed, `name` is what the routine must be called ("" leaves it open)."""
 
     description: str
@@ -69,7 +69,6 @@ class Procedure:
 
     def prompt(self) -> str:
         """Schema, rules, what it is to do."""
-        dialect = self.schema.dialect
         may = (
             f"It may change {', '.join(self.targets)} and nothing else."
             if self.targets
@@ -80,11 +79,11 @@ class Procedure:
             may += f" Create {', '.join(missing)} with CREATE TABLE IF NOT EXISTS before the procedure."
         return "\n".join(
             [
-                f"Database engine: {ENGINES[dialect]}\n\nSchema:\n{ddl(self.shown or self.schema)}\n",
+                ChatForm().schema_text(self.shown or self.schema),
                 f"Write a stored procedure: {self.description}",
                 *([f"Its name is {self.name}."] if self.name else []),
                 may,
-                RULES[dialect],
+                RULES[self.schema.dialect],
                 "No EXECUTE, no CALL, no SQL built from text, no GRANT, no COPY. Use only tables and columns of the schema.",
                 "Answer with the statements alone, in one ```sql block.",
             ]
@@ -100,10 +99,6 @@ class Procedure:
         """Every statement of every routine."""
         [(file, sql)] = files.items()
         return Script(sql, file, Statements(self.schema, self.targets, self.whole), self.name).read()
-
-    def complete(self, files: Mapping[str, str]) -> dict[str, str]:
-        """As they are."""
-        return dict(files)
 
     @property
     def checks(self) -> tuple[str, ...]:
@@ -244,7 +239,7 @@ class Script:
         if end is None:
             self._refuse(part[0].line, "the list of parameters cannot be read", "name (p_from date, ...)")
             return None
-        for one in _split(part[place + 2 : end]):
+        for one in split_at_commas(part[place + 2 : end]):
             self._parameter(routine, one)
         self._options(routine, part[end + 1 :])
         return routine
@@ -328,7 +323,7 @@ class Script:
 
     def _returns(self, routine: _Routine, part: list[Word]) -> None:
         if len(part) > 2 and part[1].upper == "TABLE":
-            columns = _split(part[3:-1])
+            columns = split_at_commas(part[3:-1])
             routine.returns = tuple(column[0].value.lower() for column in columns) or None
         elif len(part) > 1 and part[1].upper == "TRIGGER":
             self._refuse(part[1].line, "triggers are not written here", "a procedure or a function")
@@ -363,15 +358,3 @@ def _closing(part: Sequence[Word], start: int) -> int | None:
         if depth == 0:
             return i
     return None
-
-
-def _split(part: Sequence[Word]) -> list[list[Word]]:
-    parts: list[list[Word]] = [[]]
-    depth = 0
-    for word in part:
-        depth += (word.text == "(") - (word.text == ")")
-        if word.text == "," and depth == 0:
-            parts.append([])
-        else:
-            parts[-1].append(word)
-    return [one for one in parts if one]

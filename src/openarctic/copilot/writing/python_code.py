@@ -252,12 +252,11 @@ def _constants(tree: ast.AST) -> dict[str, list[str]]:
         found[name] = None if texts is None or before is None else [*before, *texts]
 
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign | ast.AnnAssign) and (names := _plain_targets(node)):
+        if isinstance(node, ast.Assign | ast.AnnAssign):
             value = node.value
-            listed = _listed(value)
-            for name in names:
-                lists[name] = listed if name not in lists else None
-                bound(name, [value.value] if isinstance(value, ast.Constant) and isinstance(value.value, str) else None)
+            for target in _plain_targets(node):
+                lists[target.id] = _listed(value) if target.id not in lists else None
+                bound(target.id, [value.value] if isinstance(value, ast.Constant) and isinstance(value.value, str) else None)
     unfollowed = {name for name, is_followed in _bindings(tree) if not is_followed}
     looped_over = {id(node.iter) for node in ast.walk(tree) if isinstance(node, ast.For | ast.comprehension)}
     for node in ast.walk(tree):
@@ -275,9 +274,9 @@ def _constants(tree: ast.AST) -> dict[str, list[str]]:
     return {name: texts for name, texts in found.items() if texts}
 
 
-def _plain_targets(node: ast.Assign | ast.AnnAssign) -> list[str]:
+def _plain_targets(node: ast.Assign | ast.AnnAssign) -> list[ast.Name]:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    return [target for target in targets if isinstance(target, ast.Name)]
 
 
 def _listed(value: ast.AST | None) -> list[str] | None:
@@ -290,8 +289,7 @@ def _listed(value: ast.AST | None) -> list[str] | None:
 def _loop_and_plain_targets(tree: ast.AST) -> Iterator[ast.Name]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (target for target in targets if isinstance(target, ast.Name))
+            yield from _plain_targets(node)
         elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.target, ast.Name):
             yield node.target
 

@@ -6,8 +6,8 @@ that they stand over, and go through the guard as those of `query` do. What is n
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import sqlglot
 from sqlglot import exp
@@ -18,7 +18,7 @@ from openarctic.copilot.guard import MAX_SQL_CHARS, Bounds, check_within, is_in_
 from openarctic.copilot.schema import Column, Schema, Table
 from openarctic.copilot.spelling import meant_name, plain_name
 from openarctic.copilot.writing.words import words
-from openarctic.errors import RefusedError, UserError
+from openarctic.errors import RefusedError, UserError, did_you_mean
 
 Bind = Callable[[exp.Expr], exp.Expr]
 
@@ -61,12 +61,6 @@ class Statements:
         self.targets = {name.lower() for name in targets}
         self.temporary: set[str] = set()
         self.made: dict[str, Table] = {}
-
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        """All that may be read: those of the source and those that were made."""
-        kept = (table for table in self.schema.tables if table.name.lower() not in self.made)
-        return (*kept, *self.made.values())
 
     def table(self, name: str) -> Table | None:
         """A table that may be read."""
@@ -123,12 +117,17 @@ class Statements:
 
     def read(self, tree: exp.Expr) -> tuple[str, ...]:
         """A query through the guard; the names of its columns. Raises RefusedError."""
-        schema = replace_tables(self.schema, self.tables)
-        whole = replace_tables(
-            self.whole, (*(t for t in self.whole.tables if t.name.lower() not in self.made), *self.made.values())
-        )
-        checked = check_within(tree.sql(dialect=self.dialect), self.dialect, Bounds(schema, whole=whole))
+        schema = self._with_made(self.schema)
+        bounds = Bounds(schema, whole=self._with_made(self.whole))
+        checked = check_within(tree.sql(dialect=self.dialect), self.dialect, bounds)
         return output_columns(checked.sql, schema)
+
+    def _with_made(self, schema: Schema) -> Schema:
+        """The schema with the tables that were made, each in the place of one of its name."""
+        if not self.made:
+            return schema
+        kept = (table for table in schema.tables if table.name.lower() not in self.made)
+        return replace(schema, tables=(*kept, *self.made.values()))
 
     def _target(self, node: exp.Expr | None) -> str:
         """The name of a table that may be changed, in lower case. Raises RefusedError."""
@@ -143,10 +142,8 @@ class Statements:
             return name
         if self.whole.table(name) is not None:
             raise RefusedError("not_permitted", f"{node.name} is a table of the source and may not be changed", self._allowed())
-        near = difflib.get_close_matches(name, [*self.targets, *self.temporary], 1)
-        raise RefusedError(
-            "not_permitted", f"{node.name} is not a target", f"did you mean {near[0]}?" if near else self._allowed()
-        )
+        hint = did_you_mean(name, [*self.targets, *self.temporary], self._allowed())
+        raise RefusedError("not_permitted", f"{node.name} is not a target", hint)
 
     def _allowed(self) -> str:
         return f"targets: {', '.join(sorted(self.targets))}" if self.targets else "there are no targets: nothing may be changed"
@@ -160,12 +157,14 @@ class Statements:
     def _columns(self, table: Table, names: Sequence[str]) -> None:
         for name in names:
             if table.column(name) is None:
-                near = difflib.get_close_matches(name.lower(), sorted(table.column_names), 1)
-                hint = f"did you mean {near[0]}?" if near else f"columns: {', '.join(sorted(table.column_names)[:12])}"
+                known = sorted(table.column_names)
+                hint = did_you_mean(name.lower(), known, f"columns: {', '.join(known[:12])}")
                 raise RefusedError("unknown_column", f"{table.name} has no column {name}", hint)
 
-    def _query(self, tree: exp.Expr, values: Sequence[exp.Expr], sources: Sequence[exp.Expr], where: Sequence[exp.Expr]) -> None:
-        """Parts of a write as one SELECT over what they stand over, with its WITH."""
+    def _query(
+        self, tree: exp.Expr, values: Sequence[exp.Expr], sources: Sequence[exp.Expr], where: Sequence[exp.Expr]
+    ) -> tuple[str, ...]:
+        """Parts of a write as one SELECT over what they stand over, with its WITH; the names of its columns."""
         select = exp.Select(expressions=[v.copy() for v in values] or [exp.Literal.number(1)])
         if sources:
             select.set("from_", exp.From(this=sources[0].copy()))
@@ -174,17 +173,11 @@ class Statements:
             select = select.where(*(condition.copy() for condition in where))
         if clause := tree.args.get("with_"):
             select.set("with_", clause.copy())
-        self.read(select)
+        return self.read(select)
 
     def _returning(self, tree: exp.Expr, sources: Sequence[exp.Expr]) -> tuple[str, ...]:
         clause = tree.args.get("returning")
-        if clause is None:
-            return ()
-        select = exp.Select(expressions=[e.copy() for e in clause.expressions], from_=exp.From(this=sources[0].copy()))
-        select.set("joins", [exp.Join(this=source.copy()) for source in sources[1:]])
-        if clause := tree.args.get("with_"):
-            select.set("with_", clause.copy())
-        return self.read(select)
+        return () if clause is None else self._query(tree, clause.expressions, sources, ())
 
     def _insert(self, tree: exp.Expr) -> tuple[str, ...]:
         name = self._target(tree.this)
@@ -321,11 +314,6 @@ class Statements:
         return ()
 
 
-def replace_tables(schema: Schema, tables: Iterable[Table]) -> Schema:
-    """The schema with other tables."""
-    return Schema(dialect=schema.dialect, tables=tuple(tables), namespace=schema.namespace)
-
-
 def output_columns(sql: str, schema: Schema) -> tuple[str, ...]:
     """The names of a checked statement's columns, `*` written out.
 
@@ -335,8 +323,11 @@ def output_columns(sql: str, schema: Schema) -> tuple[str, ...]:
     for identifier in tree.find_all(exp.Identifier):  # the guard has made case mean nothing
         identifier.set("this", plain_name(identifier.name))
         identifier.set("quoted", False)
+    named = {table.name for table in tree.find_all(exp.Table)}
     columns: dict[str, object] = {
-        plain_name(t.name): {plain_name(column.name): "text" for column in t.columns} for t in schema.tables
+        plain_name(t.name): {plain_name(column.name): "text" for column in t.columns}
+        for t in schema.tables
+        if plain_name(t.name) in named
     }
     try:
         qualified = qualify(tree, schema=columns, dialect=schema.dialect, validate_qualify_columns=False, identify=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 
 from sqlglot import exp
 
 from openarctic.copilot.schema import Table
 from openarctic.copilot.writing.statements import Statements
-from openarctic.errors import RefusedError
+from openarctic.errors import RefusedError, did_you_mean
 
 
 @dataclass(slots=True)
@@ -41,10 +40,8 @@ class Scope:
         """Raises RefusedError for a name that is none."""
         found = self.find(name)
         if found is None:
-            near = difflib.get_close_matches(name.lower(), sorted(self.names()), 1)
-            raise RefusedError(
-                "unknown_column", f"there is no variable {name}", f"did you mean {near[0]}?" if near else "declare it"
-            )
+            hint = did_you_mean(name.lower(), sorted(self.names()), "declare it")
+            raise RefusedError("unknown_column", f"there is no variable {name}", hint)
         return found
 
 
@@ -58,7 +55,7 @@ def bind(tree: exp.Expr, scope: Scope, statements: Statements, bare: bool) -> ex
     for node in list(tree.find_all(exp.Placeholder)):
         if isinstance(node.this, str):
             scope.require(node.this)
-        node.replace(_value(node))
+        node.replace(stand_in(node))
     if not bare:
         return tree
     for column in list(tree.find_all(exp.Column)):
@@ -68,11 +65,12 @@ def bind(tree: exp.Expr, scope: Scope, statements: Statements, bare: bool) -> ex
             column.replace(exp.Null())
         elif not column.table and not isinstance(column.this, exp.Star) and scope.find(column.name) is not None:
             _check_ambiguous(column.name, tables)
-            column.replace(_value(column))
+            column.replace(stand_in(column))
     return tree
 
 
-def _value(node: exp.Expr) -> exp.Expr:
+def stand_in(node: exp.Expr) -> exp.Expr:
+    """A value for a check where a variable or a parameter stands."""
     # The guard wants a number after LIMIT; whatever it is at run time, the engine checks it.
     return exp.Literal.number(1) if isinstance(node.parent, exp.Limit | exp.Offset) else exp.Null()
 
@@ -82,8 +80,7 @@ def _check_field(column: exp.Column, row: Variable) -> None:
         what = "nothing was assigned to it yet" if row.is_row else "it is no row"
         raise RefusedError("unknown_column", f"{column.table} has no field {column.name}: {what}")
     if column.name.lower() not in row.fields:
-        near = difflib.get_close_matches(column.name.lower(), row.fields, 1)
-        hint = f"did you mean {near[0]}?" if near else f"fields: {', '.join(row.fields)}"
+        hint = did_you_mean(column.name.lower(), row.fields, f"fields: {', '.join(row.fields)}")
         raise RefusedError("unknown_column", f"{column.table} has no field {column.name}", hint)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +44,24 @@ class Word:
     def value(self) -> str:
         """A name without its quotes."""
         return self.text[1:-1].replace('""', '"') if self.kind == "name" else self.text
+
+    @property
+    def nesting(self) -> int:
+        """1 for a bracket that opens, -1 for one that closes, 0 for all else."""
+        return (self.text in ("(", "[")) - (self.text in (")", "]"))
+
+
+def split_at_commas(part: Sequence[Word]) -> list[list[Word]]:
+    """Parted by commas outside of brackets; what is empty is left out."""
+    parts: list[list[Word]] = [[]]
+    depth = 0
+    for word in part:
+        depth += word.nesting
+        if word.text == "," and depth == 0:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return [one for one in parts if one]
 
 
 def words(source: str, dialect: str, first_line: int = 1) -> list[Word]:
