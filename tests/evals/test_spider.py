@@ -22,6 +22,22 @@ def test_numbers_are_equal_across_types_and_null_equals_null() -> None:
     assert not same_result("SELECT a FROM t", [(None,)], [(0,)])
 
 
+def test_columns_in_any_order() -> None:
+    gold = [(1, "a", None), (2, "b", 1), (2, "a", 2)]
+
+    def same(rows: list[tuple[object, ...]], sql: str = "SELECT * FROM t") -> bool:
+        return same_result(sql, gold, rows, any_order=True)
+
+    turned = [(None, 1, "a"), (1, 2, "b"), (2, 2, "a")]
+    assert same(turned) and same(turned[::-1]) and not same_result("SELECT * FROM t", gold, turned)
+    assert not same(turned[::-1], "SELECT * FROM t ORDER BY 1")
+    assert not same([(None, 2, "a"), (1, 2, "b"), (2, 1, "a")])  # each column has the values, no row has them together
+    assert not same([row[:2] for row in turned]) and not same([]) and not same([(*row, 1) for row in turned])
+    many = [(0,) * 20 + (i,) for i in range(3)]
+    assert same_result("SELECT 1", many, [row[::-1] for row in many], any_order=True)
+    assert not same_result("SELECT 1", many, [(*row[:19], 1, row[20]) for row in many], any_order=True)
+
+
 def test_order_of_a_subquery_does_not_count() -> None:
     assert not is_ordered("SELECT a FROM t WHERE b = (SELECT b FROM t ORDER BY c LIMIT 1)")
     assert is_ordered("SELECT a FROM t UNION SELECT b FROM u ORDER BY 1")

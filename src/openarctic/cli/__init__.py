@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -89,6 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OpenArcticError as error:
         return _fail(args, error)
     except KeyboardInterrupt:
+        # One more Ctrl-C could only break what is left, which is to end. It is not heard; one that has come raises here.
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

@@ -1,11 +1,13 @@
 """Execution accuracy on Spider-form questions (`question`, `query`, `db_id`) over SQLite databases.
 
 Gold is scored as a prediction first: a gold query that does not run, or whose result is not stable, bounds what any
-model can reach. Results are equal as multisets of rows; order counts only where gold orders.
+model can reach. Results are equal as multisets of rows; order counts only where gold orders. Columns must stand in gold's
+order; what would be right in any order of them, as in Spider's own evaluator, is counted beside.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import time
@@ -31,6 +33,7 @@ from openarctic.generator import Generator
 GOLD_TIMEOUT_S = 20.0
 GOLD_ROWS = 100_000
 CHECK_EVERY_OPCODES = 20_000
+MOST_ORDERS = 100  # of a result's columns; more are only possible where many columns hold the same values
 HARDNESS = ("easy", "medium", "hard", "extra")
 
 Rows = list[tuple[Any, ...]]
@@ -55,7 +58,7 @@ class Outcome:
     """What became of one question: `kind` is correct, wrong, abstained, invalid, timeout or refused.
 
     `is_first_correct`: the greedy candidate alone would have been right, whatever the others voted. `case` is what a calibration
-    is fitted on.
+    is fitted on. The last two are the same facts for columns in any order.
     """
 
     question: Question
@@ -68,6 +71,8 @@ class Outcome:
     parsed: int
     seconds: float
     case: Case
+    is_correct_in_any_order: bool
+    is_first_correct_in_any_order: bool
 
     @property
     def judged(self) -> Judged:
@@ -101,6 +106,10 @@ class Report:
             "surest_70_accuracy": round(accuracy_at(SHOWN, [o.judged for o in self.outcomes]), 4),
             "greedy_correct": (greedy := sum(o.is_first_correct for o in self.outcomes)),
             "greedy_accuracy": round(greedy / total, 4) if total else 0.0,
+            "columns_in_any_order": {
+                "correct": sum(o.is_correct_in_any_order for o in self.outcomes),
+                "greedy_correct": sum(o.is_first_correct_in_any_order for o in self.outcomes),
+            },
             "gold_ceiling": round(self.gold_correct / total, 4) if total else 0.0,
             "abstained": kinds["abstained"],
             "invalid": kinds["invalid"],
@@ -174,28 +183,31 @@ def outcomes(
         gold_runs = gold is not None and again is not None and same_result(question.gold, gold, again, dialect)
         tally = Tally()
         kind, answer = _ask(copilot, question, options, tally)
+        rows = answer.rows if answer is not None else None
+        first = tally.first.rows if tally.first is not None else None
         if kind == "answered":
-            assert answer is not None and answer.rows is not None
-            kind = "correct" if _is_right(question, gold, answer.rows, dialect) else "wrong"
+            kind = "correct" if _is_right(question, gold, rows, dialect) else "wrong"
         yield (
             Outcome(
                 question=question,
                 kind=kind,
                 sql=answer.sql if answer else None,
                 confidence=answer.confidence if answer else 0.0,
-                is_first_correct=tally.first is not None and _is_right(question, gold, tally.first.rows, dialect),
+                is_first_correct=_is_right(question, gold, first, dialect),
                 first_in_scope=tally.first_in_scope,
                 generated=tally.generated,
                 parsed=tally.parsed,
                 seconds=round(time.monotonic() - started, 3),
                 case=_case(question, gold, tally, dialect),
+                is_correct_in_any_order=_is_right(question, gold, rows, dialect, any_order=True),
+                is_first_correct_in_any_order=_is_right(question, gold, first, dialect, any_order=True),
             ),
             gold_runs,
         )
 
 
-def _is_right(question: Question, gold: Rows | None, rows: Rows, dialect: str) -> bool:
-    return gold is not None and same_result(question.gold, gold, rows, dialect)
+def _is_right(question: Question, gold: Rows | None, rows: Rows | None, dialect: str, any_order: bool = False) -> bool:
+    return gold is not None and rows is not None and same_result(question.gold, gold, rows, dialect, any_order)
 
 
 def _case(question: Question, gold: Rows | None, tally: Tally, dialect: str) -> Case:
@@ -230,12 +242,36 @@ def run_gold(database: Database, sql: str) -> Rows | None:
             return None
 
 
-def same_result(gold_sql: str, gold: Sequence[Sequence[Any]], rows: Sequence[Sequence[Any]], dialect: str = "sqlite") -> bool:
-    """Equal rows: in order where gold orders, else as multisets; numbers to 4 decimals; NULL equals NULL."""
+def same_result(
+    gold_sql: str, gold: Sequence[Sequence[Any]], rows: Sequence[Sequence[Any]], dialect: str = "sqlite", any_order: bool = False
+) -> bool:
+    """Equal rows: in order where gold orders, else as multisets; numbers to 4 decimals; NULL equals NULL. `any_order`: with
+    the columns of `rows` in any order."""
     left, right = [_row(r) for r in gold], [_row(r) for r in rows]
-    if is_ordered(gold_sql, dialect):
-        return left == right
-    return Counter(left) == Counter(right)
+    is_same = (lambda own: left == own) if is_ordered(gold_sql, dialect) else (lambda own: Counter(left) == Counter(own))
+    return any(map(is_same, _orders(left, right) if any_order else (right,)))
+
+
+def _orders(gold: Rows, rows: Rows) -> Iterator[Rows]:
+    """`rows` in the orders of columns in which each column holds the values of gold's, whatever the rows they stand in."""
+    if not gold or not rows or len(gold[0]) != len(rows[0]):
+        yield rows
+        return
+    wanted, found = ([Counter(column) for column in zip(*own, strict=True)] for own in (gold, rows))
+    fitting = [[i for i, own in enumerate(found) if own == column] for column in wanted]
+    if all(len(own) == wanted.count(column) for own, column in zip(fitting, wanted, strict=True)):
+        for order in itertools.islice(_one_of_each(fitting), MOST_ORDERS):
+            yield [tuple(row[i] for i in order) for row in rows]
+
+
+def _one_of_each(choices: Sequence[Sequence[int]], taken: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
+    """Every way to take one of each of `choices`, none twice."""
+    if len(taken) == len(choices):
+        yield taken
+        return
+    for one in choices[len(taken)]:
+        if one not in taken:
+            yield from _one_of_each(choices, (*taken, one))
 
 
 def _row(row: Sequence[Any]) -> tuple[Any, ...]:
