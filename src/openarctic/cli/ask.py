@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from openarctic.cli.chart import add_chart_argument, check_chart, show_chart
+from openarctic.copilot.candidates import CANDIDATES, MAX_CANDIDATES
 
 if TYPE_CHECKING:
     from openarctic.copilot.ask import Answer, AskOptions, Copilot
@@ -41,7 +42,7 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command has that answers questions."""
     parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--model", metavar="NAME_PATH_OR_URL", help="bundled, a GGUF file, or a server (default: arctic-nano)")
-    parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try and vote on (default 4)")
+    add_candidates(parser)
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most (default 1000)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds a query may run (default 10)")
     parser.add_argument("--semantic", metavar="FILE", help="semantic model: Cortex Analyst or Ossie YAML (docs/semantic.md)")
@@ -52,6 +53,20 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")
     add_confidence_arguments(parser)
     add_policy_arguments(parser)
+
+
+def add_candidates(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """`--candidates`."""
+    told = f"queries to try for a question, of which one is elected (default {CANDIDATES})"
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, metavar="N", help=told)
+
+
+def check_candidates(candidates: int) -> None:
+    """Raises UserError where `--candidates` is out of range."""
+    from openarctic.errors import UserError
+
+    if not 1 <= candidates <= MAX_CANDIDATES:
+        raise UserError(f"--candidates is {candidates}, it must be 1 to {MAX_CANDIDATES}")
 
 
 def add_confidence_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,8 +129,7 @@ def options_of(args: argparse.Namespace, execute: bool = True, chart: bool = Fal
     from openarctic.errors import UserError
 
     check_limits(args)
-    if not 1 <= args.candidates <= 64:
-        raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
+    check_candidates(args.candidates)
     if args.max_error is not None and not 0 <= args.max_error <= 1:
         raise UserError(f"--max-error is {args.max_error}, it must be 0 to 1")
     return AskOptions(

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openarctic.cli.ask import add_candidates, check_candidates
 from openarctic.cli.progress import renew
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ COMMANDS = ("spider", "mine", "calibrate")
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that say who answers, and how."""
     parser.add_argument("--model", metavar="NAME_PATH_OR_URL", help="model (default: the bundled arctic-nano)")
-    parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try and vote on (default 4)")
+    add_candidates(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
     parser.add_argument(
         "--record",
@@ -40,11 +41,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def asked_model(args: argparse.Namespace) -> Generator:
     """The model of these options, behind its recording where one is kept."""
     from openarctic.copilot.models import load_generator
-    from openarctic.errors import UserError
     from openarctic.evals.recording import Recording
 
-    if not 1 <= args.candidates <= 64:
-        raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
+    check_candidates(args.candidates)
     model = load_generator(args.model, **({} if args.threads is None else {"threads": args.threads}))
     return model if args.record is None else Recording(model, args.record)
 

@@ -29,7 +29,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    from openarctic.cli.ask import add_policy_arguments
+    from openarctic.cli.ask import add_candidates, add_policy_arguments
 
     parser.add_argument("--db", action="append", default=[], metavar="NAME=URL", help="a database, several (default: the sample)")
     parser.add_argument("--semantic", action="append", default=[], metavar="NAME=FILE", help="a database's semantic model")
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--limit", type=int, default=1000, metavar="N", help="rows that a client may ask for (default 1000)")
     limits.add_argument("--max-bytes", type=int, default=100_000, metavar="N", help="of a result as JSON (default 100000)")
     limits.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds a query may run (default 30)")
-    limits.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try for a question (default 4)")
+    add_candidates(limits)
     http = parser.add_argument_group("over HTTP")
     http.add_argument("--http", action="store_true", help="streamable HTTP at /mcp instead of standard input and output")
     http.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")

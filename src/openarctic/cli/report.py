@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from openarctic.cli.ask import add_policy_arguments
+from openarctic.cli.ask import add_candidates, add_policy_arguments
 
 SUMMARY = "answer several questions into one page with charts"
 DESCRIPTION = """\
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write it: .html or .md")
     parser.add_argument("--title", metavar="TEXT", help="of the page (default: Report on DATABASE)")
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")
-    parser.add_argument("--candidates", type=int, default=4, metavar="N", help="queries to try for each question (default 4)")
+    add_candidates(parser)
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most for each (default 1000)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds a query may run (default 10)")
     parser.add_argument("--semantic", metavar="FILE", help="semantic model: Cortex Analyst or Ossie YAML (docs/semantic.md)")
@@ -37,17 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask, write, say where. The exit code is 4 when no question could be answered."""
     from openarctic.cli import progress
-    from openarctic.cli.ask import check_limits, read_question, read_semantic
+    from openarctic.cli.ask import check_candidates, check_limits, read_question, read_semantic
     from openarctic.copilot.answers.report import check_path, make_report, split_description, write_report
     from openarctic.copilot.ask import AskOptions, Copilot
     from openarctic.copilot.sample import database_or_sample
     from openarctic.engine import load
-    from openarctic.errors import AbstainedError, UserError
+    from openarctic.errors import AbstainedError
 
     check_limits(args)
     check_path(args.out)
-    if not 1 <= args.candidates <= 64:
-        raise UserError(f"--candidates is {args.candidates}, it must be 1 to 64")
+    check_candidates(args.candidates)
     description, database = read_question(args.description), database_or_sample(args.db)
     split_description(description)
     semantic = read_semantic(args.semantic)

@@ -19,6 +19,7 @@ from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.answers.sentence import answer_sentence
 from openarctic.copilot.asked import read_question
 from openarctic.copilot.audit import Event
+from openarctic.copilot.candidates import CANDIDATES
 from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.confidence import Calibration, Judge
 from openarctic.copilot.databases import Database, cached_schema
@@ -68,7 +69,7 @@ class AskOptions:
     off, by their names in `STEPS`, to measure what each gives. `clarify` lets a `Conversation` ask back where two readings are
     near."""
 
-    candidates: int = 4
+    candidates: int = CANDIDATES
     temperature: float = 0.6
     limit: int = 1000
     timeout_s: float = 10.0

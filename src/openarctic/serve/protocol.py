@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from openarctic.copilot.candidates import CANDIDATES, MAX_CANDIDATES_SERVED
+
 MAX_PROMPTS = 64
 MAX_TOOLS = 64
 
@@ -349,7 +351,7 @@ class AskRequest(Body):
     stream: bool = True
     execute: bool = True
     chart: bool = False
-    candidates: Annotated[int, Field(ge=1, le=16)] = 4
+    candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES_SERVED)] = CANDIDATES
     limit: Annotated[int, Field(ge=1, le=100_000)] = 1000
     timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 from pydantic import Field, ValidationError
 
 from openarctic.copilot.ask import AskOptions
+from openarctic.copilot.candidates import CANDIDATES, MAX_CANDIDATES_SERVED
 from openarctic.copilot.charts.choose import choose_chart
 from openarctic.copilot.charts.terminal import terminal
 from openarctic.copilot.guard import MAX_SQL_CHARS
@@ -47,10 +48,15 @@ class Limits:
     default_rows: int = 100
     bytes: int = 100_000
     seconds: float = 30.0
-    candidates: int = 4
+    candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
-        for name, low, high in (("rows", 1, 100_000), ("bytes", 1000, 64 << 20), ("seconds", 0.1, 3600), ("candidates", 1, 16)):
+        for name, low, high in (
+            ("rows", 1, 100_000),
+            ("bytes", 1000, 64 << 20),
+            ("seconds", 0.1, 3600),
+            ("candidates", 1, MAX_CANDIDATES_SERVED),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"the limit of {name} is {getattr(self, name)}, it must be {low} to {high}")
 
