@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_SAME_IN_SINGULAR = ("ss", "us", "is", "news", "series")
+_SAME_IN_SINGULAR = ("ss", "us", "is", "news", "series", "species")
+# Plurals that have an s more and nothing else, unlike `statuses`, `batches` and `categories`.
+_ONLY_AN_S_MORE = ("ouses", "auses", "caches", "movies", "cookies", "calories")
 
 
 def words(name: str) -> str:
-    """A name as a person says it: `birthDate` and `birth_date` are `birth date`."""
+    """A name as a person says it: `birthDate` and `birth_date` are `birth date`. Nothing else of it is lost: comparing names, as
+    `linking.words` does, is rougher."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ")
     return " ".join(spaced.lower().split())
 
@@ -36,6 +39,8 @@ def singular(noun: str) -> str:
     """One of them: `categories` is `category`; what is no plural stays."""
     if not noun.endswith("s") or noun.endswith(_SAME_IN_SINGULAR):
         return noun
+    if noun.endswith(_ONLY_AN_S_MORE):
+        return noun[:-1]
     if noun.endswith("ies") and len(noun) > 4:
         return noun[:-3] + "y"
     return noun[:-2] if noun.endswith(("xes", "ches", "shes", "sses", "uses")) else noun[:-1]

@@ -169,6 +169,22 @@ def test_what_looks_personal(owner: str, column: str, values: tuple[str, ...], p
     assert looks_personal(owner, column, values) is personal
 
 
+def test_names_of_tables_in_the_singular(tmp_path: Path) -> None:
+    script = """
+    CREATE TABLE courses (id INTEGER PRIMARY KEY); CREATE TABLE houses (id INTEGER PRIMARY KEY);
+    CREATE TABLE visits (course_id INTEGER, house_id INTEGER); INSERT INTO courses VALUES (1), (2), (3);
+    INSERT INTO houses VALUES (7), (8), (9); INSERT INTO visits VALUES (1, 7), (2, 8), (2, 8);
+    """
+    for path in write_both(tmp_path, script).values():
+        database = open_database(path)
+        schema = read_schema(database)
+        with Probe(database, schema) as probe:
+            model = draft_model(schema, "q", probe).model
+        counts = [metric.name for t in model.tables for metric in t.metrics if metric.name.endswith("_count")]
+        assert counts == ["course_count", "house_count", "visit_count"]
+        assert [r.name for r in model.relationships] == ["visits_to_courses", "visits_to_houses"]
+
+
 def test_names_that_sql_must_quote(tmp_path: Path) -> None:
     script = (
         'CREATE TABLE "Order Items" ("order" INTEGER, "Größe 🦊" DOUBLE); INSERT INTO "Order Items" VALUES (1, 2.5), (1, 3.5);'

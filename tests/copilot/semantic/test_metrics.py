@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from openarctic.copilot.semantic.compose import Group, MetricQuery, compose, measure
+from openarctic.copilot.semantic.cortex import parse_cortex
 from openarctic.copilot.semantic.graph import FanOutError, RelationshipGraph
 from openarctic.copilot.semantic.layer import SemanticLayer
 from openarctic.copilot.semantic.metrics import MetricReader
 from openarctic.copilot.semantic.model import Metric
 from openarctic.errors import UserError
-from tests.copilot.semantic.shop import Shop
+from tests.copilot.semantic.shop import MODEL, Shop
 
 Row = dict[str, Any]
 
@@ -119,6 +120,12 @@ def test_questions_become_metric_queries(shop: Shop, question: str, groups: tupl
     rows = shop.rows(answer.tree.sql(dialect=shop.layer.dialect))
     wanted = by(filter(keep, wide(shop, "line")), groups, amount)
     assert {row[:-1]: row[-1] for row in rows} == pytest.approx(wanted)
+
+
+def test_a_table_to_group_by_means_the_field_that_is_called_as_one_of_its_rows(shop: Shop) -> None:
+    text = MODEL.replace("homes", "houses").replace("home_city, expr: city", "house_name, expr: city")
+    answer = MetricReader(SemanticLayer(parse_cortex(text).model, shop.schema)).read("revenue by houses")
+    assert answer is not None and [group.field for group in answer.query.groups] == ["house_name"]
 
 
 def test_order_limit_and_grain(shop: Shop) -> None:

@@ -17,8 +17,9 @@ from openarctic.copilot.joins import identifier
 from openarctic.copilot.linking.words import phrase_of, stem, words_of
 from openarctic.copilot.schema import Column, Schema, Table
 from openarctic.copilot.semantic import model as m
-from openarctic.copilot.semantic.naming import looks_personal, singular, synonyms_of
+from openarctic.copilot.semantic.naming import looks_personal, synonyms_of
 from openarctic.copilot.semantic.probe import Overlap, Probe, Spread
+from openarctic.copilot.wording import singular
 
 MAX_SAMPLES = 5
 MAX_ENUM = 12

@@ -20,6 +20,7 @@ from openarctic.copilot.semantic.graph import RelationshipGraph
 from openarctic.copilot.semantic.layer import SemanticLayer
 from openarctic.copilot.semantic.model import Fact, Field, Filter, Metric, SemanticTable, TimeDimension
 from openarctic.copilot.semantic.words import find_words, is_number, normal_words
+from openarctic.copilot.wording import singular
 from openarctic.errors import UserError
 
 MAX_UNREAD = 1
@@ -402,7 +403,7 @@ def _naming(term: _Term) -> _Term:
     """A table to group by means the field that names its rows, else its key."""
     assert term.table is not None
     table = term.table
-    own = "_".join(_stems(tuple(table.name.lower().split("_"))))
+    own = singular(table.name.lower())
     names = ("name", f"{own}_name", own, "title", "full_name", *((table.primary_key.columns if table.primary_key else ())[:1]))
     found = next((f for name in names if (f := table.field(name)) and not f.is_private), None)
     if found is None:

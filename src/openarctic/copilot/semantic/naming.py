@@ -39,12 +39,6 @@ def synonyms_of(name: str, comment: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(s for s in found if s and s.lower() != plain and len(s) <= 60))
 
 
-def singular(name: str) -> str:
-    """`order_items` -> `order_item`"""
-    *rest, last = name.split("_")
-    return "_".join([*rest, stem(last)])
-
-
 def looks_personal(table: str, column: str, values: Iterable[object]) -> bool:
     """Whether a column seems to be about single persons: by its name, or by what a fifth of its values look like."""
     words = set(words_of(column)) | set(phrase_of(column).split())
