@@ -56,9 +56,9 @@ def _speaks_of(said: set[str], name: str, others: list[str]) -> bool:
     """Whether a word of the question begins as a word of the table's name does: `enroll` is meant by "enrolled". Words that the
     names of the other tables have too tell nothing: "customer" does not speak of customer_payments beside customers.
     """
-    shared = {stem_ for other in others for stem_ in name_stems(other)}
-    own = set(name_stems(name))
-    return any(word[:PREFIX] == stem_[:PREFIX] for word in said for stem_ in own - shared or own)
+    own = name_stems(name)
+    telling = own.difference(*map(name_stems, others)) or own
+    return not {word[:PREFIX] for word in said}.isdisjoint(word[:PREFIX] for word in telling)
 
 
 def _is_count(expression: exp.Expr) -> bool:

@@ -63,10 +63,10 @@ def chosen_part(
 ) -> Schema:
     """The best tables that fit together, in the schema's order (at least one)."""
     ranked = ranked_tables(names, graph, named, links)
-    columns = _wanted_columns(named, links)
+    wanted = _wanted_columns(names.schema, named, links)
 
     def part(count: int) -> Schema:
-        return shown_part(names.schema, ranked[:count], columns)
+        return _shown_part(names.schema, ranked[:count], wanted)
 
     return part(_most(lambda count: size(part(count)), len(ranked), limit))
 
@@ -88,7 +88,7 @@ def _most(size: Callable[[int], int], count: int, limit: int) -> int:
     return max(low, 1)
 
 
-def shown_part(schema: Schema, tables: Sequence[int], wanted: Collection[tuple[int | str, int | str]] = ()) -> Schema:
+def _shown_part(schema: Schema, tables: Sequence[int], wanted: Collection[tuple[int, int]]) -> Schema:
     """`schema` with these tables alone, the best ones first in `tables`: wide ones without some columns, and the keys inside."""
     limits = {table: WHOLE_COLUMNS if place < WHOLE_TABLES else PART_COLUMNS for place, table in enumerate(tables)}
     names = {schema.tables[table].name.lower() for table in tables}
@@ -102,9 +102,7 @@ def shown_part(schema: Schema, tables: Sequence[int], wanted: Collection[tuple[i
     )
 
 
-def _shown_table(
-    number: int, table: Table, limit: int, names: Collection[str], wanted: Collection[tuple[int | str, int | str]]
-) -> Table:
+def _shown_table(number: int, table: Table, limit: int, names: Collection[str], wanted: Collection[tuple[int, int]]) -> Table:
     keys = tuple(key for key in table.foreign_keys if key.table.lower() in names)
     columns = table.columns
     if len(columns) > limit:
@@ -112,8 +110,7 @@ def _shown_table(
 
         def rank(place: int) -> tuple[bool, bool, bool, int]:
             column = columns[place]
-            is_wanted = (number, place) in wanted or (table.name.lower(), column.name.lower()) in wanted
-            return not is_wanted, column.name.lower() not in joining, not is_label(column.name), place
+            return (number, place) not in wanted, column.name.lower() not in joining, not is_label(column.name), place
 
         kept = sorted(sorted(range(len(columns)), key=rank)[:limit])
         columns = tuple(columns[place] for place in kept)
@@ -121,10 +118,18 @@ def _shown_table(
     return replace(table, columns=columns, foreign_keys=tuple(key for key in keys if key.column.lower() in held))
 
 
-def _wanted_columns(named: Sequence[Named], links: Sequence[ValueLink]) -> set[tuple[int | str, int | str]]:
-    """Columns that words mention (as numbers) and that hold values (by name)."""
+def _wanted_columns(schema: Schema, named: Sequence[Named], links: Sequence[ValueLink]) -> set[tuple[int, int]]:
+    """The columns, as numbers of table and column, that words mention or that hold values."""
     mentioned = {(m.table, m.column) for item in named for m in item.mentions if m.column >= 0}
-    return {*mentioned, *(place for link in links for place in link.holders or link.places)}
+    holders = {holder for link in links for holder in link.holders or link.places}
+    tables = {table for table, _ in holders}
+    return mentioned | {
+        (number, place)
+        for number, table in enumerate(schema.tables)
+        if table.name.lower() in tables
+        for place, column in enumerate(table.columns)
+        if (table.name.lower(), column.name.lower()) in holders
+    }
 
 
 def links_within(links: Sequence[ValueLink], shown: Schema) -> tuple[ValueLink, ...]:

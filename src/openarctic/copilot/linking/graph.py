@@ -32,17 +32,13 @@ class JoinGraph:
         for a, b in both:
             self._neighbours[a].append(b)
 
-    def neighbours(self, table: int) -> list[int]:
-        """Those that join it."""
-        return self._neighbours.get(table, [])
-
     def between(self, present: Iterable[int], new: int) -> list[int]:
         """The tables on the shortest way from any of `present` to `new`, without both ends; none where there is no short way."""
         queue: deque[tuple[int, list[int]]] = deque((table, []) for table in present)
         seen = {table for table, _ in queue}
         while queue:
             table, path = queue.popleft()
-            for other in self.neighbours(table):
+            for other in self._neighbours.get(table, ()):
                 if other == new:
                     return path
                 if other not in seen and len(path) < MAX_BETWEEN:

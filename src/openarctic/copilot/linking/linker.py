@@ -29,10 +29,10 @@ class Links:
     shown: Schema
     explained: frozenset[str]
 
-    def coverage(self, question: str | None = None) -> float:
-        """The share of the content words (of the question, or of another way to ask it) that names, synonyms, values and numbers
-        explain: 0 to 1, and 1 where there is no such word."""
-        stems = content_stems(self.question if question is None else question)
+    def coverage(self) -> float:
+        """The share of the question's content words that names, synonyms, values and numbers explain: 0 to 1, and 1 where it has
+        none."""
+        stems = content_stems(self.question)
         known = sum(word in self.explained or word[0].isdigit() for word in stems)
         return known / len(stems) if stems else 1.0
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-WORD = re.compile(r"[^\W_][\w.&\-]*|_|'s", re.UNICODE)
+_WORD = re.compile(r"[^\W_][\w.&\-]*|_|'s", re.UNICODE)
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|(?<!\w)[\'‘`]([^\'’`]+)[\'’`](?!\w)')
 
 # Words that are often cell values but mean something else in a question.
@@ -66,7 +66,9 @@ _GROUPS = [
 
 @lru_cache(maxsize=100_000)
 def stem(word: str) -> str:
-    """Plural and singular alike."""
+    """A key by which words are compared, mostly the same for singular and plural. It may be no word ("courses" is "cours"): what
+    people read is made by `wording.singular`. Indexes on disk and the bundled model's calibration hold what it gives: a change
+    here asks for another `store.FORMAT`, and for the calibration to be fitted again."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 4 and word.endswith(("ses", "xes", "ches", "shes")):
@@ -86,7 +88,8 @@ def synonyms_of_word(word: str) -> list[str]:
 
 
 def name_stems(name: str) -> set[str]:
-    """The stems of a name's words."""
+    """The stems of a name's words, ASCII letters and digits alone, as the bundled model's calibration was fitted with them; names
+    are linked by those of `words_of`, which also parts `ORDERDate` and knows other letters."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     return {stem(w) for w in re.findall(r"[a-z0-9]+", spaced)}
 
@@ -120,7 +123,7 @@ class Token:
 
 def tokens_of(question: str) -> list[Token]:
     """The words of a question, in order."""
-    return [Token(m.group(), m.start(), m.end(), i == 0) for i, m in enumerate(WORD.finditer(question))]
+    return [Token(m.group(), m.start(), m.end(), i == 0) for i, m in enumerate(_WORD.finditer(question))]
 
 
 def content_stems(question: str) -> list[str]:
