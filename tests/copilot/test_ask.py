@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from openarctic.copilot.ask import AskOptions, ask
@@ -12,6 +13,10 @@ from openarctic.copilot.semantic.cortex import parse_cortex
 from openarctic.errors import AbstainedError, RefusedError
 from openarctic.generator import ScriptedGenerator
 from tests.copilot.semantic.models import SALES
+
+
+class Chatty(ScriptedGenerator):
+    target_form = None
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +92,16 @@ def test_without_values_none_is_read_kept_or_shown(tmp_path: Path, monkeypatch: 
     assert not any(b"Berlin" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     ask("How many customers are in Berlin?", db=database, model=model)
     assert "Berlin =" in model.prompts[1] and any(b"Berlin" in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("values", [True, False])
+def test_without_values_a_failure_does_not_tell_the_model_a_cell(tmp_path: Path, values: bool) -> None:
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as connection:
+        connection.execute("CREATE TABLE people (id INTEGER, name VARCHAR); INSERT INTO people VALUES (1, 'Zoe')")
+    failing, right = "```sql\nSELECT id FROM people WHERE name::INTEGER > 2\n```", "```sql\nSELECT id FROM people\n```"
+    model = Chatty([[failing], [right]])
+    answer = ask("ids", db=tmp_path / "shop.duckdb", model=model, options=AskOptions(candidates=1), values=values)
+    assert answer.rows == [(1,)] and "It failed" in model.prompts[1] and ("Zoe" in model.prompts[1]) == values
 
 
 def test_a_change_is_refused_before_any_model_runs() -> None:

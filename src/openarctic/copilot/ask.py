@@ -194,7 +194,7 @@ class Copilot:
         calibration: str | Path | Calibration | None = None,
         values: bool = True,
     ) -> None:
-        self.database, self.model = database, model
+        self.database, self.model, self._shows_values = database, model, values
         if isinstance(semantic, str | Path):
             semantic = load_semantic_model(Path(semantic)).model
         self.access: Access = open_access(schema or cached_schema(database, values=values), policy, user)
@@ -417,7 +417,8 @@ class Copilot:
             except OpenArcticError as failure:
                 tally.failed += 1
                 tally.error = failure
-                tally.trouble = (candidate.sql, failure.message)
+                # A database's message may quote a cell: "could not convert string 'Ann'".
+                tally.trouble = (candidate.sql, failure.message if self._shows_values else "the database cannot run it")
             else:
                 ran.append(candidate)
                 if candidate.sql == tally.first_sql:
