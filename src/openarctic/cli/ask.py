@@ -48,7 +48,7 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--semantic", metavar="FILE", help="semantic model: Cortex Analyst or Ossie YAML (docs/semantic.md)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
     parser.add_argument("--prefix-cache", action="store_true", help="keep what was computed of the schema on disk (cache folder)")
-    parser.add_argument("--no-values", action="store_true", help="read, keep, link and show the model no cell values")
+    add_no_values(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampled candidates (default 0)")
     parser.add_argument("--format", choices=("table", "json", "csv", "md"), default="table", help="of the output")
     add_confidence_arguments(parser)
@@ -59,6 +59,11 @@ def add_candidates(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     """`--candidates`."""
     told = f"queries to try for a question, of which one is elected (default {CANDIDATES})"
     parser.add_argument("--candidates", type=int, default=CANDIDATES, metavar="N", help=told)
+
+
+def add_no_values(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """`--no-values`, of every command that has a model read prompts about a database."""
+    parser.add_argument("--no-values", action="store_true", help="read, keep, link and show the model no cell values")
 
 
 def check_candidates(candidates: int) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from openarctic.cli.ask import add_policy_arguments, check_limits, read_semantic
+from openarctic.cli.ask import add_no_values, add_policy_arguments, check_limits, read_semantic
 from openarctic.cli.eval import Counter, add_model, asked_model
 from openarctic.cli.progress import end
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="rows at most (default 1000)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds a query may run (default 10)")
     parser.add_argument("--semantic", metavar="FILE", help="semantic model: Cortex Analyst or Ossie YAML")
+    add_no_values(parser)
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="write the calibration there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the curve and the wrong answers there")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the curve there")
@@ -50,10 +51,11 @@ def run(args: argparse.Namespace) -> int:
     questions = read_mine(args.questions)
     database, model = database_or_sample(args.db), asked_model(args)
     options = AskOptions(candidates=args.candidates, limit=args.limit, timeout_s=args.timeout)
-    with Copilot(database, model, policy=args.policy, user=args.user, semantic=read_semantic(args.semantic)) as copilot:
+    semantic, values = read_semantic(args.semantic), not args.no_values
+    with Copilot(database, model, policy=args.policy, user=args.user, semantic=semantic, values=values) as copilot:
         mined = mine(questions, copilot, options, Counter(len(questions)), copilot.judge.calibration)
     end()
-    values = mined.to_dict()
+    found = mined.to_dict()
     if args.calibration is not None:
         if mined.fit is None:
             raise UserError(f"no calibration can be made: {mined.why}")
@@ -62,15 +64,15 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.svg, svg(curve_chart(mined.judged)))
     if args.html is not None:
         told = [
-            f"{values['total']} questions over {database.place}, answered by {model.name}: {100 * values['accuracy']:.1f} % right"
-            f", {100 * values['surest_70_accuracy']:.1f} % among the surest 70 %."
+            f"{found['total']} questions over {database.place}, answered by {model.name}: {100 * found['accuracy']:.1f} % right"
+            f", {100 * found['surest_70_accuracy']:.1f} % among the surest 70 %."
         ]
         write_text(args.html, curve_page("How sure are the answers?", told, mined.judged, mined.wrong()))
     if args.format == "json":
-        print(json.dumps(values))
+        print(json.dumps(found))
         return 0
-    curve = values.pop("curve")
+    curve = found.pop("curve")
     if args.format == "table":
-        print("".join(f"{name:28} {value}\n" for name, value in values.items()))
+        print("".join(f"{name:28} {value}\n" for name, value in found.items()))
     print(render(list(curve[0]), [list(point.values()) for point in curve], args.format), end="")
     return 0

@@ -29,12 +29,13 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    from openarctic.cli.ask import add_candidates, add_policy_arguments
+    from openarctic.cli.ask import add_candidates, add_no_values, add_policy_arguments
 
     parser.add_argument("--db", action="append", default=[], metavar="NAME=URL", help="a database, several (default: the sample)")
     parser.add_argument("--semantic", action="append", default=[], metavar="NAME=FILE", help="a database's semantic model")
     parser.add_argument("--model", metavar="NAME_PATH_OR_URL", help="bundled, a GGUF file, or a server (default: arctic-nano)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
+    add_no_values(parser)
     add_policy_arguments(parser)
     limits = parser.add_argument_group("limits of a call")
     limits.add_argument("--limit", type=int, default=1000, metavar="N", help="rows that a client may ask for (default 1000)")
@@ -96,7 +97,8 @@ def _toolbox(args: argparse.Namespace, policy: Policy | None, key: Key) -> Toolb
     limits = Limits(rows=args.limit, bytes=args.max_bytes, seconds=args.timeout, candidates=args.candidates)
     databases = databases_of(args.db)
     model = load_generator(args.model, threads=args.threads)
-    return Toolbox(Desk(as_engine(model), databases, policy, semantic_of(args.semantic, databases)), key, limits)
+    semantic = semantic_of(args.semantic, databases)
+    return Toolbox(Desk(as_engine(model), databases, policy, semantic, values=not args.no_values), key, limits)
 
 
 def _settings(args: argparse.Namespace) -> ServeSettings:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from openarctic.cli.ask import add_candidates, add_policy_arguments
+from openarctic.cli.ask import add_candidates, add_no_values, add_policy_arguments
 
 SUMMARY = "answer several questions into one page with charts"
 DESCRIPTION = """\
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds a query may run (default 10)")
     parser.add_argument("--semantic", metavar="FILE", help="semantic model: Cortex Analyst or Ossie YAML (docs/semantic.md)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
+    add_no_values(parser)
     add_policy_arguments(parser)
 
 
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     semantic = read_semantic(args.semantic)
     model = load(args.model, threads=args.threads, on_progress=progress.loading(args.model or "the model"))
     options = AskOptions(candidates=args.candidates, limit=args.limit, timeout_s=args.timeout, chart=True)
-    with Copilot(database, model, policy=args.policy, user=args.user, semantic=semantic) as copilot:
+    values = not args.no_values
+    with Copilot(database, model, policy=args.policy, user=args.user, semantic=semantic, values=values) as copilot:
         report = make_report(description, copilot, options, args.title, lambda i, n: progress.renew(f"{i}/{n} asked"))
     progress.end()
     for section in report.sections:

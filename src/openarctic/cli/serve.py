@@ -31,6 +31,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    from openarctic.cli.ask import add_no_values
+
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port (default 8000; 0: any that is free)")
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="model (default: the bundled arctic-nano)")
@@ -48,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--semantic", action="append", default=[], metavar="NAME=FILE", help="a database's semantic model")
     data.add_argument("--feedback", type=Path, metavar="FILE", help="keep what people say of answers, for openarctic feedback")
     data.add_argument("--policy", metavar="FILE", help="YAML file that says who may see what: a key's name is its user's")
+    add_no_values(data)
     keys = parser.add_argument_group("who may call")
     keys.add_argument("--api-key-file", type=Path, metavar="FILE", help="keys, a line each: NAME SHA256 SCOPES [ROLES]")
     keys.add_argument("--new-key", metavar="NAME", help="print a new key's line for that file, and the key; serve nothing")
@@ -98,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     if settings.host not in LOOPBACK:
         print(f"warning: {settings.host} can be reached from other machines; the keys are all that protects it", file=sys.stderr)
     name = settings.served_model_name or engine.name
-    desk = Desk(engine, databases, policy, semantic_of(args.semantic, databases), _feedback(args.feedback))
+    semantic, feedback = semantic_of(args.semantic, databases), _feedback(args.feedback)
+    desk = Desk(engine, databases, policy, semantic, feedback, values=not args.no_values)
     where = address(settings, listening)
     serve(desk, settings, listening, lambda: print(f"serving {name} at {where}/v1", file=sys.stderr, flush=True))
     return 0

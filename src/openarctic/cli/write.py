@@ -30,13 +30,14 @@ COMMANDS = ("dbt", "procedure", "etl")
 
 def add_writing_arguments(parser: argparse.ArgumentParser, description: str | None) -> None:
     """Source, model, output; `description` is the help of the positional, or None where it may be left out."""
-    from openarctic.cli.ask import add_policy_arguments
+    from openarctic.cli.ask import add_no_values, add_policy_arguments
 
     told = description or "what is wanted; - reads it from standard input"
     parser.add_argument("description", nargs="?" if description is None else None, help=told)
     parser.add_argument("--db", metavar="URL_OR_PATH", help="file, data files or server (default: DATABASE_URL, else a sample)")
     parser.add_argument("--model", metavar="PATH_OR_URL", help="a model that chats: a server's URL, openai, or a GGUF file")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
+    add_no_values(parser)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="answers to try at most (default 3)")
     parser.add_argument("--max-tokens", type=int, default=8192, metavar="N", help="of an answer (default 8192)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the files (default: print them)")
@@ -58,7 +59,7 @@ def open_source(args: argparse.Namespace) -> tuple[str, Access, Schema]:
     from openarctic.copilot.sample import database_or_sample
 
     database = database_or_sample(args.db)
-    whole = cached_schema(database)
+    whole = cached_schema(database, values=not args.no_values)
     return database.name or Path(database.path or "source").stem, open_access(whole, args.policy, args.user), whole
 
 

@@ -124,13 +124,15 @@ def _fingerprint(database: Database) -> Any:
 
 @dataclass(slots=True, eq=False)
 class Desk:
-    """`databases` by the names that requests use; with a policy a key is its user (`Key.user`)."""
+    """`databases` by the names that requests use; with a policy a key is its user (`Key.user`). Without `values` the model is
+    shown no cell values, as by `Copilot`."""
 
     engine: Engine
     databases: Mapping[str, Database]
     policy: Policy | None = None
     semantic: Mapping[str, SemanticModel] = field(default_factory=dict)
     feedback: FeedbackFile | None = None
+    values: bool = True
     _idle: list[Seat] = field(default_factory=list)
     _busy: asyncio.Semaphore | None = None
 
@@ -191,7 +193,8 @@ class Desk:
         database = self.databases[name]
         fingerprint = _fingerprint(database)
         voice = Voice(self.engine)
-        copilot = Copilot(database, voice, policy=self.policy, user=user, semantic=self.semantic.get(name))
+        semantic = self.semantic.get(name)
+        copilot = Copilot(database, voice, policy=self.policy, user=user, semantic=semantic, values=self.values)
         return Seat(copilot, voice, (name, user), fingerprint, Conversation(copilot))
 
     def _give_back(self, seat: Seat) -> None:
