@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from openarctic.copilot.databases import open_database, read_schema
+from openarctic.copilot.linking.words import phrase_of, words_of
 from openarctic.copilot.semantic import model as m
 from openarctic.copilot.semantic.cortex import cortex_text, parse_cortex
 from openarctic.copilot.semantic.draft import Draft, draft_model
 from openarctic.copilot.semantic.lint import lint
-from openarctic.copilot.semantic.naming import looks_personal, phrase_of, synonyms_of, words_of
+from openarctic.copilot.semantic.naming import looks_personal, synonyms_of
 from openarctic.copilot.semantic.probe import Probe
 from tests.copilot.files import write_both
 

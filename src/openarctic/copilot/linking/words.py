@@ -106,6 +106,11 @@ def phrase_of(name: str) -> str:
     return " ".join(word for part in words_of(name) if (word := _ABBREVIATIONS.get(part, part)))
 
 
+def words_and_full_words(name: str) -> set[str]:
+    """The words of a name as they stand and in full: `cust_nm` has cust, nm, customer and name."""
+    return {*words_of(name), *phrase_of(name).split()}
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A word of a question: where it begins and ends in it, and whether it begins the question."""

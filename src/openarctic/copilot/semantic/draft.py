@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from openarctic.copilot.joins import identifier
-from openarctic.copilot.linking.words import phrase_of, stem, words_of
+from openarctic.copilot.linking.words import phrase_of, stem, words_and_full_words, words_of
 from openarctic.copilot.schema import Column, Schema, Table
 from openarctic.copilot.semantic import model as m
 from openarctic.copilot.semantic.naming import looks_personal, synonyms_of
@@ -113,7 +113,7 @@ class _Drafter:
         kind = column.type.upper()
         if "DATE" in kind or "TIMESTAMP" in kind:
             return m.TimeDimension
-        words = set(words_of(column.name)) | set(phrase_of(column.name).split())
+        words = words_and_full_words(column.name)
         if not column.is_numeric:
             return m.TimeDimension if words & _TIME_WORDS and self._holds_dates(table, column) else m.Dimension
         is_flag = spread is not None and spread.distinct <= 2 and spread.rows > 2
@@ -281,7 +281,7 @@ def _is_key_name(table: Table, column: Column) -> bool:
 
 
 def _aggregation(name: str) -> m.Aggregation:
-    return "avg" if set(words_of(name) + tuple(phrase_of(name).split())) & _AVERAGED else "sum"
+    return "avg" if words_and_full_words(name) & _AVERAGED else "sum"
 
 
 def _quoted(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from openarctic.copilot.linking.words import phrase_of, stem, words_of
+from openarctic.copilot.linking.words import phrase_of, stem, words_and_full_words
 
 _ALSO = re.compile(
     r"\b(?:aka|a\.k\.a\.|also (?:known as|called|named)|synonyms?|aliases?)\s*:?\s*(?P<names>[^.;)\n]+)", re.IGNORECASE
@@ -41,9 +41,9 @@ def synonyms_of(name: str, comment: str) -> tuple[str, ...]:
 
 def looks_personal(table: str, column: str, values: Iterable[object]) -> bool:
     """Whether a column seems to be about single persons: by its name, or by what a fifth of its values look like."""
-    words = set(words_of(column)) | set(phrase_of(column).split())
+    words = words_and_full_words(column)
     stems = {stem(word) for word in words}
-    owners = {stem(word) for word in (*words_of(table), *phrase_of(table).split())}
+    owners = {stem(word) for word in words_and_full_words(table)}
     is_person = bool(stems & _PERSONS) and len(words) <= 2 and words.isdisjoint({"id", "type", "count"})
     is_name = bool(words & {"name", "first", "last", "middle", "full"}) and bool((owners | stems) & _PERSONS)
     if words & _PERSONAL_WORDS or is_person or is_name:
