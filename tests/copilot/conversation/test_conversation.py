@@ -66,6 +66,35 @@ def test_a_follow_up_says_how_it_was_read(copilot: Copilot) -> None:
     assert [turn.question for turn in conversation.turns] == [GERMANS.question, "and in France?", "only Club"]
 
 
+def changed_sql(copilot: Copilot, sql: str, follow_up: str) -> str | None:
+    return Conversation(copilot, [Turn(question="x", sql=sql)]).ask(follow_up, AskOptions()).sql
+
+
+def test_a_list_of_columns_ends_where_another_phrase_was_read(copilot: Copilot) -> None:
+    wanted = "SELECT name, price FROM products ORDER BY price ASC"
+    assert changed_sql(copilot, "SELECT name FROM products", "only show the name and the price sorted by price") == wanted
+
+
+def test_rows_without_any_of_another_table_beside_an_earlier_list(copilot: Copilot) -> None:
+    among = "customer_id IN (SELECT customer_id FROM orders WHERE status IN ('shipped', 'cancelled'))"
+    assert changed_sql(copilot, f"SELECT name FROM customers WHERE {among}", "without any orders") == (
+        f"SELECT name FROM customers WHERE {among} AND NOT customer_id IN (SELECT customer_id FROM orders "
+        "WHERE NOT customer_id IS NULL)"
+    )
+
+
+def test_as_many_rows_at_the_other_end_are_said_to_be_so_many(copilot: Copilot) -> None:
+    turn = Turn(question="Which products cost the most?", sql="SELECT name, price FROM products ORDER BY price DESC LIMIT 3")
+    answer = Conversation(copilot, [turn]).ask("and the cheapest?", AskOptions())
+    assert answer.sql == "SELECT name, price FROM products ORDER BY price ASC LIMIT 3"
+    assert answer.read_as is not None and answer.read_as.endswith("the 3 with the lowest price")
+
+
+def test_a_day_is_not_compared_with_a_year(copilots: dict[str, Copilot]) -> None:
+    with pytest.raises(StopIteration):  # the (silent) model is asked
+        changed_sql(copilots["music"], "SELECT Title FROM concert", "before 2014-12-01")
+
+
 def test_a_new_question_is_asked_as_it_is() -> None:
     with with_model(" SELECT COUNT(*) FROM suppliers") as copilot:
         answer = Conversation(copilot, [GERMANS]).ask("Which suppliers deliver the most different products to us?", AskOptions())

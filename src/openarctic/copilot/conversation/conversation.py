@@ -18,9 +18,11 @@ from sqlglot import exp
 from openarctic.copilot.ask import Answer, AskOptions, Copilot, OnLinked, Tally
 from openarctic.copilot.conversation.clarify import Clarification, clarify
 from openarctic.copilot.conversation.ellipsis import completed
-from openarctic.copilot.conversation.followup import FollowUp, Kind, kind_of, read_follow_up, read_picture
+from openarctic.copilot.conversation.followup import FollowUp, read_follow_up, read_picture
+from openarctic.copilot.conversation.keys import Keys
+from openarctic.copilot.conversation.kind import Kind, kind_of
 from openarctic.copilot.conversation.mentions import Vocabulary
-from openarctic.copilot.conversation.query import Keys, Query
+from openarctic.copilot.conversation.query import Query
 from openarctic.copilot.conversation.turns import MAX_TURNS, Turn, history_text
 from openarctic.copilot.guard import write_sql
 from openarctic.copilot.intent import check_question, check_text

@@ -1,7 +1,7 @@
-"""Reading a follow-up: is it one at all, and which change of the earlier query does it ask for?
+"""Reading a follow-up: which change of the earlier query does it ask for?
 
 No model takes part. A follow-up is changed SQL only where every word of it is understood; the words for the change say how it
-was read. What is a follow-up, and cannot be read like this, is for `ellipsis.py` and the model.
+was read. What cannot be read like this is for `ellipsis.py` and the model.
 """
 
 from __future__ import annotations
@@ -9,29 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 from sqlglot import exp
 
+from openarctic.copilot.conversation.columns import (
+    read_asked_column,
+    read_columns,
+    read_distinct,
+    read_listing,
+    read_related_rows,
+)
 from openarctic.copilot.conversation.filters import read_filters
 from openarctic.copilot.conversation.mentions import Vocabulary
+from openarctic.copilot.conversation.orders import read_limit, read_order
 from openarctic.copilot.conversation.query import CannotEdit, Query
 from openarctic.copilot.conversation.said import Said, Stage
-from openarctic.copilot.conversation.shapes import read_columns, read_shapes
+from openarctic.copilot.conversation.summaries import read_aggregate, read_count, read_groups
+from openarctic.copilot.conversation.superlatives import read_superlative
 from openarctic.copilot.linking.words import name_stems, stem
-from openarctic.copilot.schema import Schema, Table
-
-SHORT_WORDS = 7
-
-
-class Kind(Enum):
-    """What a question is to the earlier one. `OWN` is new and `MAYBE` a follow-up where it can be read as one, both with signs of
-    the other: how they were read has to be said."""
-
-    NEW = "new"
-    OWN = "own"
-    MAYBE = "maybe"
-    FOLLOW_UP = "follow-up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,92 +38,6 @@ class FollowUp:
     wants_chart: bool = False
 
 
-_LEAD = re.compile(
-    r"^\W*(?:(?:ok|okay|please|great|thanks|now|so)\W+)*(?:and\b|what about|how about|only\b|just\b|also\b|but\b|"
-    r"instead\b|same\b|the same\b|plus\b|then\b|or\b|not\b|"
-    r"without\b|except\b|excluding\b|sort|order (?:them|it|by|those)|rank (?:them|by|those)|group (?:them|it|by)|by\b|"
-    r"per\b|for each|break|split|top\b|the top|"
-    r"first\b|the first|bottom|limit|add\b|include\b|remove\b|drop\b|hide\b|as a\b|reverse|which (?:one|of)|who (?:of|"
-    r"among)|more\b|next|the next|with\b|to\b|from\b|in\b|"
-    r"the others?|the rest|show all|all of)",
-    re.IGNORECASE,
-)
-_ANAPHOR = re.compile(
-    r"\b(?:them|those|these|they|theirs?|it|its|ones?|he|she|his|hers?|him|the (?:same|rest|others?|latter|former)|"
-    r"(?:is|are|in|of|as|sort|do|plot|chart|"
-    r"draw|reverse|than|from|about|count|sum|like|undo|for|on|to|for) (?:that|this)|that again)\b",
-    re.IGNORECASE,
-)
-_EMPTY_COUNT = re.compile(
-    r"^\W*(?:and\s+)?how many(?:\s+(?:are there|is that|are that|rows|results|in total|are they))*\W*$", re.IGNORECASE
-)
-_THEIR_COUNT = re.compile(
-    r"^\W*(?:and\s+)?(?:how many|which|what) \w+ (?:do|did|does|have|has|had|is|was|are|were) (?:they|he|she|it|that|"
-    r"those|these)\b",
-    re.IGNORECASE,
-)
-_WHOLE = re.compile(
-    r"^\W*(?:and\s+|now\s+)?(?:who|which|what)\s+(?:are|is|were|was)\s+(?:they|those|these|that|it)\W*$|^\W*(?:undo|"
-    r"go back|back|reverse|descending|ascending|"
-    r"the other way(?: a?round)?|all|everything|again)\W*$",
-    re.IGNORECASE,
-)
-_QUESTION = re.compile(
-    r"^\W*(?:what|which|who|whose|when|where|how|list|show|find|give|count|name|return|tell|are there|is there|do|"
-    r"does|display|get|calculate|compute)\b",
-    re.IGNORECASE,
-)
-
-
-_WHO = re.compile(r"^\W*(?:who|which ones?)\b", re.IGNORECASE)
-_AND = re.compile(r"^\W*(?:and|but|or|also)\b", re.IGNORECASE)
-_WHOLE_QUESTION = re.compile(
-    rf"^\W*(?:(?:ok|okay|now|so|then|and|but|please)\W+)+{_QUESTION.pattern.removeprefix('^')}", re.IGNORECASE
-)
-
-
-def kind_of(text: str, schema: Schema, query: Query | None) -> Kind:
-    """Whether a question is about the earlier one. `query` is the earlier one's; without it everything is new."""
-    if query is None:
-        return Kind.NEW
-    if _WHOLE.search(text) or _EMPTY_COUNT.search(text) or _THEIR_COUNT.search(text):
-        return Kind.FOLLOW_UP
-    tables = _tables_in(text, schema)
-    anaphor = _ANAPHOR.search(text)
-    if anaphor is not None and not any(start < anaphor.start() for start, _ in tables):
-        return Kind.FOLLOW_UP
-    if _LEAD.search(text):
-        if tables and _WHOLE_QUESTION.search(text):
-            return Kind.MAYBE if _AND.search(text) else Kind.OWN
-        return Kind.FOLLOW_UP
-    num_words = len(re.findall(r"\w+", text))
-    if tables and _WHO.search(text):
-        return Kind.MAYBE
-    if tables:
-        own = {t.name.lower() for t in query.tables}
-        is_same = any(table.name.lower() in own for _, table in tables) and bool(query.filters())
-        if num_words > SHORT_WORDS or not is_same:
-            return Kind.NEW
-        return Kind.OWN if _QUESTION.search(text) else Kind.MAYBE
-    return Kind.FOLLOW_UP if num_words <= SHORT_WORDS and not _QUESTION.search(text) else Kind.MAYBE
-
-
-def _tables_in(text: str, schema: Schema) -> list[tuple[int, Table]]:
-    """The tables that a text names, with where; `order` as a verb is none."""
-    words = [(m.start(), m.group().lower()) for m in re.finditer(r"[a-z0-9]+", text, re.IGNORECASE)]
-    found = []
-    for table in schema.tables:
-        stems = name_stems(table.name)
-        said = [
-            (i, start)
-            for i, (start, word) in enumerate(words)
-            if stem(word) in stems and not (word == "order" and words[i + 1 : i + 2] and words[i + 1][1] in ("by", "them", "it"))
-        ]
-        if stems and stems <= {stem(words[i][1]) for i, _ in said}:
-            found.append((min(start for _, start in said), table))
-    return sorted(found, key=lambda f: f[0])
-
-
 def read_follow_up(
     text: str, query: Query, vocabulary: Vocabulary, dialect: str, earlier: Query | None = None
 ) -> FollowUp | None:
@@ -138,25 +47,23 @@ def read_follow_up(
     """
     if (picture := read_picture(text, query)) is not None:
         return picture
-    for read in _WHOLE_READINGS:
-        found = read(text, query, earlier)
+    for read_whole in _WHOLE_READINGS:
+        found = read_whole(text, query, earlier)
         if found is not None:
             return found
     chart, rest = _without_chart(text)
     said = Said(rest, query, vocabulary, dialect, earlier)
     try:
-        read_shapes(said)
-        read_filters(said)
-        _another_table(said)
-        read_columns(said)
+        for read in _READINGS:
+            read(said)
         if not said.changes:
-            _listing(said)
+            read_listing(said)
         if not said.changes:
             return None
         stages = {change.stage for change in said.changes}
         if Stage.GROUP in stages and query.is_listing:  # `how many of each`: groups of rows are counted anyway
             said.changes = [change for change in said.changes if change.stage is not Stage.COUNT]
-        changed = Query(query.select, query.keys)
+        changed = query.copy()
         notes = tuple(change.apply(changed) for change in sorted(said.changes, key=lambda c: c.stage))
     except CannotEdit:
         return None
@@ -206,7 +113,7 @@ def _all_rows(text: str, query: Query, earlier: Query | None) -> FollowUp | None
     known = {stem(word) for name in (*query.names, *(t.name for t in query.tables)) for word in name_stems(name)}
     if not re.search(pattern, text, re.IGNORECASE) and not (named and query.limit and stem(named["noun"].lower()) in known):
         return None
-    changed = Query(query.select, query.keys)
+    changed = query.copy()
     changed.stop_after(None)
     return FollowUp(tree=changed.select, notes=("all rows",))
 
@@ -231,18 +138,15 @@ def _reversed(text: str, query: Query, earlier: Query | None) -> FollowUp | None
     order = query.select.args.get("order")
     if order is None or not re.search(pattern, text, re.IGNORECASE):
         return None
-    changed = Query(query.select, query.keys)
+    changed = query.copy()
     if changed.limit is not None and re.search(r"\b(?:sort|them|those|reverse)\b", text, re.IGNORECASE):
         keys = [o.copy() for o in order.expressions]
         changed.settle()
         if changed.tables:
             changed.order(keys)
-    clause = changed.select.args.get("order")
-    if clause is None:
+    if changed.select.args.get("order") is None:
         return None
-    for ordered in clause.expressions:
-        ordered.set("desc", not ordered.args.get("desc"))
-        ordered.set("nulls_first", False)
+    changed.turn_order()
     return FollowUp(tree=changed.select, notes=("in the opposite order",))
 
 
@@ -255,59 +159,16 @@ def _others(text: str, query: Query, earlier: Query | None) -> FollowUp | None:
     )
     if not re.search(pattern, text, re.IGNORECASE):
         return None
-    changed = Query(query.select, query.keys)
-    before = {part.sql() for part, _ in earlier.filters()} if earlier is not None else set()
-    parts = [part for part, _ in changed.filters()]
-    new = [part for part in parts if part.sql() not in before] or parts[-1:]
-    if not new or changed.limit is not None:
+    changed = query.copy()
+    texts = changed.newest_filters(earlier)
+    if not texts or changed.limit is not None:
         return None
-    texts = {part.sql() for part in new}
     dropped = changed.drop_filters(lambda part, place: part.sql() in texts)
     changed.select.where(exp.not_(exp.and_(*dropped, copy=False), copy=False), copy=False)
     return FollowUp(tree=changed.select, notes=(f"those where it does not hold that {' and '.join(sorted(texts))}",))
 
 
 _WHOLE_READINGS: tuple[Callable[[str, Query, Query | None], FollowUp | None], ...] = (_all_rows, _undone, _reversed, _others)
-
-
-def _listing(said: Said) -> None:
-    """`who are they?`, `list them`: the names of what was counted; `show me the rows`: all of them."""
-    if said.take(
-        r"\b(?:show|see|display)(?:\s+me)?\s+(?:the\s+)?(?:them|those|these|it|rows|details?|records|data|everything "
-        r"about them)\b|\b(?:more\s+)?details\b|\beverything about them\b|\ball (?:the )?columns\b"
-    ):
-        said.change(Stage.SHOW, lambda q: _as_listing(q, True))
-    elif said.take(
-        r"\b(?:who|which|what)\s+(?:are|is|were|was)\s+(?:they|those|these|that|it|the ones?)\b|"
-        r"\bwhich ones? (?:is|are|was|were) (?:that|it|they|those)\b|\b(?:list|"
-        r"name)\s+(?:them|those|these|it)\b|^\W*(?:which|who)(?:\s+(?:ones?|of them|exactly))?\W*$|"
-        r"\bwhat are they called\b"
-    ):
-        said.change(Stage.SHOW, lambda q: _as_listing(q, False))
-
-
-def _as_listing(query: Query, whole: bool) -> str:
-    table = query.subject if query.aggregates else query.shown
-    if query.is_grouped or table is None:
-        raise CannotEdit("its rows are no rows of a table")
-    counted = query.aggregates[0].this if query.aggregates else None
-    if query.aggregates:
-        query.unaggregate()
-    if isinstance(counted, exp.Distinct) and not whole:
-        query.select.set("expressions", [e.copy() for e in counted.expressions])
-        query.select.distinct(copy=False)
-        return "listed"
-    columns = (
-        [exp.column(exp.Star(), table=query._alias(table.name.lower()))]
-        if whole and len(query.sources) > 1
-        else [exp.Star()]
-        if whole
-        else []
-    )
-    if not whole:
-        columns = [query.column(p) for p in query.labels(table)]
-    query.select.set("expressions", columns)
-    return "all columns of the rows" if whole else "listed by name"
 
 
 def _another_table(said: Said) -> None:
@@ -331,3 +192,20 @@ def _another_table(said: Said) -> None:
         return f"{table.name} instead of {before}"
 
     said.change(Stage.FILTER, apply)
+
+
+# Whoever reads first takes the words; what others might take too (a column, a value) is read late.
+_READINGS: tuple[Callable[[Said], None], ...] = (
+    read_order,
+    read_limit,
+    read_count,
+    read_asked_column,
+    read_related_rows,
+    read_superlative,
+    read_aggregate,
+    read_groups,
+    read_distinct,
+    read_filters,
+    _another_table,
+    read_columns,
+)

@@ -81,7 +81,7 @@ class Vocabulary:
             for column in table.columns:
                 for value in column.values:
                     key = " ".join(value.lower().split())
-                    found[key].append((Place(table.name.lower(), column.name.lower()), value))
+                    found[key].append((Place.of(table, column), value))
         return dict(found)
 
     @cached_property
@@ -147,7 +147,7 @@ class Vocabulary:
                 fit = _fit(wanted, column, table)
                 if fit is not None:
                     is_shown = query.shown is not None and table.name.lower() == query.shown.name.lower()
-                    found.append(((fit, distance, not is_shown, i), Place(table.name.lower(), column.name.lower())))
+                    found.append(((fit, distance, not is_shown, i), Place.of(table, column)))
             if wanted == name_stems(table.name) and (distance > 0 or table is not query.shown):
                 found += [((0.2, distance, 0, i), p) for i, p in enumerate(query.labels(table))]
         if wanted == {"name"} and query.shown is not None:
@@ -181,7 +181,7 @@ class Vocabulary:
         for table, distance in self._near(query):
             for i, column in enumerate(table.columns):
                 if is_date(column) or is_year(column):
-                    place = Place(table.name.lower(), column.name.lower())
+                    place = Place.of(table, column)
                     is_used = any(p == place and not part.find(exp.Null) for part, p in query.filters())
                     found.append(((not is_used, distance, bool(BIRTH.search(column.name)), i), place))
         return [place for _, place in sorted(found)]
@@ -193,7 +193,7 @@ class Vocabulary:
                 values = _flag_values(column)
                 word = " ".join(w for w in re.findall(r"[a-z0-9]+", column.name.lower()) if w not in ("is", "has", "was"))
                 if values is not None and word:
-                    yield word, Place(table.name.lower(), column.name.lower()), *values
+                    yield word, Place.of(table, column), *values
 
     def places_shown(self, query: Query) -> list[Place]:
         """Columns that say where the rows that are asked for are, cities first."""
@@ -202,7 +202,7 @@ class Vocabulary:
             return []
         found = [c for c in table.columns if is_place(c.name)]
         found.sort(key=lambda c: not re.search(r"city|town|location", c.name, re.IGNORECASE))
-        return [Place(table.name.lower(), c.name.lower()) for c in found]
+        return [Place.of(table, c) for c in found]
 
     def _near(self, query: Query) -> list[tuple[Table, int]]:
         """Tables at most two joins away, the nearest first."""

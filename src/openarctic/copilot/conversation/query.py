@@ -7,18 +7,18 @@ so that no row is shown or counted twice: a join where the keys lead to one row,
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlglot import exp
 
 from openarctic.copilot.answers.phrases import conjuncts
+from openarctic.copilot.conversation.keys import Keys, Step
 from openarctic.copilot.joins import identifier, own_columns, sources_of
-from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
+from openarctic.copilot.schema import Column, Schema, Table
+from openarctic.copilot.wording import listed
 
 THOSE = "those"
-MAX_STEPS = 4
 _LABEL = re.compile(r"(^|_)(name|title|label)$|(?<=[a-z])(Name|Title)$", re.IGNORECASE)
 _WHOLE_NAME = ("firstname", "lastname")
 
@@ -33,84 +33,10 @@ class Place(NamedTuple):
     table: str
     column: str
 
-
-class Step(NamedTuple):
-    """From `table.column` to `other.to_column`; `is_to_one`: at most one row is there."""
-
-    table: str
-    column: str
-    other: str
-    to_column: str
-    is_to_one: bool
-
-
-class Keys:
-    """The steps from table to table of a schema. Build once, use for many queries."""
-
-    def __init__(self, schema: Schema) -> None:
-        self.schema = schema
-        self._steps: dict[str, list[Step]] = {}
-        self._into: dict[str, list[tuple[Table, ForeignKey]]] = defaultdict(list)
-        self._named: dict[str, list[Table]] = defaultdict(list)
-        self._owners: dict[str, list[Table]] = defaultdict(list)
-        for table in schema.tables:
-            for key in table.foreign_keys:
-                self._into[key.table.lower()].append((table, key))
-            for name in table.column_names:
-                if name.endswith(("id", "code")) and name != "id":
-                    self._named[name].append(table)
-                    if table.columns[0].name.lower() == name:
-                        self._owners[name].append(table)
-
-    def steps(self, name: str) -> list[Step]:
-        """Keys out of a table (to one row) and into it (to many), then columns of the same name that name another table's row."""
-        if name not in self._steps:
-            self._steps[name] = list(self._found(name))
-        return self._steps[name]
-
-    def _found(self, name: str) -> Iterator[Step]:
-        table = self.schema.table(name)
-        if table is None:
-            return
-        known = {name}
-        for key in table.foreign_keys:
-            known.add(key.table.lower())
-            yield Step(name, key.column.lower(), key.table.lower(), key.to_column.lower(), True)
-        for other, key in self._into[name]:
-            if other.name.lower() != name:
-                known.add(other.name.lower())
-                mine = (key.to_column or (table.primary_key or ("",))[0]).lower()
-                yield Step(name, mine, other.name.lower(), key.column.lower(), other.primary_key == (key.column,))
-        for shared in sorted(table.column_names & self._named.keys()):
-            # A table's own id stands first in it; two that only point at the same third one are not joined.
-            is_own = table.columns[0].name.lower() == shared
-            for other in self._named[shared] if is_own else self._owners[shared]:
-                if other.name.lower() not in known:
-                    known.add(other.name.lower())
-                    yield Step(name, shared, other.name.lower(), shared, other.columns[0].name.lower() == shared)
-
-    def ways(self, tables: Sequence[str]) -> dict[str, list[Step]]:
-        """The best way from any of these tables to each that is at most `MAX_STEPS` away: the shortest, of equal ones that which
-        leads to one row."""
-        found: dict[str, list[Step]] = {}
-        edge: dict[str, list[Step]] = {name: [] for name in tables}
-        seen = set(tables)
-        for _ in range(MAX_STEPS):
-            reached: dict[str, list[Step]] = {}
-            for name, path in edge.items():
-                for step in self.steps(name):
-                    way = [*path, step]
-                    before = reached.get(step.other)
-                    if step.other not in seen and (before is None or _to_many(way) < _to_many(before)):
-                        reached[step.other] = way
-            seen |= reached.keys()
-            found |= reached
-            edge = reached
-        return found
-
-
-def _to_many(path: Sequence[Step]) -> int:
-    return sum(not step.is_to_one for step in path)
+    @classmethod
+    def of(cls, table: Table, column: Column) -> Place:
+        """Where that column of the schema is."""
+        return cls(table.name.lower(), column.name.lower())
 
 
 class Query:
@@ -124,6 +50,10 @@ class Query:
         self._ways: tuple[tuple[str, ...], dict[str, list[Step]]] = ((), {})
         self.select = tree if isinstance(tree, exp.Select) else _over(tree)
 
+    def copy(self) -> Query:
+        """One more, to be changed instead of this one."""
+        return Query(self.select, self.keys)
+
     # what it is
 
     @property
@@ -135,6 +65,10 @@ class Query:
     def tables(self) -> list[Table]:
         """The tables that it reads by itself, in order."""
         return [table for table in self.sources.values() if table is not None]
+
+    def reads(self, table: Table) -> bool:
+        """Whether that table is one of them."""
+        return any(t.name == table.name for t in self.tables)
 
     @property
     def subject(self) -> Table | None:
@@ -172,8 +106,10 @@ class Query:
     def limit(self) -> int | None:
         """The number of rows that it stops after."""
         clause = self.select.args.get("limit")
-        count = None if clause is None else clause.args.get("count") if isinstance(clause, exp.Fetch) else clause.expression
-        return int(count.name) if isinstance(count, exp.Literal) and count.name.isdigit() else 1 if clause is not None else None
+        if clause is None:
+            return None
+        count = clause.args.get("count") if isinstance(clause, exp.Fetch) else clause.expression
+        return int(count.name) if isinstance(count, exp.Literal) and count.name.isdigit() else 1  # FETCH FIRST ROW ONLY
 
     @property
     def names(self) -> list[str]:
@@ -194,10 +130,24 @@ class Query:
         table = self.schema.table(place.table)
         return None if table is None else table.column(place.column)
 
+    def called(self, place: Place) -> str:
+        """The column's name, with the table's where it is another than the one that is asked for."""
+        column, table = self.described(place), self.schema.table(place.table)
+        if column is None or table is None:
+            return place.column
+        is_other = self.subject is not None and self.subject.name != table.name
+        return f"{table.name} {column.name}" if is_other else column.name
+
     def filters(self) -> list[tuple[exp.Expr, Place | None]]:
         """The conditions on rows, each with the only column that it is about, or None."""
         where = self.select.args.get("where")
         return [(part, self._about(part)) for part in conjuncts(where.this)] if where is not None else []
+
+    def newest_filters(self, earlier: Query | None) -> set[str]:
+        """The SQL of the conditions that `earlier` has not; the last one where that has them all."""
+        before = {part.sql() for part, _ in earlier.filters()} if earlier is not None else set()
+        texts = [part.sql() for part, _ in self.filters()]
+        return {text for text in texts if text not in before} or set(texts[-1:])
 
     def _about(self, condition: exp.Expr) -> Place | None:
         if condition.find(exp.Query):
@@ -214,14 +164,14 @@ class Query:
         """
         if not place.table:
             return exp.column(identifier(place.column))
-        alias = self._alias(place.table)
+        alias = self.alias(place.table)
         if alias is None:
             path = self._path(place.table)
             if path is None or not all(step.is_to_one for step in path):
                 raise CannotEdit(f"no key leads to {place.table}")
             for step in path:
                 self._join(step, keeps_rows)
-            alias = self._alias(place.table)
+            alias = self.alias(place.table)
         name = self._spelling(place)
         return exp.column(name, table=identifier(alias or place.table)) if len(self.sources) > 1 else exp.column(name)
 
@@ -229,7 +179,8 @@ class Query:
         column = self.described(place)
         return identifier(column.name if column is not None else place.column)
 
-    def _alias(self, table: str) -> str | None:
+    def alias(self, table: str) -> str | None:
+        """What a table (in lower case) is called in it; None where it does not read it."""
         for source in sources_of(self.select)[0]:
             if isinstance(source, exp.Table) and source.name.lower() == table:
                 return source.alias_or_name
@@ -256,10 +207,10 @@ class Query:
         return self._ways[1].get(table)
 
     def _join(self, step: Step, keeps_rows: bool) -> None:
-        if self._alias(step.other):
+        if self.alias(step.other):
             return
         self.qualify()
-        near, far = self._alias(step.table) or step.table, self.schema.table(step.other)
+        near, far = self.alias(step.table) or step.table, self.schema.table(step.other)
         on = exp.EQ(
             this=exp.column(self._spelling(Place(step.table, step.column)), table=identifier(near)),
             expression=exp.column(
@@ -278,7 +229,7 @@ class Query:
             place = None if column.table or isinstance(column.this, exp.Star) else self.place(column)
             in_order = column.find_ancestor(exp.Order) is not None and column.name.lower() in labels
             if place is not None and place.table and not in_order:
-                column.set("table", identifier(self._alias(place.table) or place.table))
+                column.set("table", identifier(self.alias(place.table) or place.table))
         if any(isinstance(e, exp.Star) for e in self.select.expressions):
             stars = [exp.Column(this=exp.Star(), table=identifier(s.alias_or_name)) for s in sources_of(self.select)[0]]
             self.select.set("expressions", stars)
@@ -291,41 +242,59 @@ class Query:
 
     def condition(self, place: Place, condition: Callable[[exp.Column], exp.Expr]) -> exp.Expr:
         """The condition, in a nested query where keys lead to many rows."""
-        path = self._path(place.table) if place.table and self._alias(place.table) is None else []
+        path = self._path(place.table) if place.table and self.alias(place.table) is None else []
         if path is None:
             raise CannotEdit(f"no key leads to {place.table}")
         if all(step.is_to_one for step in path):
             return condition(self.column(place))
         first, *rest = path
-        inner = Query(exp.select("1").from_(exp.Table(this=identifier(first.other))), self.keys)
+        inner = self._select_from(first.other)
         for step in rest:
             inner._join(step, False)
         inner.select.where(condition(inner.column(place)), copy=False)
         return self._among(first, inner)
 
-    def _among(self, step: Step, inner: Query) -> exp.Expr:
+    def _among(self, step: Step, inner: Query) -> exp.In:
         inner.select.set("expressions", [inner.column(Place(step.other, step.to_column))])
         return exp.In(this=self.column(Place(step.table, step.column)), query=inner.select.subquery(copy=False))
 
     def keep_related(self, table: str, condition: Callable[[exp.Expr], exp.Expr]) -> None:
         """Only rows with so many rows of `table`. Raises CannotEdit where no key of it points here."""
+        inner, among = self._among_related(table)
+        inner.group_by(inner.expressions[0].copy(), copy=False)
+        inner.having(condition(exp.Count(this=exp.Star())), copy=False)
+        self.select.where(among, copy=False)
+
+    def drop_related(self, table: str) -> None:
+        """Only rows without any row of `table`. Raises CannotEdit where no key of it points here."""
+        inner, among = self._among_related(table)
+        is_null = exp.Is(this=inner.expressions[0].copy(), expression=exp.Null())
+        inner.where(exp.Not(this=is_null), copy=False)  # with a NULL in it NOT IN holds for no row
+        self.select.where(exp.Not(this=among), copy=False)
+
+    def _among_related(self, table: str) -> tuple[exp.Select, exp.In]:
+        """Whether a row's key is among those that the rows of `table` point to; the SELECT of these, too."""
+        step = self._step_to_rows(table)
+        inner = self._select_from(table)
+        return inner.select, self._among(step, inner)
+
+    def _step_to_rows(self, table: str) -> Step:
         path = self._path(table)
         if path is None or len(path) != 1 or path[0].is_to_one:
             raise CannotEdit(f"no key of {table} points here")
-        inner = Query(exp.select("1").from_(exp.Table(this=identifier(table))), self.keys)
-        among = self._among(path[0], inner)
-        inner.select.group_by(inner.select.expressions[0].copy(), copy=False)
-        inner.select.having(condition(exp.Count(this=exp.Star())), copy=False)
-        self.select.where(among, copy=False)
+        return path[0]
+
+    def _select_from(self, table: str) -> Query:
+        return Query(exp.select("1").from_(exp.Table(this=identifier(table))), self.keys)
 
     def most_related(self, table: str, is_most: bool, count: int) -> None:
         """Those with the most (or fewest) rows of `table`. Raises CannotEdit where no key of it points here."""
-        path = self._path(table)
-        if path is None or len(path) != 1 or path[0].is_to_one or not self.is_listing:
-            raise CannotEdit(f"no key of {table} points here")
-        self._join(path[0], keeps_rows=not is_most)
-        key = self.column(Place(path[0].other, path[0].to_column))
-        for grouped in [*self._keys_of(path[0].table), *(e.unalias() for e in self.select.expressions)]:
+        step = self._step_to_rows(table)
+        if not self.is_listing:
+            raise CannotEdit("its rows are no rows of a table")
+        self._join(step, keeps_rows=not is_most)
+        key = self.column(Place(step.other, step.to_column))
+        for grouped in [*self._keys_of(step.table), *(e.unalias() for e in self.select.expressions)]:
             if isinstance(grouped, exp.Column) and not isinstance(grouped.this, exp.Star):
                 self.select.group_by(grouped.copy(), copy=False)
         self.order([exp.Ordered(this=exp.Count(this=key), desc=is_most)])
@@ -345,7 +314,7 @@ class Query:
 
     def _join_related(self, table: str) -> None:
         path = self._path(table)
-        if path is None or not path or path[0].is_to_one or not self.is_listing:
+        if not path or path[0].is_to_one or not self.is_listing:
             raise CannotEdit(f"no key of {table} points here")
         self.settle()
         for step in path:
@@ -357,8 +326,7 @@ class Query:
         """The rows that one number is about; of a highest or lowest value the row that has it."""
         aggregates = self.aggregates
         if len(aggregates) == 1 and isinstance(aggregates[0], exp.Min | exp.Max) and isinstance(aggregates[0].this, exp.Column):
-            key = exp.Ordered(this=aggregates[0].this.copy(), desc=isinstance(aggregates[0], exp.Max), nulls_first=False)
-            self.order([key])
+            self.order([ordered(aggregates[0].this.copy(), isinstance(aggregates[0], exp.Max))])
             self.stop_after(1)
         else:
             self.order(())
@@ -380,6 +348,12 @@ class Query:
     def order(self, keys: Sequence[exp.Expr]) -> None:
         """Order by these, and nothing else."""
         self.select.set("order", exp.Order(expressions=list(keys)) if keys else None)
+
+    def turn_order(self, is_down: bool | None = None) -> None:
+        """The order that it has, with the highest first or last; without either the other way round."""
+        for key in self.select.args["order"].expressions:
+            key.set("desc", not key.args.get("desc") if is_down is None else is_down)
+            key.set("nulls_first", False)
 
     def stop_after(self, count: int | None, skip: int = 0) -> None:
         """So many rows at most; None for all."""
@@ -405,12 +379,9 @@ class Query:
         named = [c for c in table.columns if _LABEL.search(c.name)]
         whole = [c for c in table.columns if c.name.lower().replace("_", "").endswith(_WHOLE_NAME)]
         own = [c for c in named if c.name.lower().replace("_", "").endswith("name") and c not in whole]
-        texts = [c for c in table.columns if not c.is_numeric and c.name.lower() not in self._key_names(table)]
+        texts = [c for c in table.columns if not c.is_numeric and c.name.lower() not in key_names(table)]
         found = whole if len(whole) == 2 else own[:1] or named[:1] or texts[:1] or list(table.columns[:1])
-        return [Place(table.name.lower(), c.name.lower()) for c in found]
-
-    def _key_names(self, table: Table) -> set[str]:
-        return {k.lower() for k in table.primary_key} | {k.column.lower() for k in table.foreign_keys}
+        return [Place.of(table, c) for c in found]
 
     def settle(self) -> None:
         """Where rows are limited, what is done next is done to those rows: by their key, else as a table of the rows."""
@@ -437,15 +408,22 @@ class Query:
         """How many rows (or different values) there are. The order does not matter, a limit does."""
         if distinct is None and self.aggregates and not self.is_grouped:
             raise CannotEdit("it is one number already")
-        has_end = any(self.select.args.get(k) for k in ("limit", "offset", "distinct", "having"))
-        if (has_end or self.is_grouped) and not (distinct is not None and self._shows(distinct)):
-            self._count_over(distinct)
-            return
-        if has_end or self.is_grouped:
-            self.nest()
-        counted = exp.Star() if distinct is None else exp.Distinct(expressions=[self._inner(distinct)])
+        if self.is_grouped or any(self.select.args.get(k) for k in ("limit", "offset", "distinct", "having")):
+            self._as_source(distinct)
+        self._only(exp.Count(this=exp.Star() if distinct is None else exp.Distinct(expressions=[self._inner(distinct)])))
+
+    def _as_source(self, place: Place | None) -> None:
+        """Make its rows what is counted next; a column that they do not show is counted over the rows of the table."""
+        if place is not None and not self._shows(place):
+            self.settle()
+            if self.is_listing:
+                return
+        self.nest()
+
+    def _only(self, number: exp.Expr) -> None:
+        """Show this number and nothing else; one row needs no order."""
         self.order(())
-        self.select.set("expressions", [exp.Count(this=counted)])
+        self.select.set("expressions", [number])
 
     def _shows(self, place: Place) -> bool:
         return any(isinstance(i := e.unalias(), exp.Column) and self.place(i) == place for e in self.select.expressions)
@@ -454,35 +432,24 @@ class Query:
         """The column, or the output of that name once the query has become a table."""
         return self.column(place) if self.tables else exp.column(identifier(place.column))
 
-    def _count_over(self, distinct: Place | None) -> None:
-        if distinct is not None:
-            self.settle()
-        if distinct is None or not self.is_listing:
-            self.nest()
-        counted = exp.Star() if distinct is None else exp.Distinct(expressions=[self._inner(distinct)])
-        self.order(())
-        self.select.set("expressions", [exp.Count(this=counted)])
-
     def aggregate(self, function: type[exp.AggFunc], place: Place | None) -> None:
         """One number about a column: of the rows, or (without a place) of what is shown. Raises CannotEdit without numbers."""
         if place is None:
-            place = self.measure()
+            place = self.only_number()
         if not self.is_listing or self.select.args.get("distinct"):
             self.nest()
         elif self.select.args.get("limit"):
             self.settle()
-        column = self._inner(place)
-        self.order(())
-        self.select.set("expressions", [function(this=column)])
+        self._only(function(this=self._inner(place)))
 
-    def measure(self) -> Place:
+    def only_number(self) -> Place:
         """The only number that is shown and no key, else CannotEdit."""
-        found = list(self._measures())
+        found = list(self._numbers())
         if len(found) != 1:
             raise CannotEdit("it is not clear which number is meant")
         return found[0]
 
-    def _measures(self) -> Iterator[Place]:
+    def _numbers(self) -> Iterator[Place]:
         if not self.is_listing:
             name_outputs(self.select)
         for output in self.select.expressions:
@@ -491,20 +458,43 @@ class Query:
                 yield Place("", output.alias_or_name.lower())
             elif (place := self.place(inner)) is not None and place.table and self.is_listing:
                 column, table = self.described(place), self.schema.table(place.table)
-                if column is not None and table is not None and column.is_numeric and place.column not in self._key_names(table):
+                if column is not None and table is not None and column.is_numeric and place.column not in key_names(table):
                     yield place
+
+    def show_for_each(self, number: exp.Expr, is_more: bool) -> None:
+        """For each group this number, instead of the others or (`is_more`) next to them; in no order, for all groups."""
+        kept = [e for e in self.select.expressions if not e.find(exp.AggFunc) or (is_more and e.unalias().sql() != number.sql())]
+        self.select.set("expressions", [*kept, number])
+        self.order(())
+        self.stop_after(None)
 
     def group(self, keys: Sequence[exp.Expr], instead: bool = True) -> None:
         """One row for each key: of the aggregates that are shown, else of the number of rows."""
         measures = [e for e in self.select.expressions if e.find(exp.AggFunc)] or [exp.Count(this=exp.Star())]
-        kept = [] if instead or not self.is_grouped else [e for e in self.select.expressions if not e.find(exp.AggFunc)]
-        old = [] if instead or not self.is_grouped else list(self.select.args["group"].expressions)
+        has_more = self.is_grouped and not instead
+        kept = [e for e in self.select.expressions if not e.find(exp.AggFunc)] if has_more else []
+        old = list(self.select.args["group"].expressions) if has_more else []
         order = self.select.args.get("order")
         if order is not None and not all(o.this.find(exp.AggFunc) for o in order.expressions):
             self.order(())
         self.select.set("distinct", None)
         self.select.set("expressions", [*kept, *(k.copy() for k in keys), *measures])
         self.select.set("group", exp.Group(expressions=[*old, *(k.unalias().copy() for k in keys)]))
+
+
+def in_words(places: Iterable[Place]) -> str:
+    """The names of columns: `name, age and city`."""
+    return listed([place.column for place in places])
+
+
+def ordered(key: exp.Expr, is_down: bool) -> exp.Ordered:
+    """A key to order by; NULLs stand last, whichever way."""
+    return exp.Ordered(this=key, desc=is_down, nulls_first=False)
+
+
+def key_names(table: Table) -> set[str]:
+    """The columns that say which row is meant, its own or another table's."""
+    return {k.lower() for k in table.primary_key} | {k.column.lower() for k in table.foreign_keys}
 
 
 def _sources(select: exp.Select, schema: Schema) -> dict[str, Table | None]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from sqlglot import exp
 
 from openarctic.copilot.conversation.mentions import FILLER, WORD, Vocabulary
 from openarctic.copilot.conversation.query import Place, Query
 from openarctic.copilot.linking.words import name_stems, stem
+from openarctic.copilot.schema import Table
 
+T = TypeVar("T")
 MAX_NAME_WORDS = 4
 DETERMINERS = r"(?:(?:the|their|its|his|her|each|every|a|an|of|them|those|these|all|number)\s+)*"
 NUMBERS = {
@@ -22,6 +26,7 @@ NUMBERS = {
     )
 } | {"dozen": 12, "thirty": 30, "forty": 40, "fifty": 50, "hundred": 100}
 NUMBER = rf"(?:\d[\d,]*(?:\.\d+)?(?:[kKmM]|\s+(?:thousand|million|billion))?|{'|'.join(NUMBERS)})(?![\w.]*\w)"
+YEAR = r"(?:1[5-9]|20)\d\d"
 _REPLACING = re.compile(
     r"^\W*(?:(?:and|or|ok|okay|now|but|so|then)\W+)*(?:(?:what|how)\s+about|and\b|same\b|the same\b|or\b)|\binstead\b|"
     r"\bwhat (?:if|of)\b",
@@ -52,6 +57,15 @@ class Change(NamedTuple):
 
     stage: Stage
     apply: Callable[[Query], str]
+
+
+class Noun(NamedTuple):
+    """A word of a follow-up and the table that it names, if it does; empty where the text ends."""
+
+    word: str
+    table: Table | None
+    start: int
+    end: int
 
 
 @dataclass
@@ -89,6 +103,15 @@ class Said:
         found = (m for m in re.finditer(pattern, self.text, re.IGNORECASE) if self.is_free(m.start(), m.end()))
         return next(found, None)
 
+    def take_other_table(self, pattern: str) -> Table | None:
+        """As `take`, where the pattern's `noun` names a table that the query does not read."""
+        match = self.sees(pattern)
+        table = self.vocabulary.table(match["noun"]) if match else None
+        if match is None or table is None or self.query.reads(table):
+            return None
+        self.use(match.start(), match.end())
+        return table
+
     def is_free(self, start: int, end: int) -> bool:
         """Whether nothing of that part has been understood."""
         return not any(self._used[start:end])
@@ -117,17 +140,35 @@ class Said:
                 return places
         return []
 
+    def noun_after(self, position: int, lead: str = "") -> Noun:
+        """The word that follows the `lead` right after that position; whether it is understood already does not matter."""
+        match = re.compile(rf"{lead}(\w+)", re.IGNORECASE).match(self.text, position)
+        if match is None:
+            return Noun("", None, position, position)
+        return Noun(match[1], self.vocabulary.table(match[1]), *match.span(1))
+
     def list_after(self, position: int) -> list[Place]:
         """Columns named one after the other: `names, ages and the city`. Empty where what follows is none."""
         found: list[Place] = []
-        while places := self.columns_after(position):
+        for places in self.series(position, self.columns_after, r",\s*and|,|and|&|as well as|plus"):
             found += [p for p in places if p not in found]
-            position = max(i for i, used in enumerate(self._used) if used and i >= position) + 1
-            joint = re.compile(r"\s*(?:,\s*and|,|and|&|as well as|plus)\s+", re.IGNORECASE).match(self.text, position)
-            if joint is None:
-                break
-            position = joint.end()
         return found
+
+    def series(self, position: int, read: Callable[[int], T | None], joint: str) -> Iterator[T]:
+        """What `read` finds (and takes) from that position on, one after the other with a joint between."""
+        while found := read(position):
+            yield found
+            match = re.compile(rf"\s*(?:{joint})\s+", re.IGNORECASE).match(self.text, self._used_until(position))
+            if match is None:
+                return
+            position = match.end()
+
+    def _used_until(self, position: int) -> int:
+        """Where what is understood from that position on ends."""
+        end = position
+        while end < len(self.text) and (self._used[end] or not self.text[position : end + 1].strip()):
+            end += 1
+        return end
 
     def columns_before(self, position: int) -> list[Place]:
         """The column named right before that position, perhaps with `is`, `of` or the like between."""
@@ -142,6 +183,14 @@ class Said:
                     self.use(first, last)
                     return places
         return []
+
+    def keep(self, query: Query, place: Place, condition: Callable[[exp.Column], exp.Expr]) -> None:
+        """One more condition; on rows that were limited it is about those rows where the follow-up says so, else about all."""
+        if self.is_of_them:
+            query.settle()
+        if not place.table:
+            query.nest()
+        query.keep(place, condition)
 
     def left(self) -> list[str]:
         """The words that nothing explains."""
