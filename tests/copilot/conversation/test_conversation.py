@@ -9,6 +9,7 @@ import pytest
 
 from openarctic.copilot.ask import AskOptions, Copilot
 from openarctic.copilot.conversation import Conversation, Turn
+from openarctic.copilot.conversation.said import number_of
 from openarctic.copilot.sample import sample_database
 from openarctic.errors import RefusedError, UserError
 from openarctic.generator import ScriptedGenerator
@@ -93,6 +94,22 @@ def test_as_many_rows_at_the_other_end_are_said_to_be_so_many(copilot: Copilot) 
 def test_a_day_is_not_compared_with_a_year(copilots: dict[str, Copilot]) -> None:
     with pytest.raises(StopIteration):  # the (silent) model is asked
         changed_sql(copilots["music"], "SELECT Title FROM concert", "before 2014-12-01")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1,200", 1200),
+        ("Three", 3),
+        ("2.5", 2.5),
+        ("5k", 5000),
+        ("12345678901234567", 12345678901234567),
+        ("1.001 million", 1001000),
+    ],
+)
+def test_numbers_are_read_as_they_are(text: str, number: float) -> None:
+    read = number_of(text)
+    assert (read, type(read)) == (number, type(number))
 
 
 def test_a_new_question_is_asked_as_it_is() -> None:

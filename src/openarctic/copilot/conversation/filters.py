@@ -21,6 +21,11 @@ _NOT = re.compile(
     re.IGNORECASE,
 )
 _COMPARISON = re.compile(r"\s+(?:of|over|under|above|below|more|less|than|at|between)\b")
+_HAVING_NO = (
+    r"\b(?:(?:with|have|has|having|had)\s+no|without\s+(?:an?|any)|(?:with|have|has)\s+(?:a\s+)?missing|"
+    r"lacking(?:\s+an?)?|no)\s+(?=\w)"
+)
+_HAVING_ANY = r"\b(?:that|who|which)\s+(?:have|has)\s+(?:an?|any)\s+(?=\w)|\bwith\s+(?:an?|any)\s+(?:known\s+)?(?=\w)"
 _DIRECTIONS = {
     "to": frozenset(("to", "destination", "dest", "arrival", "target", "receiver", "recipient")),
     "from": frozenset(("from", "origin", "source", "departure", "start", "sender")),
@@ -49,6 +54,7 @@ def _flags(said: Said) -> None:
     for word, place, yes, no in said.vocabulary.flags(said.query):
         match = said.take(rf"\b(?P<not>(?:not|non|aren't|isn't|weren't|wasn't)[\s-]+)?{re.escape(word)}\b")
         if match is not None:
+            # `partial`, here and below: a lambda would see the place of the loop's last round.
             said.change(Stage.FILTER, partial(_keep_flag, said, place, no if match["not"] else yes))
 
 
@@ -165,14 +171,8 @@ def _typed(said: Said) -> None:
 
 
 def _missing(said: Said) -> None:
-    for pattern, is_null in (
-        (
-            r"\b(?:(?:with|have|has|having|had)\s+no|without\s+(?:an?|any)|(?:with|have|has)\s+(?:a\s+)?missing|"
-            r"lacking(?:\s+an?)?|no)\s+(?=\w)",
-            True,
-        ),
-        (r"\b(?:that|who|which)\s+(?:have|has)\s+(?:an?|any)\s+(?=\w)|\bwith\s+(?:an?|any)\s+(?:known\s+)?(?=\w)", False),
-    ):
+    """`with no phone`, `that have an email`: a column; `without any orders`: rows of another table."""
+    for pattern, is_null in ((_HAVING_NO, True), (_HAVING_ANY, False)):
         match = said.sees(pattern)
         if match is None:
             continue
@@ -197,15 +197,13 @@ def _keep_nulls(said: Said, place: Place, is_null: bool, query: Query) -> str:
 
 
 def _keep_related(said: Said, table: str, query: Query) -> str:
-    if said.is_of_them:
-        query.settle()
+    said.settle(query)
     query.keep_related(table, lambda count: exp.GT(this=count, expression=exp.convert(0)))
     return f"with {table}"
 
 
 def _without_related(said: Said, table: str, query: Query) -> str:
-    if said.is_of_them:
-        query.settle()
+    said.settle(query)
     query.drop_related(table)
     return f"without {table}"
 

@@ -26,6 +26,7 @@ from openarctic.copilot.conversation.query import CannotEdit, Query
 from openarctic.copilot.conversation.said import Said, Stage
 from openarctic.copilot.conversation.summaries import read_aggregate, read_count, read_groups
 from openarctic.copilot.conversation.superlatives import read_superlative
+from openarctic.copilot.joins import identifier
 from openarctic.copilot.linking.words import name_stems, stem
 
 
@@ -188,7 +189,7 @@ def _another_table(said: Said) -> None:
         source = query.select.find(exp.Table)
         assert source is not None
         before = source.name
-        source.set("this", exp.to_identifier(table.name))
+        source.set("this", identifier(table.name))
         return f"{table.name} instead of {before}"
 
     said.change(Stage.FILTER, apply)

@@ -111,7 +111,7 @@ class Vocabulary:
                 span = text[start:end]
                 if length == 1 and (span.lower() in FILLER or span.isdigit()):
                     continue
-                places = nearest([(p, v) for p, v in self.value(span)], query)
+                places = nearest(self.value(span), query)
                 if places:
                     taken.update(range(i, i + length))
                     yield Mention(places[0][1], [p for p, _ in places], start, end)
@@ -142,18 +142,16 @@ class Vocabulary:
             if output and name_stems(output) == wanted and not _is_column(output, query):
                 return [Place("", output)]
         found: list[tuple[tuple[float, ...], Place]] = []
+        shown = query.shown
+        if wanted == {"name"} and shown is not None and len(whole := query.labels(shown)) == 2:
+            return whole
         for table, distance in self._near(query):
             for i, column in enumerate(table.columns):
                 fit = _fit(wanted, column, table)
                 if fit is not None:
-                    is_shown = query.shown is not None and table.name.lower() == query.shown.name.lower()
-                    found.append(((fit, distance, not is_shown, i), Place.of(table, column)))
-            if wanted == name_stems(table.name) and (distance > 0 or table is not query.shown):
+                    found.append(((fit, distance, table is not shown, i), Place.of(table, column)))
+            if wanted == name_stems(table.name) and (distance > 0 or table is not shown):
                 found += [((0.2, distance, 0, i), p) for i, p in enumerate(query.labels(table))]
-        if wanted == {"name"} and query.shown is not None:
-            whole = query.labels(query.shown)
-            if len(whole) == 2:
-                return whole
         if not found:
             return []
         best = min(found)[0][:2]
@@ -167,8 +165,7 @@ class Vocabulary:
             return self.dates(query)[:1]
         births = [p for p in self.dates(query) if BIRTH.search(p.column)] if base in ("old", "young") else []
         found = [place for noun in ADJECTIVES.get(base, ()) for place in self.columns(noun, query)[:1]]
-        shown = "" if query.shown is None else query.shown.name.lower()
-        found.sort(key=lambda place: place.table not in (shown, ""))
+        found.sort(key=lambda place: place.table not in (_shown_name(query), ""))
         return found[:1] or births[:1]
 
     def table(self, span: str) -> Table | None:
@@ -227,13 +224,17 @@ def _flag_values(column: Column) -> tuple[str | bool | int, str | bool | int] | 
 def nearest(places: list[tuple[Place, str]], query: Query) -> list[tuple[Place, str]]:
     """In the order of their nearness: columns that the query filters or shows, its tables, the tables around."""
     filtered = {place for _, place in query.filters()}
-    shown = "" if query.shown is None else query.shown.name.lower()
+    shown = _shown_name(query)
     scored = []
     for place, value in places:
         distance = query.distance(place.table)
         if distance is not None:
             scored.append(((place not in filtered, distance, place.table != shown), (place, value)))
     return [item for _, item in sorted(scored, key=lambda s: s[0])]
+
+
+def _shown_name(query: Query) -> str:
+    return "" if query.shown is None else query.shown.name.lower()
 
 
 def _is_column(name: str, query: Query) -> bool:

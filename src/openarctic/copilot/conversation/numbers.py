@@ -109,8 +109,7 @@ def _keep_counted(said: Said, query: Query, table: str, kind: type[exp.Binary], 
     counts = [a for a in query.aggregates if isinstance(a, exp.Count)]
     if query.is_grouped and counts:
         return _keep_groups(query, kind, number)
-    if said.is_of_them:
-        query.settle()
+    said.settle(query)
     query.keep_related(table, lambda count: kind(this=count, expression=exp.convert(number)))
     return f"with {_SAYS[kind]} {number} {table}"
 

@@ -125,13 +125,7 @@ def _shown_about(query: Query, place: Place) -> exp.Expr | None:
 
 def _superlative_first(said: Said) -> bool:
     """`the oldest first`, `highest salary first`."""
-    if (ends := said.take(r"\b(?:the\s+)?(?P<end>worst|best)\s+(?:ones?\s+)?first\b")) is not None:
-        is_low = _is_low_end(said.query, ends["end"].lower())
-        said.change(Stage.ORDER, lambda q: redirect(q, not is_low))
-        return True
-    if (ends := said.take(r"\b(?P<end>most|least)\s+(?!" + "|".join(ADJECTIVES) + r")\w+\s+first\b")) is not None:
-        is_most = ends["end"].lower() == "most"
-        said.change(Stage.ORDER, lambda q: redirect(q, is_most))
+    if _end_first(said):
         return True
     match = said.sees(
         rf"\b(?:the\s+)?(?:{SUPERLATIVE})(?P<column>(?:\s+\w+){{0,3}}?)(?:\s+(?:ones?|of them))?\s+(?:first|at the top)\b"
@@ -145,6 +139,18 @@ def _superlative_first(said: Said) -> bool:
     said.use(match.start(), match.end())
     is_down = is_highest_meant(word, match["degree"], places[0])
     said.change(Stage.ORDER, lambda q: _sort(q, places[:1], is_down))
+    return True
+
+
+def _end_first(said: Said) -> bool:
+    """`the worst first`, `most orders first`: by the number that is shown."""
+    if (end := said.take(r"\b(?:the\s+)?(?P<end>worst|best)\s+(?:ones?\s+)?first\b")) is not None:
+        is_down = not _is_low_end(said.query, end["end"].lower())
+    elif (end := said.take(rf"\b(?P<end>most|least)\s+(?!{'|'.join(ADJECTIVES)})\w+\s+first\b")) is not None:
+        is_down = end["end"].lower() == "most"
+    else:
+        return False
+    said.change(Stage.ORDER, lambda q: redirect(q, is_down))
     return True
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
 from sqlglot import exp
@@ -132,10 +133,7 @@ class Said:
         words = [m for m in WORD.finditer(self.text, start)][:MAX_NAME_WORDS]
         for count in range(len(words), 0, -1):
             first, last = words[0].start(), words[count - 1].end()
-            if not self.is_free(first, last) or "," in self.text[first:last]:
-                continue
-            places = self.vocabulary.columns(self.text[first:last], self.query)
-            if places:
+            if "," not in self.text[first:last] and (places := self._columns_between(first, last)):
                 self.use(position, last)
                 return places
         return []
@@ -177,17 +175,22 @@ class Said:
             words.pop()
         for count in range(min(MAX_NAME_WORDS, len(words)), 0, -1):
             first, last = words[-count].start(), words[-1].end()
-            if self.is_free(first, last) and words[-count].group().lower() not in FILLER:
-                places = self.vocabulary.columns(self.text[first:last], self.query)
-                if places:
-                    self.use(first, last)
-                    return places
+            if words[-count].group().lower() not in FILLER and (places := self._columns_between(first, last)):
+                self.use(first, last)
+                return places
         return []
 
-    def keep(self, query: Query, place: Place, condition: Callable[[exp.Column], exp.Expr]) -> None:
-        """One more condition; on rows that were limited it is about those rows where the follow-up says so, else about all."""
+    def _columns_between(self, start: int, end: int) -> list[Place]:
+        return self.vocabulary.columns(self.text[start:end], self.query) if self.is_free(start, end) else []
+
+    def settle(self, query: Query) -> None:
+        """On rows that were limited what follows is about those rows where the follow-up says so, else about all."""
         if self.is_of_them:
             query.settle()
+
+    def keep(self, query: Query, place: Place, condition: Callable[[exp.Column], exp.Expr]) -> None:
+        """One more condition on rows."""
+        self.settle(query)
         if not place.table:
             query.nest()
         query.keep(place, condition)
@@ -211,5 +214,6 @@ def number_of(text: str) -> float | int:
         return NUMBERS[low]
     match = re.fullmatch(r"([\d.]+)\s*([a-z]*)", low)
     assert match is not None, text
-    value = float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "thousand": 10**3, "million": 10**6, "billion": 10**9}[match[2]]
-    return int(value) if value.is_integer() else value
+    factor = {"": 1, "k": 10**3, "m": 10**6, "thousand": 10**3, "million": 10**6, "billion": 10**9}[match[2]]
+    value = Fraction(match[1]) * factor  # exact, also where a float is not: keys of 17 digits, 1.001 million
+    return int(value) if value.denominator == 1 else float(match[1]) * factor

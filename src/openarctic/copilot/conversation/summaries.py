@@ -19,7 +19,6 @@ AGGREGATES: dict[str, type[exp.AggFunc]] = {
     "lowest": exp.Min, "smallest": exp.Min, "highest": exp.Max, "largest": exp.Max, "biggest": exp.Max, "greatest": exp.Max,
 }  # fmt: skip
 _SAID = {exp.Avg: "average", exp.Sum: "total", exp.Min: "lowest", exp.Max: "highest", exp.Median: "median"}
-_SAID = {exp.Avg: "average", exp.Sum: "total", exp.Min: "lowest", exp.Max: "highest", exp.Median: "median"}
 
 
 # how many
