@@ -76,10 +76,13 @@ def test_a_list_of_columns_ends_where_another_phrase_was_read(copilot: Copilot) 
     assert changed_sql(copilot, "SELECT name FROM products", "only show the name and the price sorted by price") == wanted
 
 
-def test_rows_without_any_of_another_table_beside_an_earlier_list(copilot: Copilot) -> None:
-    among = "customer_id IN (SELECT customer_id FROM orders WHERE status IN ('shipped', 'cancelled'))"
-    assert changed_sql(copilot, f"SELECT name FROM customers WHERE {among}", "without any orders") == (
-        f"SELECT name FROM customers WHERE {among} AND NOT customer_id IN (SELECT customer_id FROM orders "
+@pytest.mark.parametrize(
+    "orders", ["WHERE status IN ('shipped', 'cancelled')", "GROUP BY customer_id HAVING COUNT(*) > 3"], ids=["values", "rows"]
+)
+def test_without_rows_of_another_table_denies_no_earlier_condition(orders: str, copilot: Copilot) -> None:
+    earlier = f"country = 'Norway' AND customer_id IN (SELECT customer_id FROM orders {orders})"
+    assert changed_sql(copilot, f"SELECT name FROM customers WHERE {earlier}", "without any orders") == (
+        f"SELECT name FROM customers WHERE ({earlier}) AND NOT customer_id IN (SELECT customer_id FROM orders "
         "WHERE NOT customer_id IS NULL)"
     )
 
