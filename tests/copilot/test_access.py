@@ -243,6 +243,22 @@ def test_the_fence_keeps_conditions_off_hidden_rows(world: World, monkeypatch: p
             world.worker.execute(unfenced)
 
 
+def test_the_fence_keeps_conditions_off_what_a_definers_view_hides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The view's join hides order 2, whose region has no manager; without the fence SQLite looks at its amount first."""
+    tables = "CREATE TABLE regions (region TEXT, manager TEXT); CREATE TABLE orders (id INTEGER, region TEXT, amount INTEGER);"
+    rows = "INSERT INTO regions VALUES ('north', 'ann'); INSERT INTO orders VALUES (1, 'north', 10), (2, 'south', 20);"
+    view = "CREATE VIEW managed AS SELECT o.id, o.amount FROM orders AS o JOIN regions AS r ON o.region = r.region;"
+    database = open_database(write_both(tmp_path, tables + rows + view)["sqlite"])
+    schema, worker = read_schema(database), Worker(database)
+    policy = parse_policy("roles: {r: {tables: {managed: {security: definer}}}}\nusers: {ann: [r]}")
+    guess = "SELECT count(*) FROM managed WHERE abs(CASE WHEN amount = 20 THEN -9223372036854775807 - 1 ELSE 1 END) = 1"
+    assert worker.execute(open_access(schema, policy, "ann").check(guess)).rows == [(1,)]
+    monkeypatch.setattr(Reader, "_fenced", lambda self, query: query)
+    with pytest.raises(UserError, match="overflow"):
+        worker.execute(open_access(schema, policy, "ann").check(guess))
+    worker.close()
+
+
 def test_who_sees_a_part_of_a_table_sees_it_in_every_form(world: World) -> None:
     """What hangs on a table in FROM moves to the subquery that takes its place."""
     assert rows(world, "ann", "SELECT count(*) FROM (orders JOIN customers ON orders.customer_id = customers.id)") == [(2,)]

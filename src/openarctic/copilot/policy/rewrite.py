@@ -9,7 +9,7 @@ may not see, where an error (a failed cast, a division by zero) would tell of it
 that none of them can stand in for a table that a row condition or a view speaks of.
 
 A view is a saved query: its text is read with the reader's own rights, as if the reader had written it. `security: definer` in
-the policy makes it a table like any other.
+the policy makes it a table like any other, behind a fence: its own conditions and joins hide rows, too.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class Reader:
         if rule.is_filtered:
             filtered |= {rule.table.name}
         seen = seen_columns(rule, columns, bool(filtered))
-        if rule.is_whole and isinstance(source, exp.Table):
+        is_definer = rule.table.is_view and rule.security == "definer"
+        if rule.is_whole and isinstance(source, exp.Table) and not is_definer:
             return Readable(seen, None, reads, filtered)
         shown = [c for c in columns if rule.is_visible(c)]
         if not shown:
@@ -120,7 +121,9 @@ class Reader:
         tables = [node.name.lower() for part in ruling for node in part.find_all(exp.Table)]
         query = query.from_(source)
         if condition is not None:
-            query = self._fenced(query.where(condition))
+            query = query.where(condition)
+        if condition is not None or is_definer:
+            query = self._fenced(query)
         hashed = frozenset(c.name.lower() for c in shown if rule.masks(c) == {"hash"} and not rule.is_mixed(c))
         dark = frozenset(c.name.lower() for c in shown if not rule.is_clear(c)) - hashed
         return Readable(seen, query, reads.union(tables), filtered, hashed, dark, write_sql(query, self.dialect))
