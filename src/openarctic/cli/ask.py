@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from openarctic.cli.chart import add_chart_argument, check_chart, show_chart
-from openarctic.copilot.candidates import CANDIDATES, MAX_CANDIDATES
+from openarctic.copilot.candidates import LONG_CANDIDATES, MAX_CANDIDATES, SHORT_CANDIDATES
 
 if TYPE_CHECKING:
     from openarctic.copilot.ask import Answer, AskOptions, Copilot
@@ -57,8 +57,8 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_candidates(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """`--candidates`."""
-    told = f"queries to try for a question, of which one is elected (default {CANDIDATES})"
-    parser.add_argument("--candidates", type=int, default=CANDIDATES, metavar="N", help=told)
+    numbers = f"default: {SHORT_CANDIDATES} of arctic-nano, {LONG_CANDIDATES} of other models"
+    parser.add_argument("--candidates", type=int, metavar="N", help=f"queries to try and elect from ({numbers})")
 
 
 def add_no_values(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -66,11 +66,11 @@ def add_no_values(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> 
     parser.add_argument("--no-values", action="store_true", help="read, keep, link and show the model no cell values")
 
 
-def check_candidates(candidates: int) -> None:
+def check_candidates(candidates: int | None) -> None:
     """Raises UserError where `--candidates` is out of range."""
     from openarctic.errors import UserError
 
-    if not 1 <= candidates <= MAX_CANDIDATES:
+    if candidates is not None and not 1 <= candidates <= MAX_CANDIDATES:
         raise UserError(f"--candidates is {candidates}, it must be 1 to {MAX_CANDIDATES}")
 
 

@@ -19,7 +19,6 @@ from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.answers.sentence import answer_sentence
 from openarctic.copilot.asked import read_question
 from openarctic.copilot.audit import Event
-from openarctic.copilot.candidates import CANDIDATES
 from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.confidence import Calibration, Judge
 from openarctic.copilot.databases import Database, cached_schema
@@ -63,13 +62,13 @@ STEPS: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AskOptions:
-    """How a question is answered. `seed` makes sampled candidates repeatable. `keep_prefix` has an `Engine` keep what it computed
-    of the schema (see `Engine.keep_prefix`). `chart` asks for the Vega-Lite spec of a chart, where one fits. `max_error` is the
-    wanted error rate among what is answered: less certain answers are held back (`Answer.abstained`). `without` switches steps
-    off, by their names in `STEPS`, to measure what each gives. `clarify` lets a `Conversation` ask back where two readings are
-    near."""
+    """How a question is answered. `candidates` None: as many as suit the model (`Form.candidates`). `seed` makes sampled
+    candidates repeatable. `keep_prefix` has an `Engine` keep what it computed of the schema (see `Engine.keep_prefix`). `chart`
+    asks for the Vega-Lite spec of a chart, where one fits. `max_error` is the wanted error rate among what is answered: less
+    certain answers are held back (`Answer.abstained`). `without` switches steps off, by their names in `STEPS`, to measure what
+    each gives. `clarify` lets a `Conversation` ask back where two readings are near."""
 
-    candidates: int = CANDIDATES
+    candidates: int | None = None
     temperature: float = 0.6
     limit: int = 1000
     timeout_s: float = 10.0
@@ -328,11 +327,12 @@ class Copilot:
 
     def _candidates(self, prompt: str, grammar: str | None, options: AskOptions, attempt: int) -> list[Completion]:
         """The most probable text and samples; a later attempt samples all, further from the most probable."""
+        count = options.candidates or self.form.candidates
         if attempt:
-            seeds = range(options.seed + attempt * options.candidates, options.seed + (attempt + 1) * options.candidates)
+            seeds = range(options.seed + attempt * count, options.seed + (attempt + 1) * count)
             sampling = [Sampling(temperature=RETRY_TEMPERATURE, seed=seed) for seed in seeds]
         else:
-            seeds = range(options.seed + 1, options.seed + options.candidates)
+            seeds = range(options.seed + 1, options.seed + count)
             sampling = [Sampling(), *(Sampling(temperature=options.temperature, seed=seed) for seed in seeds)]
         return self.model.generate(prompt, sampling=sampling, grammar=grammar, max_tokens=self.form.max_tokens)
 

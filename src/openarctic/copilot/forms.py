@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
+from openarctic.copilot.candidates import LONG_CANDIDATES, SHORT_CANDIDATES
 from openarctic.copilot.grammar import schema_grammar
 from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.plan import TargetForm, from_plan
@@ -26,12 +27,13 @@ ENGINES = {"duckdb": "DuckDB", "sqlite": "SQLite", "postgres": "PostgreSQL", "sn
 
 class Form(Protocol):
     """`is_short`: the answers are short SQL, to be expanded. `max_prompt` and `max_tokens` are in tokens. After the first attempt
-    there are at most `retries` more, where nothing of it ran."""
+    there are at most `retries` more, where nothing of it ran. `candidates` are asked for where nobody wants another number."""
 
     is_short: bool
     retries: int
     max_prompt: int
     max_tokens: int
+    candidates: int
 
     def schema_text(self, schema: Schema) -> str:
         """The schema as the model reads it: the beginning of every prompt about it."""
@@ -61,6 +63,7 @@ class ShortForm:
     """The bundled model's: see `prompt.py` and `joins.py`."""
 
     is_short, retries, max_prompt, max_tokens = True, 1, SHORT_PROMPT, SHORT_TOKENS
+    candidates = SHORT_CANDIDATES
 
     def __init__(self, target: TargetForm = "sql") -> None:
         self._target = target
@@ -90,6 +93,7 @@ class ChatForm:
     """Any model that follows instructions."""
 
     is_short, retries, max_prompt, max_tokens = False, 2, LONG_PROMPT, CHAT_TOKENS
+    candidates = LONG_CANDIDATES
 
     def schema_text(self, schema: Schema) -> str:
         """The tables as statements that would create them."""

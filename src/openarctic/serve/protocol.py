@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from openarctic.copilot.candidates import CANDIDATES, MAX_CANDIDATES_SERVED
+from openarctic.copilot.candidates import MAX_CANDIDATES_SERVED
 
 MAX_PROMPTS = 64
 MAX_TOOLS = 64
@@ -337,7 +337,8 @@ class AskedBack(Body):
 
 
 class AskRequest(Body):
-    """`POST /v1/ask`: a question to a named database. `chart` asks for a picture too, as a Vega-Lite spec and as SVG.
+    """`POST /v1/ask`: a question to a named database. `chart` asks for a picture too, as a Vega-Lite spec and as SVG. Without
+    `candidates` there are as many queries to elect from as suit the model.
 
     `history` is the conversation before, oldest first: nothing is kept between requests. With `clarify` the answer may be a
     question back; who answers it sends its `clarification` again, and the choice (1, 2, or words) as the question.
@@ -351,7 +352,7 @@ class AskRequest(Body):
     stream: bool = True
     execute: bool = True
     chart: bool = False
-    candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES_SERVED)] = CANDIDATES
+    candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES_SERVED)] | None = None
     limit: Annotated[int, Field(ge=1, le=100_000)] = 1000
     timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

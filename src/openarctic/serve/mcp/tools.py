@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 from pydantic import Field, ValidationError
 
 from openarctic.copilot.ask import AskOptions
-from openarctic.copilot.candidates import CANDIDATES, MAX_CANDIDATES_SERVED
+from openarctic.copilot.candidates import MAX_CANDIDATES_SERVED
 from openarctic.copilot.charts.choose import choose_chart
 from openarctic.copilot.charts.terminal import terminal
 from openarctic.copilot.guard import MAX_SQL_CHARS
@@ -42,13 +42,14 @@ URI = "openarctic://"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Of one call: `rows` that a client may ask for, `default_rows` when it does not say, `bytes` of the result as JSON."""
+    """Of one call: `rows` that a client may ask for, `default_rows` when it does not say, `bytes` of the result as JSON.
+    `candidates` None: as many as suit the model."""
 
     rows: int = 1000
     default_rows: int = 100
     bytes: int = 100_000
     seconds: float = 30.0
-    candidates: int = CANDIDATES
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -57,8 +58,9 @@ class Limits:
             ("seconds", 0.1, 3600),
             ("candidates", 1, MAX_CANDIDATES_SERVED),
         ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"the limit of {name} is {getattr(self, name)}, it must be {low} to {high}")
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"the limit of {name} is {value}, it must be {low} to {high}")
 
 
 class DatabaseArguments(Body):
