@@ -711,9 +711,7 @@ def answered(world: World, access: Access | None, sql: str, expected: list[str] 
     elif normal(rows) == expected:
         report.counts["equal"] += 1
     else:
-        report.differences.append(
-            f"{world.dialect}: {sql}\n   expected {expected[:4]}\n   got {normal(rows)[:4]}\n   {checked.sql}"
-        )
+        report.differed(f"{world.dialect}: {sql}\n   expected {expected[:4]}\n   got {normal(rows)[:4]}\n   {checked.sql}")
     return repr(rows)
 
 

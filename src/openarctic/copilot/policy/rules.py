@@ -77,7 +77,13 @@ class TableRule:
         return {m for part in self._parts if (m := part.forms.get(column.name.lower())) is not None}
 
     def cell(self, column: Column) -> exp.Expr:
-        """The clearest form of a cell that a role which shows its row gives."""
+        """The clearest form of a cell that a role which shows its row gives. A masked text is cast to text: SQLite compares a
+        column with a number by the column's type, and what is only an expression by none."""
+        shown = self._clearest(column)
+        is_text = not self.is_clear(column) and any(mask in TEXT_MASKS for mask in self.masks(column))
+        return exp.cast(shown, "text") if is_text else shown
+
+    def _clearest(self, column: Column) -> exp.Expr:
         value = exp.column(exp.to_identifier(column.name, quoted=True), exp.to_identifier(self.alias, quoted=True))
         if self.is_clear(column):
             return value
