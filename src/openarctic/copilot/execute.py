@@ -47,7 +47,7 @@ class Worker:
         self._buffer = b""
         self._state: State = None
         self._process: subprocess.Popen[bytes] | None = self._start()
-        self._is_ready = False
+        self._is_ready = self._is_stopped = False
 
     def __enter__(self) -> Worker:
         return self
@@ -88,9 +88,12 @@ class Worker:
         timeout_s = timeout_s if checked.max_seconds is None else min(timeout_s, checked.max_seconds)
         role = checked.role or role
         if self._has_changed():
-            self.close()
+            self._end()
         if self._process is None:
             self._process, self._is_ready = self._start(), False
+        if self._is_stopped:
+            self._end()
+            raise CapacityError("the query was stopped")
         self._wait_ready()
         request = {
             "sql": checked.sql,
@@ -104,20 +107,20 @@ class Worker:
         try:
             reply = self._exchange(json.dumps(request), time.monotonic() + timeout_s + GRACE_S)
         except TimeoutError as error:
-            self.close()
+            self._end()
             raise CapacityError(f"the query took longer than {timeout_s:g} s and was stopped", "raise --timeout") from error
         except (EOFError, BrokenPipeError) as error:
-            self.close()
+            self._end()
             raise CapacityError("the query used more memory than it may and was stopped", "ask for less at once") from error
         except BaseException:
-            self.close()
+            self._end()
             raise
         if self._has_changed():
-            self.close()
+            self._end()
             raise CapacityError(f"{self.database.place} was written to while it was read", "ask again")
         if "error" in reply:
             if reply["error"] == "lost":
-                self.close()  # the next statement connects anew
+                self._end()  # the next statement connects anew
             raise failure(self.database, reply["error"], reply["message"])
         return Result(reply["columns"], [tuple(r) for r in reply["rows"]], reply["truncated"], reply["seconds"])
 
@@ -130,10 +133,10 @@ class Worker:
         try:
             reply = self._read(time.monotonic() + START_TIMEOUT_S)
         except (TimeoutError, EOFError) as error:
-            self.close()
+            self._end()
             raise CapacityError("the process that runs queries did not start") from error
         if "error" in reply:
-            self.close()
+            self._end()
             raise failure(self.database, reply["error"], reply["message"], is_open=False)
         self._is_ready = True
 
@@ -158,8 +161,19 @@ class Worker:
         line, _, self._buffer = b"".join(chunks).partition(b"\n")
         return dict(json.loads(line))
 
+    def stop(self) -> None:
+        """From another thread: end what runs. Every statement fails from now on, until `close`, which comes after that thread is
+        done: who closed its pipe under it could have it wait for another process, whose pipe got the same number."""
+        self._is_stopped = True
+        if (process := self._process) is not None:
+            process.kill()
+
     def close(self) -> None:
         """End the child, whatever it is doing."""
+        self._end()
+        self._is_stopped = False
+
+    def _end(self) -> None:
         process, self._process, self._buffer = self._process, None, b""
         if process is None:
             return

@@ -221,9 +221,10 @@ async def in_thread(seat: Seat, work: Callable[[], Result]) -> Result:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         seat.voice.stop()
-        seat.copilot.worker.close()
+        seat.copilot.worker.stop()
         with suppress(Exception):
             await task
+        seat.copilot.worker.close()
         raise
 
 
