@@ -198,6 +198,7 @@ def test_a_terminal_interrupted_and_left(tmp_path: Path) -> None:
         terminal.type("and in France?\n")
         terminal.wait_for("There are 41 customers")
         terminal.wait_for("3> ")
+        time.sleep(1.0)  # readline shows its prompt a moment before it listens; a signal in between waits for a key
         os.kill(terminal.process.pid, signal.SIGINT)  # clears the line
         terminal.wait_for("3> ")
         terminal.type("\x04")
