@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from openarctic.copilot.ask import AskOptions, Copilot
 from openarctic.copilot.databases import open_database, read_schema
 from openarctic.copilot.execute import Result, Worker
 from openarctic.copilot.policy import Reader, parse_policy
-from openarctic.errors import CapacityError, RefusedError, UserError
+from openarctic.errors import RefusedError, UserError
 from openarctic.generator import ScriptedGenerator
 
 from .files import write_both
@@ -285,19 +283,3 @@ def test_who_sees_a_part_of_a_table_sees_it_in_every_form(world: World) -> None:
     whole = str(rows(world, "ann", "SELECT c FROM customers AS c"))
     assert "salary" not in whole and "x.org" not in whole
     assert rows(world, "ann", "SELECT COLUMNS(c -> c LIKE '%ar%') FROM customers WHERE id = 1") == [("****4444",)]
-
-
-def test_a_statement_is_stopped_from_another_thread(world: World) -> None:
-    """What runs ends, nothing runs until the worker is closed, and then everything does again."""
-    access = open_access(world.schema, parse_policy("roles: {r: {tables: {orders: }}}\nusers: {ann: [r]}"), "ann")
-    slow = access.check("SELECT count(*) FROM " + ", ".join(f"orders AS o{i}" for i in range(16)))
-    with Worker(world.database) as worker, ThreadPoolExecutor() as threads:
-        running = threads.submit(worker.execute, slow, timeout_s=60)
-        time.sleep(0.3)
-        worker.stop()
-        with pytest.raises(CapacityError):
-            running.result(timeout=10)
-        with pytest.raises(CapacityError, match="was stopped"):
-            worker.execute(access.check("SELECT 1 AS one"))
-        worker.close()
-        assert worker.execute(access.check("SELECT 1 AS one")).rows == [(1,)]

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from openarctic.copilot.databases import Database, open_database, read_schema
 from openarctic.copilot.execute import Worker, execute
 from openarctic.copilot.guard import Checked
 from openarctic.errors import CapacityError, MissingError, UserError
+
+from .files import write_both
 
 
 @pytest.fixture
@@ -46,6 +49,24 @@ def test_a_long_query_is_stopped_and_the_worker_lives_on(database: Database) -> 
             worker.execute(read(bomb), timeout_s=0.5)
         assert time.monotonic() - started < 1.5
         assert worker.execute(read("SELECT count(*) FROM t")).rows == [(2000,)]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
+def test_a_statement_is_stopped_from_another_thread(dialect: str, tmp_path: Path) -> None:
+    """What runs ends, nothing runs (nor starts a process) until the worker is closed, and then everything does again."""
+    files = write_both(tmp_path, "CREATE TABLE t (a INTEGER); INSERT INTO t VALUES (1), (2), (3), (4);")
+    slow = read("SELECT count(*) FROM " + ", ".join(f"t AS t{i}" for i in range(16)))
+    with Worker(open_database(files[dialect])) as worker, ThreadPoolExecutor() as threads:
+        running = threads.submit(worker.execute, slow, timeout_s=60)
+        time.sleep(0.3)
+        worker.stop()
+        with pytest.raises(CapacityError):
+            running.result(timeout=10)
+        with pytest.raises(CapacityError, match="was stopped"):
+            worker.execute(read("SELECT 1 AS one"))
+        assert worker._process is None
+        worker.close()
+        assert worker.execute(read("SELECT 1 AS one")).rows == [(1,)]
 
 
 def test_a_query_that_kills_its_process_is_a_capacity_error(database: Database) -> None:

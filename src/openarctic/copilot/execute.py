@@ -89,9 +89,9 @@ class Worker:
         role = checked.role or role
         if self._has_changed():
             self._end()
-        if self._process is None:
+        if self._process is None and not self._is_stopped:
             self._process, self._is_ready = self._start(), False
-        if self._is_stopped:
+        if self._is_stopped:  # perhaps while it started
             self._end()
             raise CapacityError("the query was stopped")
         self._wait_ready()

@@ -13,19 +13,14 @@ from sqlglot import exp
 
 from openarctic.copilot.conversation.mentions import FILLER, WORD, Vocabulary
 from openarctic.copilot.conversation.query import Place, Query
+from openarctic.copilot.linking.numbers import TENS, UNITS
 from openarctic.copilot.linking.words import name_stems, stem
 from openarctic.copilot.schema import Table
 
 T = TypeVar("T")
 MAX_NAME_WORDS = 4
 DETERMINERS = r"(?:(?:the|their|its|his|her|each|every|a|an|of|them|those|these|all|number)\s+)*"
-NUMBERS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split()
-    )
-} | {"dozen": 12, "thirty": 30, "forty": 40, "fifty": 50, "hundred": 100}
+NUMBERS = {**UNITS, **{word: TENS[word] for word in ("twenty", "thirty", "forty", "fifty")}, "dozen": 12, "hundred": 100}
 NUMBER = rf"(?:\d[\d,]*(?:\.\d+)?(?:[kKmM]|\s+(?:thousand|million|billion))?|{'|'.join(NUMBERS)})(?![\w.]*\w)"
 YEAR = r"(?:1[5-9]|20)\d\d"
 _REPLACING = re.compile(

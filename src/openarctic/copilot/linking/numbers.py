@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-_UNITS = dict(
+UNITS = dict(
     zip(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
         "eighteen nineteen".split(),
@@ -13,7 +13,7 @@ _UNITS = dict(
         strict=True,
     )
 )
-_TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
+TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
 MAX_WORDS = 20  # of one number
 _WORD = re.compile(r"[^\W\d_]+|\d[\d,]*(?:\.\d+)?")
@@ -26,10 +26,10 @@ def spelled(words: Sequence[str]) -> tuple[int, int]:
     length = 0
     last = ""
     for word in words:
-        if word in _UNITS and last not in ("unit",):
-            part, last = part + _UNITS[word], "unit"
-        elif word in _TENS and last in ("", "scale"):
-            part, last = part + _TENS[word], "tens"
+        if word in UNITS and last not in ("unit",):
+            part, last = part + UNITS[word], "unit"
+        elif word in TENS and last in ("", "scale"):
+            part, last = part + TENS[word], "tens"
         elif word in _SCALES and last:
             scale = _SCALES[word]
             if scale == 100:

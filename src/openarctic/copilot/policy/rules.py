@@ -76,19 +76,22 @@ class TableRule:
         """The masks that some of its cells may wear."""
         return {m for part in self._parts if (m := part.forms.get(column.name.lower())) is not None}
 
+    def is_masked_text(self, column: Column) -> bool:
+        """Whether some of its cells are a text in place of the value."""
+        return not self.is_clear(column) and not self.masks(column).isdisjoint(TEXT_MASKS)
+
     def cell(self, column: Column) -> exp.Expr:
         """The clearest form of a cell that a role which shows its row gives. A masked text is cast to text: SQLite compares a
         column with a number by the column's type, and what is only an expression by none."""
         shown = self._clearest(column)
-        is_text = not self.is_clear(column) and any(mask in TEXT_MASKS for mask in self.masks(column))
-        return exp.cast(shown, "text") if is_text else shown
+        return exp.cast(shown, "text") if self.is_masked_text(column) else shown
 
     def _clearest(self, column: Column) -> exp.Expr:
         value = exp.column(exp.to_identifier(column.name, quoted=True), exp.to_identifier(self.alias, quoted=True))
         if self.is_clear(column):
             return value
         name = column.name.lower()
-        is_text = any(mask in TEXT_MASKS for mask in self.masks(column))
+        is_text = self.is_masked_text(column)
         branches: list[tuple[exp.Expr | None, exp.Expr]] = []
         for form in _CLEAR_TO_DARK:
             showing = [part.rows for part in self._parts if part.forms.get(name, "null") == form]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from sqlglot import exp
 
-from openarctic.copilot.policy.masks import TEXT_MASKS
 from openarctic.copilot.policy.rules import TableRule
 from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 
@@ -50,7 +49,7 @@ def seen_columns(rule: TableRule, columns: Iterable[Column], is_part: bool) -> t
             continue
         if is_part or not rule.is_clear(column):
             column = replace(column, values=())
-        if not rule.is_clear(column) and rule.masks(column).intersection(TEXT_MASKS):
+        if rule.is_masked_text(column):
             column = replace(column, type="VARCHAR")
         seen.append(column)
     return tuple(seen)
