@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from openarctic.copilot.nano import NanoPairs, find_base, hybrid_base, make_nano  # noqa: E402
+from openarctic.copilot.nano import find_base, hybrid_base, make_nano  # noqa: E402
+from openarctic.copilot.nano_pairs import NanoPairs  # noqa: E402
 from openarctic.engine import Engine  # noqa: E402
 from openarctic.errors import MissingError, UserError  # noqa: E402
 from openarctic.formats import from_gguf, read_gguf  # noqa: E402
@@ -155,3 +156,42 @@ def test_validation_databases_are_kept_out(tmp_path: Path) -> None:
 def test_absent_data_is_told(tmp_path: Path) -> None:
     with pytest.raises(MissingError):
         make_nano(RECIPE, tmp_path / "none", find_base(), tmp_path / "run", resume="never", log=print)
+
+
+def test_some_pairs_are_learned_the_other_way_round(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    tokenizer = Tokenizer.from_gguf_metadata(read_gguf(find_base()).metadata).truncate(RECIPE.vocab_size)
+    pairs = NanoPairs(replace(RECIPE, turned_share=1.0), data, tokenizer, print)
+    segments = [segment for pack in pairs.epoch(0) for segment in pack.segments]
+    turned = [s for s in segments if tokenizer.decode(s.prompt).startswith("\nSQL: ")]
+    assert tokenizer.decode(turned[0].prompt).endswith("\nQ:") and turned[0].target[-1] == tokenizer.eos_id
+    asked = {tokenizer.decode(s.target[:-1]) for s in turned}
+    assert " How many customers are there?" in asked and not any("[" in question for question in asked)  # no value hints
+    # Patterns' English is not learned, and the validation packs are all the usual way.
+    spider = [pair for ways in pairs.phrasings.values() for pair in ways]
+    people = {pair.question for pair in (*spider, *pairs.others, *pairs.bird, *pairs.wikisql)}
+    assert {question.strip() for question in asked} <= people
+    assert len(segments) - len(turned) >= RECIPE.synthetic_per_epoch
+    held = NanoPairs(replace(RECIPE, turned_share=1.0, validation_databases=("shop",)), data, tokenizer, print)
+    assert all(tokenizer.decode(s.prompt).startswith("\nQ: ") for pack in held.validation() for s in pack.segments)
+
+
+def test_a_base_that_cannot_ask_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not trained to ask questions"):
+        make_nano(replace(RECIPE, written_queries=3), write_data(tmp_path / "data"), find_base(), tmp_path / "run", log=print)
+
+
+def test_a_base_asks_the_questions_of_the_next_run(tmp_path: Path) -> None:
+    data, lines = write_data(tmp_path / "data"), []
+    asking = make_nano(replace(RECIPE, turned_share=0.5), data, find_base(), tmp_path / "asking", log=lines.append)
+    recipe = replace(RECIPE, written_queries=3, written_per_epoch=2)
+    # Two steps teach no English: what a better base would have written is there already.
+    (tmp_path / "run").mkdir()
+    kept = tmp_path / "run" / "written.jsonl"
+    record = {"db_id": "shop", "question": "Who is from Rome?", "query": "SELECT name FROM customers WHERE city = 'Rome'"}
+    kept.write_text(json.dumps(record) + "\n")
+    make_nano(recipe, data, asking[0], tmp_path / "run", log=lines.append)
+    assert json.loads(kept.read_text()) == record
+
+    make_nano(recipe, data, asking[0], tmp_path / "other", log=lines.append)
+    assert "asking questions for 3 queries" in lines and (tmp_path / "other" / "written.jsonl").exists()

@@ -73,7 +73,7 @@ def _pairs(name: str, linked: LinkedSchema, parsed: list[tuple[dict[str, Any], e
             short = shorten(record["query"].strip().rstrip(";"), linked.schema)
         except SqlglotError:
             continue
-        yield Pair(name, linked.prompt(record["question"]), short)
+        yield linked.pair(name, record["question"], short)
 
 
 def _schema(tables: Mapping[str, Mapping[str, str]], trees: list[exp.Expr]) -> Schema:

@@ -26,9 +26,10 @@ from openarctic.errors import MissingError
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One training example: the question as the model reads it, the short SQL it should write."""
+    """One training example: a question, the same as the model reads it (`prompt`), and the short SQL it should write."""
 
     database: str
+    question: str
     prompt: str
     sql: str
 
@@ -42,10 +43,14 @@ class Databases:
         self.folder = folder
         self._known: dict[str, LinkedSchema | None] = {}
 
+    def path(self, name: str) -> Path:
+        """Of a database's file, if it is there."""
+        return self.folder / name / f"{name}.sqlite"
+
     def get(self, name: str) -> LinkedSchema | None:
         """The schema of that database, or None when its file is absent."""
         if name not in self._known:
-            path = self.folder / name / f"{name}.sqlite"
+            path = self.path(name)
             self._known[name] = LinkedSchema(read_schema(open_database(path))) if path.exists() else None
         return self._known[name]
 
@@ -64,6 +69,10 @@ class LinkedSchema:
     def prompt(self, question: str) -> str:
         """The question as the model reads it."""
         return question_text(question, self.values.links(question))
+
+    def pair(self, database: str, question: str, short_sql: str) -> Pair:
+        """A training example over this schema, which `database` names."""
+        return Pair(database, " ".join(question.split()), self.prompt(question), short_sql)
 
     def text(self, shuffle: random.Random | None = None) -> str:
         """The schema as the model reads it."""
@@ -88,7 +97,7 @@ def read_pairs(
             except SqlglotError:
                 continue
             question = record.get("question") or record["SpiderSynQuestion"]
-            yield Pair(name, linked.prompt(question), short)
+            yield linked.pair(name, question, short)
 
 
 def single_quoted(sql: str) -> str:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
-import re
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from openarctic.copilot.described import read_described
-from openarctic.copilot.examples import Databases, LinkedSchema, Pair, read_pairs
-from openarctic.copilot.prompt import target_text
-from openarctic.copilot.synthesis import synthesise
-from openarctic.copilot.variation import varied
-from openarctic.copilot.wikisql import read_wikisql
+from openarctic.copilot.nano_pairs import ASKS_KEY, Log, NanoPairs, written_pairs
 from openarctic.errors import MissingError
 from openarctic.formats import GGUFFile, from_gguf, read_gguf, to_gguf, write_gguf
 from openarctic.formats.names import tensor_table
@@ -29,13 +19,10 @@ from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import identify_base
 from openarctic.train.job import Job
 from openarctic.train.objectives import PackTuning
-from openarctic.train.packing import Pack, Segment
 from openarctic.train.recipes import NanoRecipe
 from openarctic.train.trainer import OnStep, Progress
-from openarctic.train.tune import EpochSource, make_packs
+from openarctic.train.tune import EpochSource
 from openarctic.train.upcycle import upcycle
-
-Log = Callable[[str], None]
 
 
 def find_base() -> Path:
@@ -80,6 +67,7 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
     pairs = NanoPairs(recipe, data, tokenizer, log)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     matrices = [n for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and ".gate." not in n]
+    pairs.written = written_pairs(recipe, pairs, source, out / "written.jsonl", log)
     held_out = pairs.validation()
 
     def finish(trained: ArcticForCausalLM, progress: Progress) -> tuple[Path, ...]:
@@ -127,120 +115,6 @@ def hybrid_base(recipe: NanoRecipe, source: GGUFFile) -> ArcticForCausalLM:
     return model
 
 
-class NanoPairs:
-    """The training pairs, and the packs of each epoch: one phrasing of every distinct query, the next one next time."""
-
-    def __init__(self, recipe: NanoRecipe, data: Path, tokenizer: Tokenizer, log: Log) -> None:
-        self.recipe, self.tokenizer, self.log = recipe, tokenizer, log
-        self.databases = Databases(data / "spider" / "database")
-        held_out = recipe.validation_databases
-        spider, self.others, paraphrased = (
-            list(read_pairs(data / "spider" / name, self.databases, skip=held_out))
-            for name in ("train_spider.jsonl", "train_others.jsonl", "spider_syn_train.jsonl")
-        )
-        self.held_out = list(read_pairs(data / "spider" / "train_spider.jsonl", self.databases, only=held_out))
-        names = sorted({p.database for p in spider + self.others + self.held_out})
-        linked: dict[str, LinkedSchema] = {n: s for n in names if (s := self.databases.get(n))}
-        self.bird: list[Pair] = []
-        if recipe.bird_per_epoch:
-            described, self.bird = read_described(data / "bird_train", frozenset(recipe.bird_skipped))
-            linked |= described
-        self.wikisql: list[Pair] = []
-        if recipe.wikisql_per_epoch:
-            path = data / "wikisql_partial" / "train.jsonl.gz"
-            described, self.wikisql = read_wikisql(path, recipe.wikisql_pairs, recipe.tune.seed)
-            linked |= described
-        self.linked = {n: s for n, s in linked.items() if len(self.prefix_of(s)) <= recipe.max_prefix_tokens}
-        trained = {n: s for n, s in self.linked.items() if n not in held_out and not n.startswith("wikisql:")}
-        self.strangers = [c for s in trained.values() for t in s.schema.tables for c in t.columns]
-        self.synthetic = list(synthesise(trained, recipe.synthetic_pairs, recipe.tune.seed))
-        self.phrasings = _phrasings(spider, paraphrased)
-        sizes = f"{len(spider)} Spider, {len(paraphrased)} Spider-Syn, {len(self.others)} other, {len(self.bird)} BIRD"
-        log(f"{sizes}, {len(self.wikisql)} WikiSQL, {len(self.synthetic)} synthetic pairs")
-
-    def epoch(self, number: int) -> list[Pack]:
-        """The packs of one epoch, the same ones every time."""
-        number += self.recipe.first_epoch
-        recipe, rng = self.recipe, random.Random(1000 + number)
-        pairs = [ways[number % len(ways)] for ways in self.phrasings.values()]
-        for source, count in (
-            (self.others, recipe.other_per_epoch),
-            (self.bird, recipe.bird_per_epoch),
-            (self.synthetic, recipe.synthetic_per_epoch),
-        ):
-            pairs += rng.sample(source, min(count, len(source)))
-        pairs += _window(self.wikisql, recipe.wikisql_per_epoch, number)  # neighbours, that share schemas
-        packs = self._packs(pairs, rng)
-        self.log(f"epoch {number}: {sum(len(p.segments) for p in packs)} examples in {len(packs)} packs")
-        return packs
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the pairs and schemas that were read; the recipe makes everything else of them."""
-        phrased = [pair for ways in self.phrasings.values() for pair in ways]
-        pairs = [(pair.database, pair.prompt, pair.sql) for pair in (*phrased, *self.others, *self.bird, *self.wikisql)]
-        schemas = sorted((name, linked.text()) for name, linked in self.linked.items())
-        return hashlib.sha256(json.dumps([pairs, schemas]).encode()).hexdigest()
-
-    def validation(self) -> list[Pack]:
-        """Some packs over the validation databases, the same ones every time."""
-        return self._packs(self.held_out, random.Random(0))[: self.recipe.validation_packs]
-
-    def _packs(self, pairs: Sequence[Pair], rng: random.Random) -> list[Pack]:
-        recipe = self.recipe
-        segments: dict[str, list[Segment]] = {}
-        for pair in pairs:
-            segment = self.segment(pair)
-            if pair.database in self.linked and len(segment) < recipe.max_pair_tokens:
-                segments.setdefault(pair.database, []).append(segment)
-        return make_packs(
-            segments,
-            self.prefix,
-            rng,
-            max_tokens=recipe.max_pack_tokens,
-            max_segments=recipe.max_pack_segments,
-            shuffle_share=recipe.shuffle_share,
-        )
-
-    def prefix(self, database: str, segments: Sequence[Segment], rng: random.Random | None) -> list[int]:
-        """Begin token and schema of a database, for a share of packs with other things beside what the segments speak of."""
-        linked = self.linked[database]
-        if rng and rng.random() < self.recipe.vary_share:
-            spoken = " ".join(self.tokenizer.decode(segment.prompt + segment.target) for segment in segments)
-            needed = frozenset(re.findall(r"\w+", spoken.lower()))
-            linked = LinkedSchema(varied(linked.schema, needed, self.strangers, rng))
-        return self.prefix_of(linked, rng)
-
-    def prefix_of(self, linked: LinkedSchema, rng: random.Random | None = None) -> list[int]:
-        """Begin token and schema."""
-        assert self.tokenizer.bos_id is not None
-        return [self.tokenizer.bos_id, *self.tokenizer.encode(linked.text(rng))]
-
-    def segment(self, pair: Pair) -> Segment:
-        """Question, SQL and end token."""
-        assert self.tokenizer.eos_id is not None
-        target = target_text(pair.sql, self.recipe.target_form)
-        return Segment(self.tokenizer.encode(pair.prompt), [*self.tokenizer.encode(target), self.tokenizer.eos_id])
-
-
-def _window(pairs: Sequence[Pair], count: int, number: int) -> list[Pair]:
-    """The `number`th `count` of them, round and round."""
-    start = number * count % len(pairs) if pairs else 0
-    return [*pairs, *pairs][start : start + min(count, len(pairs))]
-
-
-def _phrasings(spider: list[Pair], paraphrased: list[Pair]) -> dict[tuple[str, str], list[Pair]]:
-    """All questions of each distinct query: originals first, in random order, then the paraphrases."""
-    ways: dict[tuple[str, str], list[Pair]] = {}
-    for pair in spider:
-        ways.setdefault((pair.database, pair.sql), []).append(pair)
-    for key, own in ways.items():
-        random.Random(str(key)).shuffle(own)
-    for pair in paraphrased:
-        if (pair.database, pair.sql) in ways:
-            ways[pair.database, pair.sql].append(pair)
-    return ways
-
-
 def export(
     recipe: NanoRecipe,
     model: ArcticForCausalLM,
@@ -261,6 +135,7 @@ def export(
             "general.license": "apache-2.0",
             "general.basename": "arctic-nano",
             "openarctic.target_form": recipe.target_form,
+            ASKS_KEY: recipe.turned_share > 0 or bool(source.metadata.get(ASKS_KEY)),
             "openarctic.training_steps": progress.step + int(source.metadata.get("openarctic.training_steps", 0)),
             **_tokenizer_metadata(tokenizer),
         },

@@ -66,6 +66,11 @@ def question_text(question: str, links: Sequence[ValueLink] = ()) -> str:
     return f"\nQ: {' '.join(question.split())}{hints}\nSQL:"
 
 
+def turned_text(short_sql: str) -> str:
+    """The other way round: a query, and the cue after which its question follows."""
+    return f"\nSQL: {short_sql}\nQ:"
+
+
 def target_text(short_sql: str, form: TargetForm = "sql") -> str:
     """What the model should answer (the end-of-text token follows)."""
     return f" {to_plan(short_sql) if form == 'plan' else short_sql}"

@@ -62,7 +62,7 @@ class Draw:
         schema = self.linked.schema
         others = [o for o, _, _ in schema.links(self.table.name) if o != self.name]
         other = schema.table(self.rng.choice(others)) if others else None
-        return other if other and _is_plain(other) else None
+        return other if other and is_plain(other) else None
 
 
 def _c(column: Column, table: Table | None = None, other: Table | None = None) -> str:
@@ -72,7 +72,7 @@ def _c(column: Column, table: Table | None = None, other: Table | None = None) -
     return name
 
 
-def _is_plain(table: Table) -> bool:
+def is_plain(table: Table) -> bool:
     """Whether no name of the table needs quotes."""
     return all(PLAIN.fullmatch(n) and n.lower() not in RESERVED for n in (table.name, *(c.name for c in table.columns)))
 
@@ -557,7 +557,7 @@ def _bridge(d: Draw) -> tuple[str, str] | None:
     schema = d.linked.schema
     beyond = sorted({o for o, _, _ in schema.links(middle.name)} - {d.name, middle.name.lower()})
     far = schema.table(d.rng.choice(beyond)) if beyond else None
-    if far is None or not _is_plain(far):
+    if far is None or not is_plain(far):
         return None
     values = [(c, v) for c in far.columns for v in c.values[:200] if not AWKWARD.search(v)]
     if not values:
@@ -644,10 +644,10 @@ def synthesise(databases: dict[str, LinkedSchema], count: int, seed: int) -> Ite
         name = rng.choice(names)
         linked = databases[name]
         table = rng.choice(linked.schema.tables)
-        if len(table.columns) < 2 or not _is_plain(table):
+        if len(table.columns) < 2 or not is_plain(table):
             continue
         result = rng.choice(PATTERNS)(Draw(linked, table, rng))
         if result:
             question, sql = result
-            yield Pair(name, linked.prompt(question), sql)
+            yield linked.pair(name, question, sql)
             made += 1

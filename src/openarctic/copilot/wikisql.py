@@ -68,7 +68,7 @@ def read_wikisql(path: Path, count: int, seed: int) -> tuple[dict[str, LinkedSch
             schema = LinkedSchema(Schema(dialect="sqlite", tables=tuple(table for table, _ in waiting.values())))
             linked[database] = schema
             asked = [pair for _, own in waiting.values() for pair in own]
-            pairs += [Pair(database, schema.prompt(question), sql) for question, sql in asked]
+            pairs += [schema.pair(database, question, sql) for question, sql in asked]
             waiting = {}
     return linked, pairs
 

@@ -51,6 +51,9 @@ class NanoRecipe:
     bird_per_epoch: int = 1200
     wikisql_pairs: int = 6000
     wikisql_per_epoch: int = 1500
+    written_queries: int = 0  # training queries carried to other databases (copilot.transfer); the base asks questions for them
+    written_per_epoch: int = 0
+    turned_share: float = 0.0  # of the pairs that people wrote: the SQL is given, and the question is learned
     bird_skipped: tuple[str, ...] = ("world", "cars")  # the report set has world_1
     shuffle_share: float = 0.7  # of packs: tables and columns in another order
     vary_share: float = 0.7  # of those: other tables and columns beside what is asked for (copilot.variation)

@@ -1,0 +1,99 @@
+"""Questions that are kept are those whose answers have the rows of the query they were asked for."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openarctic.copilot.databases import open_database, read_schema
+from openarctic.copilot.examples import LinkedSchema, Pair
+from openarctic.copilot.question_writer import QuestionWriter
+from openarctic.generator import Completion
+from openarctic.tokenizer import Tokenizer
+
+SCRIPT = """
+CREATE TABLE brand (brand_id INTEGER PRIMARY KEY, title TEXT, home TEXT);
+INSERT INTO brand VALUES (1, 'Acme', 'Rome'), (2, 'Zeta', 'Oslo');
+"""
+IN_ROME = "SELECT title FROM brand WHERE home = 'Rome'"
+# What the model asks for a query, and what it answers to a question.
+ASKED = {IN_ROME: (" Which brands are from Rome?", " Which brands are there?", " Which brands are from Rome?")}
+ANSWERED = {
+    "Which brands are from Rome?": " SELECT title FROM brand WHERE brand_id = 1",  # another query, the same rows
+    "Which brands are there?": " SELECT title FROM brand",
+}
+
+
+class Stream:
+    def __init__(self, texts: Sequence[str], reason: str = "stop") -> None:
+        self.completions = [Completion(text, [], 0.0, reason) for text in texts]
+
+    def result(self) -> list[Completion]:
+        return self.completions
+
+
+class ScriptedEngine:
+    """Writes what the test says, whatever the sampling."""
+
+    def __init__(self, tokenizer: Tokenizer, asked: dict[str, tuple[str, ...]], answered: dict[str, str], reason: str) -> None:
+        self.tokenizer, self.asked, self.answered, self.reason = tokenizer, asked, answered, reason
+        self.prompts: list[str] = []
+
+    def submit(self, ids: list[int], **options: Any) -> Stream:
+        prompt = self.tokenizer.decode(ids)
+        self.prompts.append(prompt)
+        if prompt.endswith("\nQ:"):
+            return Stream(self.asked[prompt.split("\nSQL: ")[1].removesuffix("\nQ:")], self.reason)
+        return Stream([self.answered[prompt.split("\nQ: ")[1].split(" [")[0].removesuffix("\nSQL:")]])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    from openarctic.engine import load
+
+    found = load(None).tokenizer
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    path = tmp_path / "brands.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(SCRIPT)
+    connection.close()
+    return {"brands": path}
+
+
+def written(
+    files: dict[str, Path], tokenizer: Tokenizer, queries: list[tuple[str, str]], **told: Any
+) -> tuple[list[Pair], list[str]]:
+    linked = {"brands": LinkedSchema(read_schema(open_database(files["brands"])))}
+    engine = ScriptedEngine(tokenizer, told.get("asked", ASKED), told.get("answered", ANSWERED), told.get("reason", "stop"))
+    done: list[int] = []
+    pairs = list(QuestionWriter(engine, linked, files).write(queries, done.append))  # type: ignore[arg-type]
+    assert done[-1] == len(queries)
+    return pairs, engine.prompts
+
+
+def test_what_is_understood_is_kept(files: dict[str, Path], tokenizer: Tokenizer) -> None:
+    pairs, prompts = written(files, tokenizer, [("brands", IN_ROME)])
+    assert [(p.database, p.question, p.sql) for p in pairs] == [("brands", "Which brands are from Rome?", IN_ROME)]
+    assert pairs[0].prompt == "\nQ: Which brands are from Rome? [Rome = brand.home]\nSQL:"
+    assert prompts[0] == f"brand: brand_id, title (Acme/Zeta), home (Oslo/Rome)\n\nSQL: {IN_ROME}\nQ:"
+    assert len(prompts) == 3  # a question that comes twice is answered once
+
+
+def test_what_is_not_understood_is_left_out(files: dict[str, Path], tokenizer: Tokenizer) -> None:
+    for wrong in (" SELECT title FROM brand", " SELECT nothing FROM nowhere", " no SQL ("):
+        answered = ANSWERED | {"Which brands are from Rome?": wrong}
+        assert written(files, tokenizer, [("brands", IN_ROME)], answered=answered)[0] == []
+
+
+def test_a_question_without_an_end_is_none(files: dict[str, Path], tokenizer: Tokenizer) -> None:
+    pairs, prompts = written(files, tokenizer, [("brands", IN_ROME)], reason="length")
+    assert pairs == [] and len(prompts) == 1
