@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +48,7 @@ def features(
     question: str, sql: str, rows: list[tuple[object, ...]] | None = None, links: tuple[ValueLink, ...] = ()
 ) -> dict[str, float]:
     result = None if rows is None else Result([], rows, False, 0.0)
-    candidate = Candidate(check(sql, "sqlite", SCHEMA), -1.0, tokens=10, is_first=True, result=result)
+    candidate = Candidate(check(sql, "sqlite", SCHEMA), -1.0, tokens=10, is_first=True, result=result, asked_logprob=-0.5)
     Evidence(question, NameIndex(SCHEMA), links).describe([candidate])
     return candidate.features
 
@@ -159,6 +162,31 @@ def test_the_score_elects_and_says_how_sure_it_is(tmp_path: Path) -> None:
         options=AskOptions(without=frozenset({"scorer"})),
     )
     assert without.rows == [] or not without.calibrated
+
+
+class Asking(ScriptedGenerator):
+    """Finds it probable that a question is asked for the statements that `likely` names."""
+
+    asks_questions = True
+    likely = "name FROM regions"
+
+    def continuation_logprobs(self, prompts: Sequence[str], continuation: str) -> list[float]:
+        assert continuation == " names of things" and all(p.startswith("categories: ") and p.endswith("\nQ:") for p in prompts)
+        return [-0.5 if self.likely in prompt.split("SQL: ")[1] else -4.0 for prompt in prompts]
+
+
+def test_how_probable_the_question_is_elects_too() -> None:
+    channel = replace(CALIBRATION, correct=Linear(0.0, {"asked_logprob": (0.0, 1.0, 1.0)}))
+    written = [[FULL, FULL, " SELECT name FROM regions"]]
+
+    def asked(model: ScriptedGenerator, calibration: Calibration = channel, **options: Any) -> str | None:
+        return ask("names of things", model=model, calibration=calibration, options=AskOptions(**options)).sql
+
+    assert asked(Asking(written)) == "SELECT name FROM regions"
+    # Not where the step is off, the calibration does not weigh it, or the model never learned to ask.
+    assert asked(Asking(written), without=frozenset({"channel"})) == "SELECT name FROM customers"
+    assert asked(ScriptedGenerator(written)) == "SELECT name FROM customers"
+    assert asked(Asking(written), CALIBRATION) == "SELECT name FROM customers"
 
 
 def test_an_unsure_answer_is_held_back() -> None:

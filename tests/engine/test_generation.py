@@ -150,6 +150,34 @@ def test_prompt_log_probabilities_of_a_prompt_that_is_cached(engine: Engine, mon
     assert first.prompt_logprobs == [None, *wanted]
 
 
+def test_prompt_log_probabilities_from_a_position_on(engine: Engine, steps: list[int]) -> None:
+    """What stands before comes from the cache; the others are those of the whole prompt."""
+    ids = (IDS * 20)[:200]
+    whole = only(engine.generate(ids, sampling=Sampling(prompt_logprobs=0), max_tokens=1)).prompt_logprobs
+    assert whole is not None
+    for start in (0, 1, 150, 199):
+        steps.clear()
+        asked = engine.submit(ids, sampling=Sampling(prompt_logprobs=0), max_tokens=1, prompt_logprobs_start=start)
+        assert only(asked.result()).prompt_logprobs == [None] * (start + 1) + whole[start + 1 :]
+        assert sum(steps) <= 200 - start + 16
+    with pytest.raises(UserError, match="prompt_logprobs_start is 200"):
+        engine.submit(ids, sampling=Sampling(prompt_logprobs=0), prompt_logprobs_start=200)
+
+
+def test_a_continuation_is_as_probable_as_its_tokens(engine: Engine) -> None:
+    assert engine.tokenizer is not None and engine.tokenizer.eos_id is not None
+    beginning = "a prompt that is a few pages long, " * 2
+    prompts, continuation = [f"{beginning}name", f"{beginning}true", "x"], " of SELECT"
+    found = engine.continuation_logprobs(prompts, continuation)
+    for prompt, value in zip(prompts, found, strict=True):
+        before = engine.tokenizer.encode(prompt, add_special=True)
+        after = [*engine.tokenizer.encode(continuation), engine.tokenizer.eos_id]
+        rows = engine.logits(before + after)[len(before) - 1 :]
+        wanted = [token_logprob(row, token, 0).logprob for row, token in zip(rows, after, strict=False)]
+        assert value == pytest.approx(sum(wanted) / len(wanted), abs=1e-6)
+    assert len(set(found)) == 3
+
+
 @pytest.mark.parametrize("type_", ["F32", "Q8_0"])
 @pytest.mark.parametrize("sampling", [Sampling(), HOT, Sampling(temperature=0.8, seed=3, presence_penalty=1)], ids=str)
 @pytest.mark.parametrize("form", FORMS)

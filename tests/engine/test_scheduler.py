@@ -112,7 +112,7 @@ class World:
             assert chunk.start == chunk.sequence.computed and chunk.tokens
             known = chunk.sequence.tokens[chunk.start : chunk.end]
             assert chunk.tokens[: len(known)] == known
-            assert chunk.end < chunk.sequence.limit + chunk.sequence.wants_every_row
+            assert chunk.end < chunk.sequence.limit + (chunk.sequence.rows_from is not None)
         return plan
 
     def compute(self, plan: Plan) -> dict[int, dict[int, int]]:
@@ -190,8 +190,8 @@ class World:
             assert sequence.tokens == tokens[: len(sequence.tokens)]
             if sequence.end_reason in ("stop", "length"):
                 assert (sequence.tokens, sequence.end_reason) == (tokens, reason)
-                if sequence.wants_every_row:
-                    assert all(self.rows[sequence.id, p] == 1 for p in range(sequence.prompt_length - 1))
+                if sequence.rows_from is not None:
+                    assert all(self.rows[sequence.id, p] == 1 for p in range(sequence.rows_from, sequence.prompt_length - 1))
             assert sequence.cached <= min(sequence.prompt_length, len(beginning) - 1)
 
 
@@ -246,7 +246,7 @@ class Trace:
             tenant=rng.choice("ab"),
             salt=rng.choice(["", "", "other"]),
             deadline=self.now + rng.randint(1, 12) if rng.random() < 0.1 else float("inf"),
-            wants_every_row=rng.random() < 0.1,
+            rows_from=rng.randrange(len(tokens)) if rng.random() < 0.1 else None,
         )
         fits = len(tokens) < scheduler.context and scheduler.pool.pages_for(len(tokens)) <= scheduler.pool.count
         if not fits:
@@ -785,7 +785,7 @@ def test_prompt_rows_are_computed_though_cached_and_come_once() -> None:
     tokens = prompt(20)
     asks.add(Sequence(0, tokens, limit=21))
     asks.run()
-    scored = asks.add(Sequence(1, tokens, limit=30, wants_every_row=True))
+    scored = asks.add(Sequence(1, tokens, limit=30, rows_from=0))
     asks.step()
     asks.step()
     asks.add(Sequence(2, prompt(30, 9), limit=31, priority=-1))  # displaces it in the middle of its prompt

@@ -25,6 +25,10 @@ class Counting:
         self.asked += len(sampling)
         return [Completion(f"{prompt} {s.temperature} {s.seed}", [1, 2], -1.5, "stop") for s in sampling]
 
+    def continuation_logprobs(self, prompts: Sequence[str], continuation: str) -> list[float]:
+        self.asked += len(prompts)
+        return [-float(len(prompt) + len(continuation)) for prompt in prompts]
+
 
 SAMPLES = [Sampling(), Sampling(temperature=0.5, seed=1), Sampling(temperature=0.5, seed=2)]
 
@@ -40,6 +44,15 @@ def test_only_what_is_missing_is_asked(tmp_path: Path) -> None:
         again.generate("p", sampling=SAMPLES[:1], **changes)
     again.generate("q", sampling=SAMPLES[:1], grammar="g")
     assert model.asked == 6
+
+
+def test_what_was_scored_is_not_scored_again(tmp_path: Path) -> None:
+    model, file = Counting(), tmp_path / "r.jsonl"
+    assert Recording(model, file).continuation_logprobs(["a", "bc"], "d") == [-2, -3]
+    again = Recording(model, file)
+    assert again.continuation_logprobs(["bc", "e", "a"], "d") == [-3, -2, -2]
+    assert (model.asked, again.asked) == (3, 1)
+    assert again.continuation_logprobs(["a"], "other") == [-6] and model.asked == 4
 
 
 def test_a_line_that_was_cut_off_is_asked_again(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.models import load_generator
 from openarctic.copilot.policy import Policy
 from openarctic.copilot.principal import Principal
+from openarctic.copilot.prompt import turned_text
 from openarctic.copilot.prune import prune
 from openarctic.copilot.sample import database_or_sample
 from openarctic.copilot.schema import Schema
@@ -55,6 +56,7 @@ STEPS: dict[str, str] = {
     "values": "the cell values that the question names, in the prompt and in mending",
     "mend": "tables added that a query needs, texts compared where they stand",
     "prune": "tables taken away that are joined for nothing",
+    "channel": "how probable the question is, given each candidate (a noisy channel), for the scorer",
     "variants": "statements beside those that the model wrote, for the scorer to choose from",
     "scorer": "candidates weighed by their features; without it by the model's probability",
 }
@@ -293,6 +295,9 @@ class Copilot:
                 break
         if not candidates:
             raise self._nothing_ran(tally)
+        if not options.without & {"channel", "scorer"}:
+            self._ask_back(self.form.schema_text(shown), links.question, candidates)
+            clock.lap("channel")
         election = tally.election = self.judge.elect(
             question, links.values, candidates, links.coverage(), "scorer" not in options.without
         )
@@ -380,6 +385,24 @@ class Copilot:
                     made = Candidate(checked, logprob, candidate.tokens, times=0, is_variant=True, short_sql=sql)
                     _add(found, made)
         return list(found.values())
+
+    def _ask_back(self, schema_text: str, question: str, candidates: Sequence[Candidate]) -> None:
+        """Has a model that was trained to write the question for a query say how probable this question is for each candidate.
+
+        Electing by that too is the noisy channel of Brown et al. 1993 (Computational Linguistics 19:2): what leaves out a part of
+        the question, or adds to it, seldom explains it.
+        """
+        weighed = self.judge.calibration is None or "asked_logprob" in self.judge.calibration.correct.terms
+        if not (weighed and self.form.is_short and getattr(self.model, "asks_questions", False)):
+            return
+        texts = list(dict.fromkeys(c.short_sql for c in candidates if c.short_sql))
+        if len(texts) < 2:
+            return
+        prompts = [schema_text + turned_text(text) for text in texts]
+        found = self.model.continuation_logprobs(prompts, f" {' '.join(question.split())}")  # type: ignore[attr-defined]
+        known = dict(zip(texts, found, strict=True))
+        for candidate in candidates:
+            candidate.asked_logprob = known.get(candidate.short_sql)
 
     def _mended(self, short_sql: str, question: str, links: Sequence[ValueLink], options: AskOptions) -> str:
         """With the tables that it needs and no others, and linked texts compared where they stand."""

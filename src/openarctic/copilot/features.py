@@ -26,6 +26,7 @@ from openarctic.copilot.vote import Candidate, grouped, own_weights, similarity
 FEATURES: dict[str, str] = {
     "logprob": "log probability of the statement, in the model's eyes",
     "mean_logprob": "the same, of a token",
+    "asked_logprob": "log probability of the question, in the model's eyes, given the statement, of a token",
     "is_first": "it is what the model finds most probable, token by token",
     "is_variant": "the model wrote another statement, of which this one was made",
     "share": "part of the model's probability that led to this result",
@@ -163,6 +164,7 @@ class Evidence:
                 candidate.features = {
                     "logprob": max(candidate.logprob, -30.0),
                     **({"mean_logprob": candidate.logprob / candidate.tokens} if candidate.tokens else {}),
+                    **({} if candidate.asked_logprob is None else {"asked_logprob": candidate.asked_logprob}),
                     "is_first": float(candidate.is_first),
                     "is_variant": float(candidate.is_variant),
                     "share": group.weight / total,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from openarctic.copilot.nano_pairs import ASKS_KEY, Log, NanoPairs, written_pairs
+from openarctic.copilot.nano_pairs import Log, NanoPairs, written_pairs
+from openarctic.engine.engine import ASKS_KEY
 from openarctic.errors import MissingError
 from openarctic.formats import GGUFFile, from_gguf, read_gguf, to_gguf, write_gguf
 from openarctic.formats.names import tensor_table
@@ -67,7 +68,7 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
     pairs = NanoPairs(recipe, data, tokenizer, log)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     matrices = [n for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and ".gate." not in n]
-    pairs.written = written_pairs(recipe, pairs, source, out / "written.jsonl", log)
+    pairs.written = written_pairs(recipe, pairs, source, out / "written.jsonl", torch.get_num_threads(), log)
     held_out = pairs.validation()
 
     def finish(trained: ArcticForCausalLM, progress: Progress) -> tuple[Path, ...]:

@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from openarctic.config import write_text
 from openarctic.copilot.described import read_described
 from openarctic.copilot.examples import Databases, LinkedSchema, Pair, read_pairs
@@ -21,6 +19,7 @@ from openarctic.copilot.transfer import transfer
 from openarctic.copilot.variation import varied
 from openarctic.copilot.wikisql import read_wikisql
 from openarctic.engine import Engine
+from openarctic.engine.engine import ASKS_KEY
 from openarctic.errors import UserError
 from openarctic.formats import GGUFFile
 from openarctic.tokenizer import Tokenizer
@@ -29,7 +28,6 @@ from openarctic.train.recipes import NanoRecipe
 from openarctic.train.tune import make_packs
 
 Log = Callable[[str], None]
-ASKS_KEY = "openarctic.asks_questions"  # of models that were trained to write the question for a query
 TOLD_EVERY = 800  # queries
 
 
@@ -140,7 +138,7 @@ class NanoPairs:
         return Segment(self.tokenizer.encode(prompt), [*self.tokenizer.encode(target), self.tokenizer.eos_id])
 
 
-def written_pairs(recipe: NanoRecipe, pairs: NanoPairs, base: GGUFFile, path: Path, log: Log) -> list[Pair]:
+def written_pairs(recipe: NanoRecipe, pairs: NanoPairs, base: GGUFFile, path: Path, threads: int, log: Log) -> list[Pair]:
     """Questions that the base asks for queries carried over from other databases; read from `path` where a run has kept them.
 
     Raises UserError for a base that was not trained to ask.
@@ -150,7 +148,7 @@ def written_pairs(recipe: NanoRecipe, pairs: NanoPairs, base: GGUFFile, path: Pa
     if not path.exists():
         if not base.metadata.get(ASKS_KEY):
             raise UserError("the base was not trained to ask questions", "train one with --set turned_share=0.25")
-        made = _write_pairs(recipe, pairs, base, log)
+        made = _write_pairs(recipe, pairs, base, threads, log)
         path.parent.mkdir(parents=True, exist_ok=True)
         records = [{"db_id": pair.database, "question": pair.question, "query": pair.sql} for pair in made]
         write_text(path, "".join(json.dumps(record) + "\n" for record in records))
@@ -158,12 +156,12 @@ def written_pairs(recipe: NanoRecipe, pairs: NanoPairs, base: GGUFFile, path: Pa
     return [pairs.linked[r["db_id"]].pair(r["db_id"], r["question"], r["query"]) for r in read]
 
 
-def _write_pairs(recipe: NanoRecipe, pairs: NanoPairs, base: GGUFFile, log: Log) -> list[Pair]:
+def _write_pairs(recipe: NanoRecipe, pairs: NanoPairs, base: GGUFFile, threads: int, log: Log) -> list[Pair]:
     sources = sorted(key for key in pairs.phrasings if key[0] in pairs.linked)
     files = {name: pairs.databases.path(name) for name, _ in sources}
     queries = list(transfer(sources, pairs.linked, files, recipe.written_queries, recipe.tune.seed))
     log(f"asking questions for {len(queries)} queries")
-    engine = Engine(base, threads=torch.get_num_threads(), max_sequences=BATCH * QUESTIONS)
+    engine = Engine(base, threads=threads, max_sequences=BATCH * QUESTIONS)
     made: list[Pair] = []
 
     def tell(done: int) -> None:

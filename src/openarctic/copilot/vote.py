@@ -26,7 +26,8 @@ class Candidate:
     """A statement that may run: how probable the model found its most probable spelling (natural log, summed over `tokens`
     tokens; 0 tokens: unknown), `times` the model came to it, and what it returned. `is_first`: the greedy text came to it;
     `is_variant`: no text did, it was made of one that did (`variants.py`), from `short_sql`, the short form.
-    `features` and `score` are filled in by a scorer (`copilot/confidence.py`)."""
+    `asked_logprob`: how probable the model finds it that the question is asked for this statement (natural log, of a token),
+    where it was trained to say so. `features` and `score` are filled in by a scorer (`copilot/confidence.py`)."""
 
     checked: Checked
     logprob: float
@@ -36,6 +37,7 @@ class Candidate:
     is_variant: bool = False
     short_sql: str = ""
     result: Result | None = None
+    asked_logprob: float | None = None
     features: dict[str, float] = field(default_factory=dict)
     score: float = 0.0
 

@@ -29,6 +29,7 @@ from openarctic.tokenizer import Tokenizer, has_vocabulary
 
 STEP_TOKENS = 512  # of one step at most: a prompt is computed in such chunks
 CACHE_BYTES = 1 << 30
+ASKS_KEY = "openarctic.asks_questions"
 
 
 class Engine:
@@ -69,6 +70,8 @@ class Engine:
         self.tokenizer = tokenizer
         # What it writes for a question: short SQL or a plan, if it was made for that; any other model chats.
         self.target_form = _target_form(file)
+        # Whether it was also trained to write the question for a query.
+        self.asks_questions = bool(file.metadata.get(ASKS_KEY))
         # Tells the very weights; empty in files that do not keep it.
         self.fingerprint = str(file.metadata.get(CHECKSUM_KEY, ""))
         self.name = name or str(file.metadata.get("general.name", file.paths[0].stem))
@@ -146,13 +149,15 @@ class Engine:
         priority: int = 0,
         tenant: str = "",
         timeout: float | None = None,
+        prompt_logprobs_start: int = 0,
     ) -> Stream:
         """Starts `n` completions for each of `sampling` and returns at once; the stream gives their tokens as they come.
 
         The prompt is computed once, and what it shares with prompts of the same `tenant` not even that, unless its log
-        probabilities are wanted. `grammar` is Lark text or a Constraint; `forces_tokens` appends what it leaves no choice about
-        without a step of its own (False is slower and gives the same). Smaller `priority` goes first. After `timeout` seconds
-        what is not finished ends with the reason deadline.
+        probabilities are wanted: then from position `prompt_logprobs_start` on, and the entries up to it are None. `grammar` is
+        Lark text or a Constraint; `forces_tokens` appends what it leaves no choice about without a step of its own (False is
+        slower and gives the same). Smaller `priority` goes first. After `timeout` seconds what is not finished ends with the
+        reason deadline.
 
         Raises UserError, or CapacityError when the prompt is too long.
         """
@@ -172,6 +177,7 @@ class Engine:
             priority=whole("priority", priority, -(2**31), 2**31),
             tenant=tenant,
             deadline=None if timeout is None else time.monotonic() + timeout,
+            prompt_logprobs_start=whole("prompt_logprobs_start", prompt_logprobs_start, 0, len(ids) - 1),
         )
         return self._loop.submit(request)
 
@@ -192,6 +198,27 @@ class Engine:
                 if event.text:
                     on_text(event.index, event.text)
         return stream.result()
+
+    def continuation_logprobs(self, prompts: Sequence[str], continuation: str, *, tenant: str = "") -> list[float]:
+        """How probable the model finds that `continuation`, and nothing more, follows each of `prompts`: natural logarithms, a
+        mean over its tokens and the end token. What prompts share is computed once.
+
+        Raises what `submit` raises, and UserError for a model that has no tokenizer or no end token.
+        """
+        tokenizer = self._text()
+        end = tokenizer.eos_id
+        if end is None:
+            raise UserError("the model has no end token, so nothing can be said of whole texts")
+        scored = [*tokenizer.encode(continuation), end]
+        streams = []
+        for prompt in prompts:
+            ids = self._ids(prompt)
+            sampling = Sampling(prompt_logprobs=0, ignore_eos=True)
+            start = len(ids) - 1
+            stream = self.submit([*ids, *scored], sampling=sampling, max_tokens=1, tenant=tenant, prompt_logprobs_start=start)
+            streams.append(stream)
+        found = (stream.result()[0].prompt_logprobs or [] for stream in streams)
+        return [sum(t.logprob for t in known[-len(scored) :] if t is not None) / len(scored) for known in found]
 
     def keep_prefix(self, prompt: str | Sequence[int], *, tenant: str = "") -> int:
         """Makes sure that prompts which begin with this one need only their rest computed; gives the number of tokens kept.

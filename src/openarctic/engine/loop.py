@@ -163,16 +163,20 @@ class Loop:
         index = itertools.count()
         samplers = [[Sampler(s, request.ids, number) for number in range(s.num_candidates)] for s in request.settings]
         candidates = [[self._candidate(request, sampler, next(index), limit) for sampler in group] for group in samplers]
-        scores: list[list[TokenLogprob | None] | None] = [None if s.prompt_logprobs is None else [None] for s in request.settings]
+        start = request.prompt_logprobs_start
+        scores: list[list[TokenLogprob | None] | None] = [
+            None if s.prompt_logprobs is None else [None] * (start + 1) for s in request.settings
+        ]
         job = self._jobs[stream] = _Job(stream, candidates, scores, left=next(index))
-        line = self._line(job, candidates[0][0], list(request.ids), wants_every_row=any(s is not None for s in scores))
+        is_scored = any(known is not None for known in scores)
+        line = self._line(job, candidates[0][0], list(request.ids), rows_from=start if is_scored else None)
         self.scheduler.add(line.sequence)
 
     def _candidate(self, request: Request, sampler: Sampler, index: int, limit: int) -> Candidate:
         follower = request.follower.copy() if request.follower else None
         return Candidate(index, sampler, self.limits.tokenizer, limit, follower, request.forces_tokens)
 
-    def _line(self, job: _Job, candidate: Candidate, tokens: list[int], *, wants_every_row: bool = False) -> _Line:
+    def _line(self, job: _Job, candidate: Candidate, tokens: list[int], *, rows_from: int | None = None) -> _Line:
         request = job.request
         sequence = Sequence(
             next(self._ids),
@@ -182,7 +186,7 @@ class Loop:
             tenant=request.tenant,
             salt=request.tenant,
             deadline=math.inf if request.deadline is None else request.deadline,
-            wants_every_row=wants_every_row,
+            rows_from=rows_from,
         )
         line = self._lines[sequence.id] = _Line(job, candidate, sequence)
         return line
@@ -292,7 +296,7 @@ class Loop:
     def _take(self, line: _Line, chunk: Chunk, rows: Rows, outcomes: dict[int, tuple[int, int]]) -> list[_Line]:
         """Tokens from a chunk's rows; gives the lines that moved."""
         job, sequence = line.job, line.sequence
-        if sequence.wants_every_row:
+        if sequence.rows_from is not None:
             self._score_prompt(job, chunk, rows)
         if chunk.end < len(sequence.tokens):
             return []

@@ -19,7 +19,8 @@ class Sequence:
     """One line of tokens. The loop appends to `tokens` and sets `draft`; the fields below belong to the scheduler.
 
     `limit` is the most tokens in all, prompt and output. A smaller `priority` goes first. Pages are shared only with sequences of
-    the same `salt`. `wants_every_row`: the logits of every prompt position are asked for, so none is taken from the cache.
+    the same `salt`. `rows_from`: the logits of every prompt position from there on are asked for, so none of them is taken from
+    the cache; None: of the last one only.
     """
 
     id: int
@@ -29,7 +30,7 @@ class Sequence:
     tenant: str = ""
     salt: str = ""
     deadline: float = math.inf
-    wants_every_row: bool = False
+    rows_from: int | None = None
     draft: Items[int] = ()  # guessed to follow `tokens`; set before each schedule
 
     end_reason: str | None = field(default=None, init=False)
@@ -40,13 +41,14 @@ class Sequence:
     prompt_length: int = field(default=0, init=False)
     prefill_end: int = field(default=0, init=False)  # what stands before it is prefill
     reached: int = field(default=0, init=False)  # the most positions that were ever computed
-    num_rows: int = field(default=0, init=False)  # prompt rows delivered, of those that `wants_every_row` asks for
+    num_rows: int = field(default=0, init=False)  # no prompt row before this position is still wanted
     served_at: int = field(default=0, init=False)  # the last step with a token of this sequence
     is_promoted: bool = field(default=False, init=False)
     is_resuming: bool = field(default=False, init=False)  # was preempted and has not caught up
 
     def __post_init__(self) -> None:
         self.tokens = list(self.tokens)  # its own: it grows
+        self.num_rows = self.rows_from or 0
 
     @property
     def is_decoding(self) -> bool:
@@ -59,9 +61,14 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
+    def wants_rows(self) -> bool:
+        """Whether rows of prompt positions are still to come."""
+        return self.rows_from is not None and self.num_rows < self.prompt_length
+
+    @property
     def cacheable(self) -> int:
         """How many positions may come from the cache: not those whose rows are wanted."""
-        if self.wants_every_row and self.num_rows < self.prompt_length:
+        if self.wants_rows:
             return self.num_rows
         return len(self.tokens) - 1
 
@@ -95,13 +102,13 @@ class Chunk:
 
     @property
     def rows(self) -> range:
-        """Positions whose logits are wanted: the last known token's, each draft's, and where asked for every prompt position's.
+        """Positions whose logits are wanted: the last known token's, each draft's, and where asked for those of the prompt.
 
         To be read before tokens are appended.
         """
         sequence = self.sequence
         first = len(sequence.tokens) - 1
-        if sequence.wants_every_row and sequence.num_rows < sequence.prompt_length:
+        if sequence.wants_rows:
             first = min(first, max(self.start, sequence.num_rows))
         return range(min(first, self.end), self.end)
 

@@ -31,7 +31,8 @@ class Request:
     """One prompt and what to make of it; `follower` stands at the start of the grammar.
 
     `priority`: smaller comes first. `tenant` names who asks: tenants get equal shares, and nothing that one of them computed
-    (prefixes, drafts) is used for another. `deadline` is in seconds of the loop's clock.
+    (prefixes, drafts) is used for another. `deadline` is in seconds of the loop's clock. `prompt_logprobs` are those of the
+    tokens after position `prompt_logprobs_start`.
     """
 
     ids: list[int]
@@ -42,6 +43,7 @@ class Request:
     priority: int = 0
     tenant: str = ""
     deadline: float | None = None
+    prompt_logprobs_start: int = 0
 
     @property
     def is_streamed(self) -> bool:

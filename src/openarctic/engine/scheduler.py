@@ -132,7 +132,7 @@ class Scheduler:
 
     def _share(self, parent: Sequence, child: Sequence) -> None:
         size = self.pool.page_size
-        is_possible = child.salt == parent.salt and not child.wants_every_row and child.id in self._waiting
+        is_possible = child.salt == parent.salt and child.rows_from is None and child.id in self._waiting
         if not is_possible or len(self._running) >= self.max_sequences:
             return
         length = common_prefix(parent.tokens[: parent.computed], child.tokens[:-1])

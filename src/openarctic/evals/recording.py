@@ -30,6 +30,7 @@ class Recording:
         self.model, self.path, self.name = model, path, model.name
         self.fingerprint = fingerprint_of(model)
         self.target_form: str | None = getattr(model, "target_form", "sql")
+        self.asks_questions: bool = getattr(model, "asks_questions", False)
         self._known: dict[str, Completion] = {}
         self.asked = 0  # completions that the model had to make
         header = {"model": model.name, "fingerprint": self.fingerprint}
@@ -83,6 +84,15 @@ class Recording:
         # `replace` copies: who asked may change what they got.
         return [replace(self._known[key]) for key in keys]
 
+    def continuation_logprobs(self, prompts: Sequence[str], continuation: str) -> list[float]:
+        """As `Engine.continuation_logprobs`."""
+        keys = [_digest([prompt, continuation]) for prompt in prompts]
+        missing = [i for i, key in enumerate(keys) if key not in self._known]
+        if missing:
+            found = self.model.continuation_logprobs([prompts[i] for i in missing], continuation)  # type: ignore[attr-defined]
+            self._write({keys[i]: Completion("", [], value, "scored") for i, value in zip(missing, found, strict=True)})
+        return [self._known[key].logprob for key in keys]
+
     def _write(self, made: dict[str, Completion]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             for key, completion in made.items():
@@ -101,5 +111,8 @@ class Recording:
 def _key(prompt: str, sampling: Sampling, max_tokens: int, grammar: str | Constraint | None) -> str:
     source = grammar if isinstance(grammar, str) or grammar is None else repr(grammar)
     seed = 0 if sampling.is_greedy else sampling.seed
-    parts = json.dumps([prompt, source, max_tokens, sampling.temperature, seed])
-    return hashlib.sha256(parts.encode()).hexdigest()[:24]
+    return _digest([prompt, source, max_tokens, sampling.temperature, seed])
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]

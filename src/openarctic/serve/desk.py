@@ -48,6 +48,7 @@ class Voice:
 
         self._engine = engine
         self.target_form = engine.target_form
+        self.asks_questions: bool = getattr(engine, "asks_questions", False)
         self.name = engine.name
         self.fingerprint = fingerprint_of(engine)  # a calibration is found by it
         self.tenant = ""
@@ -83,6 +84,12 @@ class Voice:
             stream.is_heard = False
             self._streams.append(stream)
         return stream.result()
+
+    def continuation_logprobs(self, prompts: Sequence[str], continuation: str) -> list[float]:
+        """As `Engine.continuation_logprobs`. Raises CapacityError once stopped."""
+        if self._is_stopped:
+            raise CapacityError("the question was given up")
+        return self._engine.continuation_logprobs(prompts, continuation, tenant=self.tenant)
 
     def begin(self, tenant: str) -> None:
         """The next question."""
