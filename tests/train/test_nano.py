@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from openarctic.copilot.nano import find_base, hybrid_base, make_nano  # noqa: E402
+from openarctic.copilot.nano import draw_back, find_base, hybrid_base, make_nano  # noqa: E402
 from openarctic.copilot.nano_pairs import NanoPairs  # noqa: E402
 from openarctic.engine import Engine  # noqa: E402
 from openarctic.errors import MissingError, UserError  # noqa: E402
@@ -174,6 +174,23 @@ def test_some_pairs_are_learned_the_other_way_round(tmp_path: Path) -> None:
     assert len(segments) - len(turned) >= RECIPE.synthetic_per_epoch
     held = NanoPairs(replace(RECIPE, turned_share=1.0, validation_databases=("shop",)), data, tokenizer, print)
     assert all(tokenizer.decode(s.prompt).startswith("\nQ: ") for pack in held.validation() for s in pack.segments)
+
+
+def test_weights_are_drawn_back_to_the_base() -> None:
+    base = read_gguf(find_base())
+    before, after = hybrid_base(RECIPE, base), hybrid_base(RECIPE, base)
+    moved, frozen = "model.layers.20.self_attn.q_proj.weight", "model.layers.3.self_attn.q_proj.weight"
+    kept = after.get_parameter(frozen).clone()
+    with torch.no_grad():
+        after.get_parameter(moved).add_(1.0)
+    draw_back(after, before, 0.25)
+    assert torch.allclose(after.get_parameter(moved) - before.get_parameter(moved), torch.tensor(0.75), atol=1e-6)
+    assert torch.equal(after.get_parameter(frozen), kept)
+
+
+def test_a_share_of_the_base_beyond_all_is_told_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"base_share is 1\.5"):
+        make_nano(replace(RECIPE, base_share=1.5), tmp_path / "none", find_base(), tmp_path / "run", log=print)
 
 
 def test_a_base_that_cannot_ask_is_told(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from openarctic.copilot.nano_pairs import Log, NanoPairs, written_pairs
 from openarctic.engine.engine import ASKS_KEY
-from openarctic.errors import MissingError
+from openarctic.errors import MissingError, UserError
 from openarctic.formats import GGUFFile, from_gguf, read_gguf, to_gguf, write_gguf
 from openarctic.formats.names import tensor_table
 from openarctic.formats.quants import byte_size
@@ -61,6 +61,8 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
     unless the recipe takes no pairs of them, `bird_train/` and `wikisql_partial/`. `base` is a dense GGUF model, or an
     arctic-nano to go on from. A GPU is used where torch finds one.
     """
+    if not 0 <= recipe.base_share <= 1:
+        raise UserError(f"base_share is {recipe.base_share}, it must be 0 to 1")
     torch.manual_seed(recipe.tune.seed)
     source = read_gguf(base)
     tokenizer = Tokenizer.from_gguf_metadata(source.metadata).truncate(recipe.vocab_size)
@@ -73,6 +75,8 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
 
     def finish(trained: ArcticForCausalLM, progress: Progress) -> tuple[Path, ...]:
         log(f"trained {progress.step} steps, {progress.examples} examples, {progress.seconds / 3600:.2f} hours")
+        if recipe.base_share:
+            draw_back(trained, hybrid_base(recipe, source), recipe.base_share)
         return export(recipe, trained, source, tokenizer, out / "arctic-nano.gguf", progress)
 
     return Job(
@@ -114,6 +118,17 @@ def hybrid_base(recipe: NanoRecipe, source: GGUFFile) -> ArcticForCausalLM:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(recipe.is_trained(name))
     return model
+
+
+@torch.no_grad()
+def draw_back(trained: ArcticForCausalLM, base: ArcticForCausalLM, share: float) -> None:
+    """Averages what was trained with what it began as, of which `share` is taken: what a run forgot comes back, and most of what
+    it learned stays (Wortsman et al. 2022, arXiv:2109.01903).
+    """
+    began = dict(base.named_parameters())
+    for name, parameter in trained.named_parameters():
+        if parameter.requires_grad:
+            parameter.lerp_(began[name].to(parameter), share)
 
 
 def export(

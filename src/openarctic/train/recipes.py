@@ -62,6 +62,7 @@ class NanoRecipe:
     max_pack_tokens: int = 900
     max_pack_segments: int = 20
     validation_packs: int = 6
+    base_share: float = 0.0  # of the exported weights: those that the run began with (arXiv:2109.01903)
     max_file_bytes: int = 45_000_000
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=1200, lr=5e-4, expert_lr=1e-3, validate_every=200))
 
