@@ -295,8 +295,8 @@ class Copilot:
                 break
         if not candidates:
             raise self._nothing_ran(tally)
-        if not options.without & {"channel", "scorer"}:
-            self._ask_back(self.form.schema_text(shown), links.question, candidates)
+        if self._asks_back and not options.without & {"channel", "scorer"}:
+            self._ask_back(shown, links.question, candidates)
             clock.lap("channel")
         election = tally.election = self.judge.elect(
             question, links.values, candidates, links.coverage(), "scorer" not in options.without
@@ -386,19 +386,23 @@ class Copilot:
                     _add(found, made)
         return list(found.values())
 
-    def _ask_back(self, schema_text: str, question: str, candidates: Sequence[Candidate]) -> None:
-        """Has a model that was trained to write the question for a query say how probable this question is for each candidate.
+    @property
+    def _asks_back(self) -> bool:
+        """Whether the model was trained to write the question for a query, and its calibration, if there is one, weighs that."""
+        weighed = self.judge.calibration is None or "asked_logprob" in self.judge.calibration.correct.terms
+        return weighed and self.form.is_short and getattr(self.model, "asks_questions", False)
+
+    def _ask_back(self, shown: Schema, question: str, candidates: Sequence[Candidate]) -> None:
+        """Has the model say how probable this question is for each candidate.
 
         Electing by that too is the noisy channel of Brown et al. 1993 (Computational Linguistics 19:2): what leaves out a part of
         the question, or adds to it, seldom explains it.
         """
-        weighed = self.judge.calibration is None or "asked_logprob" in self.judge.calibration.correct.terms
-        if not (weighed and self.form.is_short and getattr(self.model, "asks_questions", False)):
-            return
         texts = list(dict.fromkeys(c.short_sql for c in candidates if c.short_sql))
         if len(texts) < 2:
             return
-        prompts = [schema_text + turned_text(text) for text in texts]
+        schema = self.form.schema_text(shown)
+        prompts = [schema + turned_text(text) for text in texts]
         found = self.model.continuation_logprobs(prompts, f" {' '.join(question.split())}")  # type: ignore[attr-defined]
         known = dict(zip(texts, found, strict=True))
         for candidate in candidates:

@@ -84,9 +84,10 @@ def transfer(
         if count <= 0:
             break
         source, target = rng.choice(sources), rng.choice(names)
-        tree = parsed.setdefault(source, sqlglot.parse_one(source[1], read="sqlite"))
+        if source not in parsed:
+            parsed[source] = sqlglot.parse_one(source[1], read="sqlite")
         try:
-            sql = _Transfer(tree, linked[source[0]].schema, linked[target].schema, rows[target], rng).sql()
+            sql = _Transfer(parsed[source], linked[source[0]].schema, linked[target].schema, rows[target], rng).sql()
         except (NoTransferError, SqlglotError):
             continue
         if (target, sql) not in known and _finds_something(rows[target].run(expand(sql, linked[target].schema))):
@@ -132,11 +133,11 @@ class _Transfer:
             self.tables |= dict.fromkeys(names, "")
             for column in own_columns(select):
                 if not isinstance(column.this, exp.Star):
-                    self.places[id(column)] = self._place(column, names, select)
+                    self.places[id(column)] = self._place(column, names)
         if any(self.source.table(name) is None for name in self.tables):
             raise NoTransferError
 
-    def _place(self, column: exp.Column, names: list[str], select: exp.Select) -> Place:
+    def _place(self, column: exp.Column, names: list[str]) -> Place:
         name, wanted = column.name.lower(), [column.table.lower()] if column.table else names
         holder = next((t for t in wanted if (table := self.source.table(t)) and table.column(name)), None)
         if holder is None or holder not in names:
@@ -191,20 +192,17 @@ class _Transfer:
         column = own.column(name) if own else None
         assert own is not None and column is not None
         role = _role(own, column)
-        compared = self._compared_with(place)
+        needs_values = self._is_compared_with_text(place)
         return [
             (there, c.name.lower())
             for c in self._table(there).columns
-            if _role(self._table(there), c) == role and (compared != "text" or c.values)
+            if _role(self._table(there), c) == role and (c.values or not needs_values)
         ]
 
-    def _compared_with(self, place: Place) -> str:
-        """Whether the query compares it with a text."""
-        for literal in self.tree.find_all(exp.Literal):
-            column = _compared_column(literal)
-            if column is not None and self.places.get(id(column)) == place:
-                return "text" if literal.is_string else "number"
-        return ""
+    def _is_compared_with_text(self, place: Place) -> bool:
+        texts = (literal for literal in self.tree.find_all(exp.Literal) if literal.is_string)
+        compared = (column for text in texts if (column := _compared_column(text)) is not None)
+        return any(self.places.get(id(column)) == place for column in compared)
 
     # Values
 
