@@ -35,6 +35,7 @@ ORDER = [
     "generator",
     "config",
     "machine",
+    "event_loop",
     "errors",
 ]
 HEAVY = ("torch", "openarctic.engine", "openarctic.native", "numpy", "duckdb", "sqlglot", "llguidance", "tokenizers")

@@ -6,14 +6,19 @@ Sockets of asyncio and nothing else, so that the crowd takes as little as possib
 from __future__ import annotations
 
 import asyncio
+import bisect
+import itertools
 import json
 import random
+import re
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
+from openarctic import event_loop
 from openarctic.bench.serve_traces import ServeRequest
 
 TIMEOUT_S = 600.0
@@ -42,7 +47,7 @@ class Crowd:
 
     def run(self, requests: Sequence[ServeRequest], seed: int = 0) -> tuple[float, list[Seen]]:
         """Seconds that all took, and what each saw."""
-        return asyncio.run(self._run(requests, seed))
+        return event_loop.run(self._run(requests, seed))
 
     async def _run(self, requests: Sequence[ServeRequest], seed: int) -> tuple[float, list[Seen]]:
         seats, rng = asyncio.Semaphore(self.concurrency), random.Random(seed)
@@ -82,32 +87,58 @@ class Crowd:
             body["logit_bias"] = {str(self.eos_id): -100}
         data = json.dumps(body).encode()
         head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
+        told = await self._told(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        times = told.events()
+        seen.first_s, seen.whole_s = times[0] - told.started, times[-1] - told.started
+        seen.between_s = [later - earlier for earlier, later in itertools.pairwise(times)]
+        seen.tokens = request.max_tokens  # an event may hold several tokens, or none
+
+    async def _told(self, request: bytes) -> _Told:
+        loop = asyncio.get_running_loop()
+        transport, told = await loop.create_connection(partial(_Told, request, loop.create_future()), "127.0.0.1", self.port)
         try:
-            started = last = time.perf_counter()
-            writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-            status = await reader.readline()
-            if b" 200 " not in status:
-                raise ValueError(f"the server answered {status.decode().strip()}")
-            async for line in reader:
-                if not line.startswith(b"data: {"):
-                    continue
-                now = time.perf_counter()
-                told = json.loads(line[6:])
-                if "error" in told:
-                    raise ValueError(str(told["error"]))
-                if seen.tokens == 0:
-                    seen.first_s = now - started
-                else:
-                    seen.between_s.append(now - last)
-                seen.tokens += 1
-                last = now
-            seen.whole_s = last - started
-            seen.tokens = request.max_tokens if seen.tokens else 0  # an event may hold several tokens, or none
-            if not seen.tokens:
-                raise ValueError("the stream held nothing")
+            await told.ended
         finally:
-            writer.close()
+            transport.abort()
+        return told
+
+
+@dataclass(slots=True)
+class _Told(asyncio.Protocol):
+    """What one connection brings. While it comes, only the times are noted: what is read of it is read when it has ended."""
+
+    request: bytes
+    ended: asyncio.Future[None]
+    started: float = 0.0
+    received: bytearray = field(default_factory=bytearray)
+    arrivals: list[tuple[int, float]] = field(default_factory=list)  # bytes received until then
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asks."""
+        self.started = time.perf_counter()
+        cast(asyncio.WriteTransport, transport).write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        """Notes."""
+        self.received += data
+        self.arrivals.append((len(self.received), time.perf_counter()))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tells who waits."""
+        if not self.ended.done():
+            self.ended.set_exception(error) if error else self.ended.set_result(None)
+
+    def events(self) -> list[float]:
+        """When each event was there. Raises ValueError where there were none, or an error among them."""
+        status = bytes(self.received).partition(b"\r\n")[0]
+        if b" 200 " not in status:
+            raise ValueError(f"the server answered {status.decode(errors='replace')}")
+        if failed := re.search(rb'^data: (\{"error".*)$', self.received, re.MULTILINE):
+            raise ValueError(failed[1].decode(errors="replace").strip())
+        ends = [found.end() for found in re.finditer(rb"^data: \{.*$", self.received, re.MULTILINE)]
+        if not ends:
+            raise ValueError("the stream held nothing")
+        return [self.arrivals[bisect.bisect_left(self.arrivals, (end, 0.0))][1] for end in ends]
 
 
 def summary(seconds: float, seen: Sequence[Seen]) -> dict[str, Any]:

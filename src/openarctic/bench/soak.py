@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openarctic import event_loop
 from openarctic.bench.load import Crowd, Seen, summary
 from openarctic.bench.machine import describe_machine
 from openarctic.bench.protocol import OnProgress, Protocol
@@ -74,7 +75,7 @@ def soak(settings: Soak, on_progress: OnProgress) -> dict[str, Any]:
     )
     with server(OURS, bench) as running:
         crowd = Crowd(running.port, "m", settings.streams, None, end_token(settings.model))
-        seconds, seen, memory = asyncio.run(_hold(crowd, running, settings, on_progress))
+        seconds, seen, memory = event_loop.run(_hold(crowd, running, settings, on_progress))
     stalled = sum(max(one.first_s, *one.between_s, 0.0) > settings.stall_s for one in seen if not one.failure)
     told = {**summary(seconds, seen), "stalled": stalled, "seconds": seconds, **memory.told(seconds)}
     passed = not told["failed"] and not stalled and told["growth"] <= MAX_GROWTH

@@ -180,14 +180,14 @@ class Stream:
                     event = self._events.popleft() if self._events else None
                     is_done = self.is_done
                     if event is None and not is_done:
-                        woken = asyncio.Event()
-                        self._waiters.append(partial(loop.call_soon_threadsafe, woken.set))
+                        woken = loop.create_future()
+                        self._waiters.append(partial(loop.call_soon_threadsafe, _set, woken))
                 if event is not None:
                     yield event
                 elif is_done:
                     break
                 else:
-                    await woken.wait()
+                    await woken
         finally:
             self.cancel()
         if self._error:
@@ -223,3 +223,8 @@ class Stream:
         for wake in waiters:
             with suppress(RuntimeError):  # its event loop is closed
                 wake()
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():  # who waited may have been cancelled
+        future.set_result(None)

@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 
+from openarctic import event_loop
 from openarctic.errors import UserError
 from openarctic.serve.app import build_app
 from openarctic.serve.desk import Desk
@@ -112,7 +113,6 @@ def run_app(
         timeout_graceful_shutdown=int(service.settings.drain_timeout_s),
         timeout_keep_alive=30,
         backlog=BACKLOG,
-        loop="asyncio",
     )
     with listening:
-        asyncio.run(_Server(config, service, on_ready).serve(sockets=[listening]))
+        event_loop.run(_Server(config, service, on_ready).serve(sockets=[listening]))
