@@ -11,7 +11,7 @@ import pytest
 
 from openarctic.copilot.databases import open_database, read_schema
 from openarctic.copilot.examples import LinkedSchema, Pair
-from openarctic.copilot.question_writer import QuestionWriter
+from openarctic.copilot.question_writer import QuestionWriter, is_said
 from openarctic.generator import Completion
 from openarctic.tokenizer import Tokenizer
 
@@ -97,3 +97,18 @@ def test_what_is_not_understood_is_left_out(files: dict[str, Path], tokenizer: T
 def test_a_question_without_an_end_is_none(files: dict[str, Path], tokenizer: Tokenizer) -> None:
     pairs, prompts = written(files, tokenizer, [("brands", IN_ROME)], reason="length")
     assert pairs == [] and len(prompts) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("Which brands are from Rome?", True),
+        ("Select the brands (all of them) from Rome, and count them.", True),
+        ("Find the home and COUNT(*) FROM brand", False),
+        ("What is the max(brand_id)?", False),
+        ("List the titles ORDER BY home", False),
+        ("", False),
+    ],
+)
+def test_what_was_copied_is_no_question(question: str, said: bool) -> None:
+    assert is_said(question) is said

@@ -8,6 +8,7 @@ it, comes to a query of the same rows: what does not say enough, or something el
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ BATCH = 16  # queries asked for at a time
 QUESTIONS = 3  # for one query
 MAX_QUESTION_TOKENS = 60
 MAX_SQL_TOKENS = 120
+# SQL that was copied instead of said: a keyword in capitals, a function's name before its bracket.
+_COPIED = re.compile(r"\b(SELECT|FROM|WHERE|GROUP BY|ORDER BY|HAVING|COUNT|SUM|AVG|MIN|MAX)\b|\w\(\w+\)|\(\*\)")
 CREATIVE = Sampling(temperature=0.8, top_p=0.95, n=QUESTIONS, stop="\n")
 
 
@@ -59,7 +62,7 @@ class QuestionWriter:
         asked = []
         for (name, sql), stream in zip(queries, streams, strict=True):
             texts = [c.text.strip() for c in stream.result() if c.finish_reason == "stop"]
-            asked.append([self.linked[name].pair(name, text, sql) for text in dict.fromkeys(texts) if text])
+            asked.append([self.linked[name].pair(name, text, sql) for text in dict.fromkeys(texts) if is_said(text)])
         return asked
 
     def _understood(self, asked: Sequence[Sequence[Pair]]) -> Iterator[Pair]:
@@ -93,3 +96,8 @@ class QuestionWriter:
         if name not in self.prefixes:
             self.prefixes[name] = [tokenizer.bos_id, *tokenizer.encode(self.linked[name].text())]
         return self.prefixes[name] + tokenizer.encode(text)
+
+
+def is_said(question: str) -> bool:
+    """Whether it is put in words, and not in SQL."""
+    return bool(question) and not _COPIED.search(question)
