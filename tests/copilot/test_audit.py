@@ -166,3 +166,13 @@ def test_errors_of_the_door_come_out_unchanged(place: Path) -> None:
     with pytest.raises(RefusedError), access.recorded("query"):
         access.check("SELECT word FROM secrets")
     assert [line["status"] for line in lines(place)] == ["failed", "refused"]
+
+
+@pytest.mark.parametrize(("raised", "told"), [(KeyboardInterrupt(), "interrupted"), (ZeroDivisionError("bob"), "internal_error")])
+def test_what_was_cut_off_is_recorded(place: Path, raised: BaseException, told: str) -> None:
+    access = open_access(read_schema(open_database(place / "shop.sqlite")), place / "policy.yaml", "ann")
+    with pytest.raises(type(raised)), access.recorded("query", sql="SELECT id FROM orders"):
+        raise raised
+    [line] = lines(place)
+    assert (line["status"], line["error"]) == ("failed", told)
+    assert "bob" not in json.dumps(line)

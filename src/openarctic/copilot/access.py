@@ -16,7 +16,7 @@ from openarctic.copilot.guard import Bounds, Checked, check_within
 from openarctic.copilot.policy import Policy, Reader, Rules, read_policy
 from openarctic.copilot.principal import ANYONE, Principal
 from openarctic.copilot.schema import Schema
-from openarctic.errors import OpenArcticError, RefusedError, UserError
+from openarctic.errors import RefusedError, UserError
 
 
 class Access:
@@ -60,13 +60,14 @@ class Access:
 
     @contextlib.contextmanager
     def recorded(self, door: str, question: str | None = None, sql: str | None = None) -> Iterator[Event]:
-        """What happens inside is one event of the audit log, also where it fails. Give results away after it, not inside."""
+        """What happens inside is one event of the audit log, also where it fails, is interrupted or meets a bug of ours: the
+        statement may have run. Give results away after it, not inside."""
         event = Event(
             door=door, principal=self.principal, dialect=self.dialect, schema=self._bounds.whole, question=question, sql=sql
         )
         try:
             yield event
-        except OpenArcticError as error:
+        except BaseException as error:
             event.fail(error)
             if self.log is not None:
                 self.log.append(event)

@@ -50,10 +50,13 @@ class Event:
     error: str | None = None
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
 
-    def fail(self, error: OpenArcticError) -> None:
+    def fail(self, error: BaseException) -> None:
         """It ended with an error: its type is kept, its message may hold values."""
         self.status = "refused" if isinstance(error, RefusedError) else "failed"
-        self.error = error.type
+        if isinstance(error, OpenArcticError):
+            self.error = error.type
+        else:
+            self.error = "interrupted" if isinstance(error, KeyboardInterrupt) else OpenArcticError.type
 
     def to_dict(self) -> dict[str, Any]:
         """What the log keeps."""
