@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
 import io
@@ -10,6 +11,7 @@ import logging
 import os
 import socket
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,8 @@ from openarctic.copilot.principal import Principal
 from openarctic.copilot.sample import database_or_sample
 from openarctic.engine import Engine, load
 from openarctic.errors import UserError
-from openarctic.serve.desk import Desk, named
-from openarctic.serve.keys import Key, digest_of, key_line, read_keys
+from openarctic.serve.desk import Desk, Seat, named
+from openarctic.serve.keys import ANYONE, Key, digest_of, key_line, read_keys
 
 from .test_gate import post_bytes, wait_until
 from .world import Server, running
@@ -287,6 +289,36 @@ def test_a_statement_ends_when_its_client_leaves(nano: Engine) -> None:
         connection.close()
         wait_until(lambda: children() <= before)
         assert server.post("/v1/query", {"sql": "SELECT 1 AS one"}).json["rows"] == [[1]]
+    desk.close()
+
+
+def test_who_gives_up_while_a_database_is_read_leaves_it_to_the_next(nano: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(nano, {"sample": database_or_sample(None)})
+    may_end = threading.Event()
+    made, make = [], desk._make
+
+    def slowly(name: str, user: Principal | str | None) -> Seat:
+        may_end.wait()
+        made.append(make(name, user))
+        return made[-1]
+
+    async def take() -> Seat:
+        async with desk.seat("sample", ANYONE) as seat:
+            return seat
+
+    async def give_up_and_ask_again() -> Seat:
+        first = asyncio.create_task(take())
+        await asyncio.sleep(0.05)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        may_end.set()
+        while not desk._idle:
+            await asyncio.sleep(0.01)
+        return await take()
+
+    monkeypatch.setattr(Desk, "_make", lambda self, name, user: slowly(name, user))
+    assert [asyncio.run(give_up_and_ask_again())] == made
     desk.close()
 
 

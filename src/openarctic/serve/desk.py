@@ -165,12 +165,7 @@ class Desk:
         except TimeoutError as error:
             raise HTTPError(503, "too many questions wait", type="overloaded_error", headers={"Retry-After": "5"}) from error
         try:
-            user = self._user(key)
-            kept = self._take((name, user))
-            if kept is not None and await asyncio.to_thread(kept.has_changed):
-                kept.copilot.worker.close()
-                kept = None
-            seat = await asyncio.to_thread(self._make, name, user) if kept is None else kept
+            seat = await self._prepared(name, self._user(key))
             seat.voice.begin(key.name)
             try:
                 yield seat
@@ -185,6 +180,27 @@ class Desk:
         if key is ANYONE:
             raise UserError("a policy is in force, and nobody is named who asks", "serve with API keys: their names are users")
         return key.user
+
+    async def _prepared(self, name: str, user: Principal | str | None) -> Seat:
+        """One that was kept, or a new one. Whoever gives up waiting leaves it to the next."""
+        kept = self._take((name, user))
+        making = asyncio.ensure_future(asyncio.to_thread(self._fresh, kept, name, user))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._keep_made)
+            raise
+
+    def _keep_made(self, making: asyncio.Future[Seat]) -> None:
+        if not making.cancelled() and making.exception() is None:
+            self._give_back(making.result())
+
+    def _fresh(self, kept: Seat | None, name: str, user: Principal | str | None) -> Seat:
+        if kept is not None and not kept.has_changed():
+            return kept
+        if kept is not None:
+            kept.copilot.worker.close()
+        return self._make(name, user)
 
     def _take(self, reader: tuple[str, Principal | str | None]) -> Seat | None:
         for seat in reversed(self._idle):
