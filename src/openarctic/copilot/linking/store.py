@@ -27,7 +27,7 @@ import numpy as np
 from openarctic.copilot.linking.words import grams, initials_of, plain_key, value_words
 from openarctic.copilot.schema import Schema
 
-FORMAT = "1"
+FORMAT = "2"
 LOWER, PLAIN, INITIALS = range(3)
 MAX_VALUES = 400_000  # of all columns together
 MIN_TYPO_WORD = 4
