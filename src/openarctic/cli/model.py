@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SUMMARY = "describe, convert, compare and upcycle models"
+SUMMARY = "describe, convert, compare, upcycle and merge models"
 DESCRIPTION = """\
 Works on GGUF files and checkpoint folders; `openarctic model COMMAND --help` teaches each command.
 
@@ -11,5 +11,6 @@ examples:
   openarctic model convert ./checkpoint model.gguf --type Q4_K_M
   openarctic model parity ./checkpoint
   openarctic model upcycle ./dense ./hybrid --every 6 --expert-size 256
+  openarctic model merge ./run-a ./run-b --out ./mean
 """
-COMMANDS = ("describe", "convert", "importance", "parity", "overlap", "upcycle")
+COMMANDS = ("describe", "convert", "importance", "parity", "overlap", "upcycle", "merge")

@@ -67,8 +67,9 @@ _GROUPS = [
 @lru_cache(maxsize=100_000)
 def stem(word: str) -> str:
     """A key by which words are compared, mostly the same for singular and plural. It may be no word ("course" and "courses" are
-    "cours", "movie" and "movies" are "movy"): what people read is made by `wording.singular`. Indexes on disk and the bundled model's calibration hold what it gives: a change
-    here asks for another `store.FORMAT`, and for the calibration to be fitted again."""
+    "cours", "movie" and "movies" are "movy"): what people read is made by `wording.singular`. Indexes on disk and the bundled
+    model's calibration hold what it gives: a change here asks for another `store.FORMAT`, and for the calibration to be fitted
+    again."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")):
