@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import sqlglot
 
 from openarctic.copilot.databases import open_database, read_schema
-from openarctic.copilot.joins import expand, find_join, mend, shorten
+from openarctic.copilot.joins import expand, find_join, mend, short_text, shorten
 from openarctic.copilot.schema import Column, ForeignKey, Schema, Table
 
 SETUP = """
@@ -110,3 +111,8 @@ def test_ids_of_two_tables_do_not_join_them() -> None:
     assert find_join(schema, ["genres"], "media") == ("genres", "shop_id", "shop_id")
     bare = Schema(dialect="sqlite", tables=tuple(Table(name=t.name, columns=t.columns[:1]) for t in tables))
     assert find_join(bare, ["genres"], "media") is None
+
+
+def test_short_text_leaves_texts_alone() -> None:
+    sql = "SELECT name FROM singer, concert WHERE year != 2014 AND name != 'a <> b, ''c'' <> d'"
+    assert short_text(sqlglot.parse_one(sql, read="sqlite")) == sql

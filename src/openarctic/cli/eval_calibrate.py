@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.copilot.ask import AskOptions
     from openarctic.copilot.confidence import fingerprint_of
     from openarctic.errors import UserError
-    from openarctic.evals.calibrate import calibrate
+    from openarctic.evals.calibrate import calibrate, unfitted
     from openarctic.evals.curve import SHOWN, accuracy_at, area, calibration_error
     from openarctic.evals.spider import GOLD_ROWS, evaluate, read_questions
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"no question is over {', '.join(only)}")
     model = asked_model(args)
     options = AskOptions(candidates=args.candidates, limit=GOLD_ROWS)
-    report = evaluate(questions, args.databases, model, options, Counter(len(questions)))
+    report = evaluate(questions, args.databases, model, options, Counter(len(questions)), unfitted(model))
     end()
     fit = calibrate([o.case for o in report.outcomes], model.name, fingerprint_of(model))
     if args.out is not None:

@@ -17,12 +17,12 @@ from sqlglot.errors import SqlglotError
 from openarctic.config import cache_folder
 from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.answers.sentence import answer_sentence
-from openarctic.copilot.asked import read_question
 from openarctic.copilot.audit import Event
 from openarctic.copilot.charts.choose import chart_for
 from openarctic.copilot.confidence import Calibration, Judge
 from openarctic.copilot.databases import Database, cached_schema
 from openarctic.copilot.execute import Result, Worker
+from openarctic.copilot.features import Evidence
 from openarctic.copilot.forms import Form, form_of
 from openarctic.copilot.guard import Checked
 from openarctic.copilot.intent import check_question
@@ -279,6 +279,7 @@ class Copilot:
         grammar = self.form.grammar(shown)
         if options.keep_prefix:
             self._keep_prefix(self.form.schema_text(shown))
+        evidence = self.judge.evidence(question, links.values, links.coverage())
         candidates: list[Candidate] = []
         for attempt in range(1 + self.form.retries):
             asked = self.form.repair(prompt, *tally.trouble) if attempt else prompt
@@ -286,7 +287,7 @@ class Copilot:
             clock.lap("generate")
             candidates = _with_proposed(self._checked(question, completions, links.values, options, tally), proposal)
             if self.form.is_short and self.judge.calibration is not None and not options.without & {"variants", "scorer"}:
-                candidates = self._with_variants(question, candidates)
+                candidates = self._with_variants(evidence, candidates)
             clock.lap("guard")
             if options.execute:
                 candidates = self._executed(candidates, options, tally)
@@ -298,9 +299,7 @@ class Copilot:
         if self._asks_back and not options.without & {"channel", "scorer"}:
             self._ask_back(shown, links.question, candidates)
             clock.lap("channel")
-        election = tally.election = self.judge.elect(
-            question, links.values, candidates, links.coverage(), "scorer" not in options.without
-        )
+        election = tally.election = self.judge.elect(evidence, candidates, "scorer" not in options.without)
         event.checked = election.winner.checked
         clock.lap("elect")
         return self._answer(question, election, options, clock, tally, proposal)
@@ -373,12 +372,11 @@ class Copilot:
                 _add(found, made)
         return list(found.values())
 
-    def _with_variants(self, question: str, candidates: list[Candidate]) -> list[Candidate]:
+    def _with_variants(self, evidence: Evidence, candidates: list[Candidate]) -> list[Candidate]:
         """With what the model may have meant instead, where it passes the guard."""
         found = {candidate.checked.sql: candidate for candidate in candidates}
-        asked = read_question(question)
         for candidate in candidates:
-            for sql in variants(candidate.short_sql, self.schema, asked) if candidate.short_sql else ():
+            for sql in variants(candidate.short_sql, self.schema, evidence) if candidate.short_sql else ():
                 checked = self._check(sql, Tally())
                 if checked is not None:
                     logprob = candidate.logprob + VARIANT_LOGPROB

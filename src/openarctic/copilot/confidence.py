@@ -178,19 +178,16 @@ class Judge:
         self._is_medoid = getattr(model, "target_form", "sql") is None  # it writes long and different statements
         self._names: NameIndex | None = None
 
-    def elect(
-        self,
-        question: str,
-        links: Sequence[ValueLink],
-        candidates: Sequence[Candidate],
-        coverage: float = 1.0,
-        use_scorer: bool = True,
-    ) -> Election:
-        """The winner and how sure it is. Fills in the candidates' features and scores. `coverage` is the share of the question's
-        words that the schema explains (`Links.coverage`)."""
+    def evidence(self, question: str, links: Sequence[ValueLink] = (), coverage: float = 1.0) -> Evidence:
+        """What the question says of the schema. `coverage` is the share of its words that the schema explains
+        (`Links.coverage`)."""
         if self._names is None:
             self._names = NameIndex(self._schema)
-        Evidence(question, self._names, links, coverage).describe(candidates)
+        return Evidence(question, self._names, links, coverage)
+
+    def elect(self, evidence: Evidence, candidates: Sequence[Candidate], use_scorer: bool = True) -> Election:
+        """The winner and how sure it is. Fills in the candidates' features and scores."""
+        evidence.describe(candidates)
         calibration = self.calibration
         if calibration is None or not use_scorer:
             election = elect(candidates, is_medoid=self._is_medoid)

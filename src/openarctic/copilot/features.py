@@ -182,8 +182,8 @@ class Evidence:
 
     def _of_tree(self, tree: exp.Expr) -> dict[str, float]:
         parts = _Parts(tree, self.names)
-        outputs = [self._said(place) for place in parts.outputs]
-        others = [self._said(place) for place in parts.conditions]
+        outputs = [self.said(place) for place in parts.outputs]
+        others = [self.said(place) for place in parts.conditions]
         used = list(dict.fromkeys([*parts.outputs, *parts.conditions]))
         table_said = {t: self.says(self.names.tables[t]) for t in self.names.tables}
         return {
@@ -235,13 +235,24 @@ class Evidence:
             "repeats": 1 - len(Counter(map(repr, rows))) / len(rows) if rows else 0.0,
         }
 
-    def _said(self, place: tuple[str, str]) -> float:
+    def named_columns(self, tables: Sequence[str]) -> list[tuple[str, str]]:
+        """Columns of these tables whose whole names the question says, each table's own ones first, the longest names first."""
+        found = [(place, mention) for place, mention in self.mentions.items() if place[0] in tables and mention.said == 1]
+        ranked = sorted(found, key=lambda each: (-self._owner(each[0]), -len(self.names.columns[each[0]]), each[1].at, each[0]))
+        return [place for place, _ in ranked if self._owner(place) >= 0]
+
+    def said(self, place: tuple[str, str]) -> float:
         """Which part of a column's name is said; a column that only names its table's things is said with the table."""
         mention = self.mentions.get(place)
         said = mention.said if mention else 0.0
-        if said < 1 and place[1] in _NAMING:
+        if said < 1 and place[1] in _NAMING and not self._is_another_said(place):
             said = max(said, self.says(self.names.tables.get(place[0], ())))
         return said
+
+    def _is_another_said(self, place: tuple[str, str]) -> bool:
+        """Whether another column that names its table's things is said: of "the names of all tracks", tracks.id is no part."""
+        others = (m for other, m in self.mentions.items() if other[0] == place[0] and other[1] in _NAMING and other != place)
+        return any(mention.said == 1 for mention in others)
 
     def _better(self, place: tuple[str, str]) -> float:
         """How much more of another column's name is said, that shares a said word with this one."""

@@ -23,6 +23,7 @@ from openarctic.copilot.linking.values import ValueLink
 from openarctic.copilot.schema import Schema
 
 PLAIN_NAME = re.compile(r"[A-Za-z_]\w*")
+_UNEQUAL = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*")| <> """)  # outside of texts and names
 # Keywords that DuckDB or SQLite does not take as the unquoted name of a column or table (each was tried).
 RESERVED = frozenset(
     "add all alter analyse analyze and anti any array as asc asof asymmetric at authorization autoincrement between binary "
@@ -114,9 +115,14 @@ def shorten(sql: str, schema: Schema, dialect: str = "sqlite") -> str:
         sources, joins = sources_of(select)
         if all(isinstance(s, exp.Table) for s in sources):
             _shorten_select(select, sources, joins, schema)
+    return short_text(tree, dialect)
+
+
+def short_text(tree: exp.Expr, dialect: str = "sqlite") -> str:
+    """A tree as short SQL is written, and models are trained to write it: a comma between tables, `!=`."""
     for join in tree.find_all(exp.Join):
         join.set("kind", None)
-    return tree.sql(dialect=dialect).replace(" <> ", " != ")
+    return _UNEQUAL.sub(lambda found: found[1] or " != ", tree.sql(dialect=dialect))
 
 
 def _shorten_select(select: exp.Select, tables: list[exp.Expr], joins: list[exp.Join], schema: Schema) -> None:
@@ -256,7 +262,7 @@ def mend(short_sql: str, schema: Schema, links: Sequence[ValueLink] = ()) -> str
         names = [s.name.lower() for s in sources if isinstance(s, exp.Table)]
         if names and len(names) == len(sources) == len(set(names)) and not any(s.alias for s in sources):
             _mend_select(select, names, schema)
-    return tree.sql(dialect="sqlite")
+    return short_text(tree)
 
 
 def _mend_values(tree: exp.Expr, links: Sequence[ValueLink], schema: Schema) -> None:

@@ -13,7 +13,7 @@ import re
 import sqlglot
 from sqlglot import exp
 
-from openarctic.copilot.joins import identifier, own_columns, sources_of
+from openarctic.copilot.joins import identifier, own_columns, short_text, sources_of
 from openarctic.copilot.linking.words import name_stems, stem
 from openarctic.copilot.schema import Schema
 
@@ -26,7 +26,7 @@ def prune(short_sql: str, schema: Schema, question: str) -> str:
     said = {stem(word) for word in re.findall(r"[a-z0-9]+", question.lower())}
     sides = {id(select) for operation in tree.find_all(exp.SetOperation) for select in operation.find_all(exp.Select)}
     dropped = [_prune_select(s, schema, said) for s in list(tree.find_all(exp.Select)) if id(s) not in sides]
-    return tree.sql(dialect="sqlite") if any(dropped) else short_sql
+    return short_text(tree) if any(dropped) else short_sql
 
 
 def _prune_select(select: exp.Select, schema: Schema, said: set[str]) -> bool:

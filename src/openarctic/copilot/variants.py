@@ -13,19 +13,25 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from openarctic.copilot.asked import Asked
-from openarctic.copilot.joins import identifier, sources_of
+from openarctic.copilot.features import Evidence
+from openarctic.copilot.joins import identifier, short_text, sources_of
 from openarctic.copilot.prune import prune
 from openarctic.copilot.schema import Schema
 
 LOGPROB = -2.0  # what a change costs, beside the statement that it is made of
-MAX_VARIANTS = 4
+MAX_VARIANTS = 6
 
 
-def variants(short_sql: str, schema: Schema, asked: Asked) -> list[str]:
+def variants(short_sql: str, schema: Schema, evidence: Evidence) -> list[str]:
     """At most `MAX_VARIANTS` other statements; none for what cannot be parsed."""
     try:
         tree = sqlglot.parse_one(short_sql, read="sqlite")
-        found = [*_other_owners(tree, schema), *_other_limit(tree, asked), *_fewer_tables(short_sql, schema)]
+        found = [
+            *_other_owners(tree, schema),
+            *_other_limit(tree, evidence.asked),
+            *_fewer_tables(short_sql, schema),
+            *_said_columns(tree, evidence),
+        ]
     except SqlglotError:
         return []
     return [sql for sql in dict.fromkeys(found) if sql != short_sql][:MAX_VARIANTS]
@@ -47,18 +53,39 @@ def _other_owners(tree: exp.Expr, schema: Schema) -> Iterator[str]:
         owner = column.table.lower() or (holders[0] if holders else "")
         for holder in holders:
             if holder != owner:
-                yield _with_owner(tree, place, column, holder)
+                yield _with_column(tree, place, column, exp.Column(this=column.this, table=identifier(holder)))
 
 
-def _with_owner(tree: exp.Select, place: int, column: exp.Column, table: str) -> str:
+def _said_columns(tree: exp.Expr, evidence: Evidence) -> Iterator[str]:
+    """A column of the same tables that the question names, for a selected one that it does not: tracks.name for tracks.id."""
+    if not isinstance(tree, exp.Select):
+        return
+    names = [s.name.lower() for s in sources_of(tree)[0] if isinstance(s, exp.Table) and not s.alias]
+    used = {(column.table.lower(), column.name.lower()) for column in tree.find_all(exp.Column)}
+    for place, output in enumerate(tree.expressions):
+        columns = list(output.find_all(exp.Column))
+        if len(columns) != 1 or isinstance(columns[0].this, exp.Star) or output.find(exp.Count):
+            continue
+        holders = [n for n in names if (n, columns[0].name.lower()) in evidence.names.columns]
+        if any(evidence.said((n, columns[0].name.lower())) == 1 for n in holders):
+            continue
+        for table, name in evidence.named_columns(names):
+            is_shared = sum((other, name) in evidence.names.columns for other in names) > 1
+            if not used & {(table, name), ("", name)}:
+                said = exp.Column(this=identifier(name), table=identifier(table) if is_shared else None)
+                yield _with_column(tree, place, columns[0], said)
+
+
+def _with_column(tree: exp.Select, place: int, column: exp.Column, instead: exp.Column) -> str:
+    """`instead` of that output's column, also where the statement groups and orders by it."""
     copy = tree.copy()
     group, order = copy.args.get("group"), copy.args.get("order")
     spots: list[exp.Expr] = [copy.expressions[place], *([group] if group else []), *([order] if order else [])]
     for spot in spots:
         for own in list(spot.find_all(exp.Column)):
             if own.name.lower() == column.name.lower() and own.table.lower() == column.table.lower():
-                own.set("table", identifier(table))
-    return copy.sql(dialect="sqlite")
+                own.replace(instead.copy())
+    return short_text(copy)
 
 
 def _other_limit(tree: exp.Expr, asked: Asked) -> Iterator[str]:
@@ -68,7 +95,7 @@ def _other_limit(tree: exp.Expr, asked: Asked) -> Iterator[str]:
         return
     copy = tree.copy()
     copy.set("limit", exp.Limit(expression=exp.Literal.number(asked.rows)))
-    yield copy.sql(dialect="sqlite")
+    yield short_text(copy)
 
 
 def _fewer_tables(short_sql: str, schema: Schema) -> Iterator[str]:

@@ -10,12 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openarctic.copilot.confidence import LEAD, Calibration, Linear, certainty, elect_by
+from openarctic.copilot.confidence import LEAD, Calibration, Linear, certainty, elect_by, fingerprint_of
 from openarctic.copilot.features import AGAINST, CORE, FEATURES
 from openarctic.copilot.vote import Candidate
 from openarctic.errors import UserError
 from openarctic.evals.curve import Judged, risk_coverage
 from openarctic.evals.logistic import fit_choice, fit_logistic, folds
+from openarctic.generator import Generator
 
 PARTS = 8
 PENALTY = 5.0
@@ -36,6 +37,19 @@ class Case:
     def is_right(self, winner: Candidate) -> bool:
         """Whether that candidate is."""
         return next(right for c, right in zip(self.candidates, self.right, strict=True) if c is winner)
+
+
+def unfitted(model: Generator) -> Calibration:
+    """What to ask with for a fit: the vote as it is, but every candidate and every feature that a calibration weighs."""
+    weighed = {**VOTE.terms, "asked_logprob": (0.0, 1.0, 0.0)}
+    return Calibration(
+        model=model.name,
+        fingerprint=fingerprint_of(model),
+        questions=0,
+        correct=Linear(VOTE.bias, weighed),
+        sure=Linear(0.0, {}),
+        curve=(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
