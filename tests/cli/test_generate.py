@@ -13,7 +13,7 @@ from openarctic.cli import generate, main
 from openarctic.engine import Engine, load
 from openarctic.generator import Constraint, Sampling
 
-PROMPT = "A man and a woman and a"
+PROMPT = "Count the words:"
 
 
 @pytest.fixture(scope="module")
