@@ -95,19 +95,6 @@ def test_little_memory_changes_no_token(folder: Path) -> None:
     assert narrow._loop.scheduler.pool.count == 9
 
 
-def test_speculation_changes_no_token(folder: Path) -> None:
-    """Repeated traffic, so that many drafts are right and many wrong; with and without grammar."""
-    plain, drafting = word_engine(folder), word_engine(folder, speculation="suffix")
-    accepted = drafts = 0
-    for round_ in range(3):
-        for request in requests(8, seed=5):
-            stream = drafting.submit(**request)
-            assert stream.result() == plain.generate(**request), round_
-            drafts += stream.usage.draft_tokens
-            accepted += stream.usage.accepted_tokens
-    assert 0 < accepted < drafts and is_idle(drafting)
-
-
 class EagerPolicy(SpeculationPolicy):
     """Drafts always, whether it pays or not."""
 
@@ -116,6 +103,21 @@ class EagerPolicy(SpeculationPolicy):
 
     def choose(self, num_tokens: int, num_sequences: int, drafts: Mapping[int, Draft]) -> dict[int, int]:
         return {id: len(draft.tokens) for id, draft in drafts.items()}
+
+
+def test_speculation_changes_no_token(folder: Path) -> None:
+    """Repeated traffic, so that many drafts are right and many wrong, whatever the clock says; with and without grammar."""
+    plain, drafting = word_engine(folder), word_engine(folder, speculation="suffix")
+    assert drafting._loop.speculator is not None
+    drafting._loop.speculator.policy = EagerPolicy()
+    accepted = drafts = 0
+    for round_ in range(3):
+        for request in requests(8, seed=5):
+            stream = drafting.submit(**request)
+            assert stream.result() == plain.generate(**request), round_
+            drafts += stream.usage.draft_tokens
+            accepted += stream.usage.accepted_tokens
+    assert 0 < accepted < drafts and is_idle(drafting)
 
 
 def test_a_draft_model_changes_no_token(folder: Path) -> None:
