@@ -62,6 +62,7 @@ def _said_columns(tree: exp.Expr, evidence: Evidence) -> Iterator[str]:
         return
     names = [s.name.lower() for s in sources_of(tree)[0] if isinstance(s, exp.Table) and not s.alias]
     used = {(column.table.lower(), column.name.lower()) for column in tree.find_all(exp.Column)}
+    said = [(table, name) for table, name in evidence.named_columns(names) if not used & {(table, name), ("", name)}]
     for place, output in enumerate(tree.expressions):
         columns = list(output.find_all(exp.Column))
         if len(columns) != 1 or isinstance(columns[0].this, exp.Star) or output.find(exp.Count):
@@ -69,11 +70,10 @@ def _said_columns(tree: exp.Expr, evidence: Evidence) -> Iterator[str]:
         holders = [n for n in names if (n, columns[0].name.lower()) in evidence.names.columns]
         if any(evidence.said((n, columns[0].name.lower())) == 1 for n in holders):
             continue
-        for table, name in evidence.named_columns(names):
+        for table, name in said:
             is_shared = sum((other, name) in evidence.names.columns for other in names) > 1
-            if not used & {(table, name), ("", name)}:
-                said = exp.Column(this=identifier(name), table=identifier(table) if is_shared else None)
-                yield _with_column(tree, place, columns[0], said)
+            instead = exp.Column(this=identifier(name), table=identifier(table) if is_shared else None)
+            yield _with_column(tree, place, columns[0], instead)
 
 
 def _with_column(tree: exp.Select, place: int, column: exp.Column, instead: exp.Column) -> str:
