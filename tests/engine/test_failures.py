@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from openarctic.engine import Engine
-from openarctic.engine.candidate import Candidate
 from openarctic.engine.scheduler import Scheduler
+from openarctic.engine.strand import Strand
 from openarctic.errors import CapacityError, UserError
 from openarctic.generator import Sampling
 from tests.engine.test_submit import is_idle
@@ -115,15 +115,15 @@ def test_a_bug_while_a_failure_is_cleared_away(folder: Path, monkeypatch: pytest
 
 def test_a_request_that_fails_is_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = engine.generate(IDS, **LONG)
-    true = Candidate.take
+    true = Strand.take
 
-    def take(self: Candidate, rows: Any, draft: list[int]) -> int:
-        if self.sampling.seed == 666 and len(self.ids) == 3:
+    def take(self: Strand, rows: Any, draft: list[int]) -> list[Strand]:
+        if any(c.sampling.seed == 666 for c in self.candidates) and len(self.ids) == 3:
             raise ValueError("no token is allowed")
         return true(self, rows, draft)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Candidate, "take", take)
+        patch.setattr(Strand, "take", take)
         streams = [engine.submit(IDS, **LONG) for _ in range(2)]
         bad = engine.submit(IDS, sampling=[Sampling(seed=666, temperature=1), Sampling(seed=1, temperature=1)], max_tokens=50)
         with pytest.raises(ValueError, match="no token is allowed"):

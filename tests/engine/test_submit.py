@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from openarctic.engine import Engine
+from openarctic.engine.constraint import Follower
 from openarctic.engine.loop import Loop
 from openarctic.engine.request import Stream
 from openarctic.engine.speculation import SpeculationPolicy
+from openarctic.engine.strand import Rows
 from openarctic.engine.suffix import Draft
 from openarctic.errors import CapacityError, UserError
 from openarctic.generator import Completion, Constraint, Sampling
@@ -93,6 +95,58 @@ def test_little_memory_changes_no_token(folder: Path) -> None:
     assert [stream.result() for stream in streams] == [wide.generate(**request) for request in wanted]
     assert narrow._loop.scheduler.preemptions > 0 and is_idle(narrow)
     assert narrow._loop.scheduler.pool.count == 9
+
+
+# What one candidate of a request is asked for; some write the same for a while, or to the end.
+COMPANY = [
+    *(Sampling(temperature=0.3, seed=seed) for seed in range(6)),
+    Sampling(temperature=0.3, seed=1, stop="a"),
+    Sampling(temperature=0.3, seed=2, logprobs=1),
+    Sampling(),
+    Sampling(repetition_penalty=1.3),
+    Sampling(temperature=1.5, seed=4),
+]
+
+
+@pytest.mark.parametrize("grammar", [None, *FORMS.values()], ids=lambda g: g.kind if g else "free")
+@pytest.mark.parametrize("options", [{}, {"speculation": "suffix"}, {"max_sequences": 3}], ids=str)
+def test_a_candidate_writes_what_it_writes_alone(folder: Path, options: dict[str, Any], grammar: Constraint | None) -> None:
+    """Candidates share a sequence until they part; with drafts they part after different tokens of one draft."""
+    plain, engine = word_engine(folder), word_engine(folder, **options)
+    if engine._loop.speculator is not None:
+        engine._loop.speculator.policy = EagerPolicy()
+    for _ in range(2):  # the second time with drafts of the first
+        for prompt in prompts(4, seed=8):
+            together = engine.generate(prompt, sampling=COMPANY, max_tokens=25, grammar=grammar)
+            assert together == [plain.generate(prompt, sampling=s, max_tokens=25, grammar=grammar)[0] for s in COMPANY]
+    assert is_idle(engine)
+
+
+def test_candidates_that_write_the_same_cost_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen that draw alike take the rows and the moves in the grammar of one; two that differ part, and then take two."""
+    step, advance = engine._loop.step, Follower.advance
+    rows: list[int] = []
+    moves: list[int] = []
+
+    def counting_step(*args: Any) -> Rows:
+        result = step(*args)
+        rows.append(len(result))
+        return result
+
+    def counting_advance(follower: Follower, token: int) -> None:
+        moves.append(token)
+        advance(follower, token)
+
+    def cost(*sampling: Sampling) -> tuple[int, int]:
+        rows.clear(), moves.clear()
+        engine.generate(IDS, sampling=sampling, max_tokens=30, grammar=LETTERS)
+        return sum(rows), len(moves)
+
+    monkeypatch.setattr(engine._loop, "step", counting_step)
+    monkeypatch.setattr(Follower, "advance", counting_advance)
+    one, other = Sampling(temperature=1.2, seed=3), Sampling(temperature=1.2, seed=4)
+    assert cost(*[one] * 16) == cost(one) == (30, 30)
+    assert min(cost(one, other)) > 45
 
 
 class EagerPolicy(SpeculationPolicy):

@@ -1,14 +1,8 @@
-"""One text that is being written: its sampler, its place in the grammar, its detokenizer, and what it has so far.
-
-Rows of logits go in, tokens come out. A row gives one chosen token and those that the grammar forces after it: the same as if
-each had been chosen from a row of its own, since its mask would have left nothing else.
-"""
+"""One text that is being written: its sampler, its detokenizer, and what it has so far."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +11,6 @@ from openarctic.engine.detokenizer import Detokenizer
 from openarctic.engine.sampler import Sampler, token_logprob
 from openarctic.generator import Completion, Sampling, TokenLogprob
 from openarctic.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from openarctic.engine.constraint import Follower  # llguidance is loaded where there is a grammar
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Logits [n, vocab] of a step, and of each row its first largest one and the log of the sum of exponentials [n, 2]."""
-
-    logits: NDArray[np.float32]
-    summaries: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.logits)
-
-    def __getitem__(self, part: slice) -> Rows:
-        return Rows(self.logits[part], self.summaries[part])
 
 
 @dataclass(slots=True)
@@ -44,8 +21,6 @@ class Candidate:
     sampler: Sampler
     tokenizer: Tokenizer | None
     limit: int
-    follower: Follower | None = None
-    forces_tokens: bool = True
     writer: Detokenizer | None = None
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
@@ -69,20 +44,29 @@ class Candidate:
         """Whether the model's own log probability of every token is needed."""
         return self.sampling.logprobs is not None or self.sampling.num_candidates > self.sampling.n
 
-    def take(self, rows: Rows, draft: list[int]) -> int:
-        """Reads the row after its last token, then, as long as its own choices agree with `draft`, those after the draft's.
+    def choose(self, row_V: NDArray[np.float32], bits: bytes, summary: tuple[int, float]) -> int:
+        """The token that comes next (see `Sampler.choose`); `append` adds it."""
+        token, logprob = self.sampler.choose(row_V, bits, summary)
+        self.logprob += logprob
+        if self.is_scored:
+            self.logprobs.append(token_logprob(row_V, token, self.sampling.logprobs or 0))
+        return token
 
-        Gives how many tokens of the draft it has chosen itself; what it wrote is the same without any draft.
-        """
-        agreed = 0
-        while True:
-            before = len(self.ids)
-            self._choose(rows.logits[agreed], rows.summaries[agreed])
-            new = self.ids[before:]
-            same = _shared_length(new, draft[agreed:])
-            agreed += same
-            if self.finish_reason is not None or same < len(new):
-                return agreed
+    def is_ended_by(self, token: int, has_grammar: bool) -> bool:
+        """Whether that token is an end, and none of the text; then it is finished."""
+        if token in self.sampling.stop_token_ids:
+            self.finish("stop", token)
+        elif self.tokenizer and token in self.tokenizer.stop_ids and (has_grammar or not self.sampling.ignore_eos):
+            self.finish("stop")
+        return self.finish_reason is not None
+
+    def append(self, token: int) -> None:
+        """Adds a token to the text, which a stop string may end."""
+        self.ids.append(token)
+        if self.writer:
+            self.unshown += self.writer.add(token)
+            if self.writer.stopped_by is not None:
+                self.finish("stop", self.writer.stopped_by)
 
     def finish(self, reason: str, stop_reason: int | str | None = None) -> None:
         """Ends it, unless it has ended; held back text is released."""
@@ -111,46 +95,3 @@ class Candidate:
         if self.finish_reason == "grammar" or not self.logprobs:
             return -np.inf
         return float(np.mean([token.logprob for token in self.logprobs]))
-
-    def _choose(self, row_V: NDArray[np.float32], summary: NDArray[np.float32]) -> None:
-        """The next token from its row of logits, and those that the grammar forces after it."""
-        follower = self.follower
-        bits = follower.bits(len(row_V)) if follower else b""
-        if follower and follower.is_stuck:
-            self.finish("grammar")
-            return
-        token, logprob = self.sampler.choose(row_V, bits, None if follower else (int(summary[0]), float(summary[1])))
-        self.logprob += logprob
-        if self.is_scored:  # then every token needs its row, and nothing is forced
-            self.logprobs.append(token_logprob(row_V, token, self.sampling.logprobs or 0))
-        self._append(token)
-        if follower and self.forces_tokens and not self.is_scored:
-            while self.finish_reason is None and (forced := follower.forced()) is not None:
-                self.sampler.force(forced)
-                self._append(forced)
-
-    def _append(self, token: int) -> None:
-        """Adds a chosen token, or ends the candidate."""
-        if token in self.sampling.stop_token_ids:
-            self.finish("stop", token)
-            return
-        if self.tokenizer and token in self.tokenizer.stop_ids and (self.follower or not self.sampling.ignore_eos):
-            self.finish("stop")
-            return
-        self.ids.append(token)
-        if self.follower:
-            self.follower.advance(token)
-        if self.writer:
-            self.unshown += self.writer.add(token)
-            if self.writer.stopped_by is not None:
-                self.finish("stop", self.writer.stopped_by)
-                return
-        if self.follower and self.follower.is_complete:
-            self.finish("grammar" if self.follower.is_stuck else "stop")
-        elif len(self.ids) >= self.limit:
-            self.finish("length")
-
-
-def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    return next((i for i, (mine, its) in enumerate(zip(a, b, strict=False)) if mine != its), min(len(a), len(b)))

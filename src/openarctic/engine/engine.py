@@ -274,7 +274,7 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        """Texts that are being written."""
+        """Texts that are being written; what several candidates have written alike is one."""
         return self._loop.scheduler.num_running
 
     @property

@@ -3,7 +3,7 @@
 One thread runs it while there is work, and ends when there is none: an idle engine has no thread of its own. Callers only touch
 the inbox. What fails for one request ends that one; what fails for all ends all, and the next finds the loop ready. Everything
 that depends on time or on the machine (clock, threads, native model) is here; what the next step is, is the scheduler's, and
-what a token is, the candidate's.
+what a token is, the strand's.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openarctic.engine.candidate import Candidate, Rows
+from openarctic.engine.candidate import Candidate
 from openarctic.engine.plan import Chunk, Plan, Sequence
 from openarctic.engine.request import Limits, Request, Stream, TokenEvent
 from openarctic.engine.sampler import Sampler, token_logprob
 from openarctic.engine.scheduler import Scheduler
 from openarctic.engine.speculator import Speculator
+from openarctic.engine.strand import Rows, Strand
 from openarctic.errors import CapacityError, UserError
 from openarctic.generator import Completion, TokenLogprob
 
@@ -42,7 +43,7 @@ Step = Callable[[list[int], list[int], list[int], NDArray[np.int32], list[int]],
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One request under way. Only the first candidate's sequence computes the prompt; the others are forked from it."""
+    """One request under way. Its candidates begin as one line; what parts from it gets a sequence that is forked from its."""
 
     stream: Stream
     candidates: list[list[Candidate]]  # of each setting
@@ -57,10 +58,10 @@ class _Job:
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    """A candidate and its sequence in the scheduler."""
+    """Candidates that have written the same so far, and their sequence in the scheduler."""
 
     job: _Job
-    candidate: Candidate
+    strand: Strand
     sequence: Sequence
 
 
@@ -162,33 +163,30 @@ class Loop:
         limit = min(request.max_tokens, self.limits.context - len(request.ids))
         index = itertools.count()
         samplers = [[Sampler(s, request.ids, number) for number in range(s.num_candidates)] for s in request.settings]
-        candidates = [[self._candidate(request, sampler, next(index), limit) for sampler in group] for group in samplers]
+        candidates = [[Candidate(next(index), sampler, self.limits.tokenizer, limit) for sampler in group] for group in samplers]
         start = request.prompt_logprobs_start
         scores: list[list[TokenLogprob | None] | None] = [
             None if s.prompt_logprobs is None else [None] * (start + 1) for s in request.settings
         ]
         job = self._jobs[stream] = _Job(stream, candidates, scores, left=next(index))
         is_scored = any(known is not None for known in scores)
-        line = self._line(job, candidates[0][0], list(request.ids), rows_from=start if is_scored else None)
-        self.scheduler.add(line.sequence)
-
-    def _candidate(self, request: Request, sampler: Sampler, index: int, limit: int) -> Candidate:
         follower = request.follower.copy() if request.follower else None
-        return Candidate(index, sampler, self.limits.tokenizer, limit, follower, request.forces_tokens)
+        strand = Strand(list(itertools.chain(*candidates)), follower, request.forces_tokens)
+        self.scheduler.add(self._line(job, strand, rows_from=start if is_scored else None).sequence)
 
-    def _line(self, job: _Job, candidate: Candidate, tokens: list[int], *, rows_from: int | None = None) -> _Line:
+    def _line(self, job: _Job, strand: Strand, *, rows_from: int | None = None) -> _Line:
         request = job.request
         sequence = Sequence(
             next(self._ids),
-            tokens,
-            limit=len(request.ids) + candidate.limit,
+            request.ids + strand.ids,
+            limit=len(request.ids) + strand.candidates[0].limit,
             priority=request.priority,
             tenant=request.tenant,
             salt=request.tenant,
             deadline=math.inf if request.deadline is None else request.deadline,
             rows_from=rows_from,
         )
-        line = self._lines[sequence.id] = _Line(job, candidate, sequence)
+        line = self._lines[sequence.id] = _Line(job, strand, sequence)
         return line
 
     def _abort(self, stream: Stream, reason: str) -> None:
@@ -223,16 +221,14 @@ class Loop:
             self._end_all(job, "deadline")  # a deadline is the request's: all its sequences end
         try:
             moved = [line for line in self._run(plan) if line.sequence.id in self._lines]
-            ended = {line.sequence.id: line.candidate.finish_reason for line in moved if line.candidate.finish_reason}
+            ended = {line.sequence.id: "stop" for line in moved if line.strand.is_over}
             self.scheduler.commit(plan, ended)
         except BaseException:
             if self.scheduler.under_way is plan:
                 self.scheduler.fail(plan)
             raise
         for line in moved:
-            self._publish(line.job.stream, line.candidate)
-            if line.candidate.finish_reason is not None:
-                self._leave(line)
+            self._tell(line)
 
     def _run(self, plan: Plan) -> list[_Line]:
         """Runs the step and chooses tokens; gives the lines that moved."""
@@ -274,7 +270,7 @@ class Loop:
             sequences += [i] * len(chunk.tokens)
             positions += range(chunk.start, chunk.end)
             tables[i, : len(chunk.sequence.pages)] = chunk.sequence.pages
-        followers = [line.candidate.follower for c in chunks if c.rows and (line := self._lines.get(c.sequence.id))]
+        followers = [line.strand.follower for c in chunks if c.rows and (line := self._lines.get(c.sequence.id))]
         masks = self._prepare_masks([f for f in followers if f is not None and not f.is_prepared])
         try:
             return self.step(tokens, sequences, positions, tables, wanted)
@@ -303,41 +299,36 @@ class Loop:
         num_drafts = chunk.end - len(sequence.tokens)
         draft = chunk.tokens[len(chunk.tokens) - num_drafts :] if num_drafts else []
         last = rows[len(rows) - num_drafts - 1 :]
-        if not job.has_started:
-            return self._begin(line, last[:1])
-        before = len(line.candidate.ids)
-        agreed = line.candidate.take(last, draft)
-        self._grow(line, before)
+        moved, agreed = self._part(line, last, draft)
         if draft:
             outcomes[sequence.id] = (num_drafts, agreed)
             job.stream.usage.draft_tokens += num_drafts
             job.stream.usage.accepted_tokens += agreed
-        return [line]
+        return moved
 
-    def _begin(self, first: _Line, row: Rows) -> list[_Line]:
-        """The prompt is computed: every candidate chooses its first token, and all but the first get sequences of their own."""
-        job = first.job
-        job.has_started = True
-        job.stream.usage.cached_tokens = first.sequence.cached
-        prompt = list(job.request.ids)
-        lines = []
-        for candidate in itertools.chain(*job.candidates):
-            candidate.take(row, [])
-            line = first if candidate is first.candidate else self._line(job, candidate, [*prompt])
-            self._grow(line, 0)
-            if line is not first and candidate.finish_reason is None:
-                self.scheduler.fork(first.sequence.id, line.sequence)
+    def _part(self, line: _Line, rows: Rows, draft: list[int]) -> tuple[list[_Line], int]:
+        """Its candidates choose. Those that agree longest with the draft keep the sequence, others get one forked from it.
+
+        Gives a line for each part, and how many tokens of the draft were right.
+        """
+        job, before = line.job, len(line.strand.ids)
+        parts = line.strand.take(rows, draft)
+        staying = max(parts, key=lambda part: (not part.is_over, part.agreed))
+        line.strand = staying
+        line.sequence.tokens += staying.ids[before:]
+        lines = [line if part is staying else self._line(job, part) for part in parts]
+        for each in lines:
+            if each is not line and not each.strand.is_over:
+                self.scheduler.fork(line.sequence.id, each.sequence)
             if self.speculator:
-                self.speculator.start(line.sequence.id, job.request.tenant, prompt, candidate.ids)
-            lines.append(line)
-        return lines
-
-    def _grow(self, line: _Line, before: int) -> None:
-        """The scheduler and the drafter learn the tokens after the first `before`."""
-        new = line.candidate.ids[before:]
-        line.sequence.tokens += new
-        if self.speculator and before:
-            self.speculator.append(line.sequence.id, new)
+                if each is line and job.has_started:
+                    self.speculator.append(line.sequence.id, staying.ids[before:])
+                else:
+                    self.speculator.start(each.sequence.id, job.request.tenant, job.request.ids, each.strand.ids)
+        if not job.has_started:
+            job.has_started = True
+            job.stream.usage.cached_tokens = line.sequence.cached
+        return lines, max(part.agreed for part in parts)
 
     def _score_prompt(self, job: _Job, chunk: Chunk, rows: Rows) -> None:
         ids = job.request.ids
@@ -361,7 +352,7 @@ class Loop:
             drafts = {}
         for id, tokens in drafts.items():
             line = self._lines[id]
-            follower = line.candidate.follower
+            follower = line.strand.follower
             line.sequence.draft = tokens[: follower.accepted(tokens)] if follower else tokens
 
     # Telling and ending
@@ -378,12 +369,17 @@ class Loop:
             reasons = (candidate.finish_reason, candidate.stop_reason)
             stream.put([TokenEvent(candidate.index, tuple(ids[start:]), text, logprobs, *reasons)])
 
-    def _leave(self, line: _Line) -> None:
-        """A candidate has ended by itself."""
-        line.job.left -= 1
-        self._forget(line)
-        if not line.job.left:
-            self._finish(line.job)
+    def _tell(self, line: _Line) -> None:
+        """What its candidates wrote in this step; those that ended leave."""
+        job, strand = line.job, line.strand
+        for candidate in strand.candidates:
+            self._publish(job.stream, candidate)
+        job.left -= len(strand.candidates) - len(strand.live)
+        strand.candidates = strand.live
+        if not strand.candidates:
+            self._forget(line)
+        if not job.left:
+            self._finish(job)
 
     def _forget(self, line: _Line) -> None:
         self._lines.pop(line.sequence.id, None)

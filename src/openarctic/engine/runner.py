@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openarctic.engine.candidate import Rows
+from openarctic.engine.strand import Rows
 
 KEPT_ROWS = 64  # buffers for more are given back: prompts whose every row is wanted are rare, and vocabularies large
 
