@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from openarctic.bench.serve_traces import TRACES, serve_trace
 from openarctic.bench.serving import BARE, LLAMA_CPP_PYTHON, OURS, ServeBench, command, measure_serving, rows
 from openarctic.bench.soak import Soak, soak
 from openarctic.bench.soak import rows as soak_rows
-from openarctic.errors import MissingError
+from openarctic.errors import CapacityError, MissingError
 from openarctic.formats.bundled import bundled_models
 from tests.serve.world import chat_engine, running
 
@@ -106,3 +107,33 @@ def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(MissingError, match="llama-server"), server(str(tmp_path / "llama-server"), bench):
         pass
+
+
+CRASHING = """#!{python}
+import http.server, os, sys
+class Server(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def do_POST(self):
+        os._exit(132)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Server).serve_forever()
+"""
+
+
+def test_a_peer_that_crashes_at_the_first_request_is_told(tmp_path: Path) -> None:
+    peer = tmp_path / "llama-server"
+    peer.write_text(CRASHING.format(python=sys.executable))
+    peer.chmod(0o755)
+    bench = ServeBench(
+        model=bundled_models()["arctic-nano"],
+        traces=("sql",),
+        concurrency=(1,),
+        rates=(),
+        requests=1,
+        threads=1,
+        protocol=Protocol(1, 1, 1.0, warmups=0),
+        against=str(peer),
+    )
+    with pytest.raises(CapacityError, match="llama-server answered none of 1 requests: "):
+        measure_serving(bench, lambda text: None)

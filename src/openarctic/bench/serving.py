@@ -209,6 +209,11 @@ def _cell(
             seconds, answers = contenders[name].run(requests, load, seed=turn[name])
             used = contenders[name].cpu_seconds() - before
             told = summary(seconds, answers) | {"cpu_s": used}
+            if not told["tokens"]:
+                raise CapacityError(
+                    f"{name} answered none of {len(answers)} requests: {answers[0].failure}",
+                    "try its command and one request by hand; it may have crashed",
+                )
             seen[name].append(told)
             foreign = clock.stop(used)
             return Timing(seconds, told["tokens_per_s"] * seconds, foreign)
