@@ -181,7 +181,8 @@ def measure_serving(bench: ServeBench, on_progress: OnProgress) -> dict[str, Any
         contenders = {name: stack.enter_context(contender(name, bench)) for name in sides}
         for trace in bench.traces:
             for concurrency, rate in [*((n, None) for n in bench.concurrency), *((1, r) for r in bench.rates)]:
-                cells.append(_cell(bench, trace, Load(concurrency, rate, eos_id), contenders, on_progress))
+                first_seed = 1000 * len(cells)  # no cell repeats another's texts, or it would find their prompts computed
+                cells.append(_cell(bench, trace, Load(concurrency, rate, eos_id), contenders, first_seed, on_progress))
     return {"machine": describe_machine(), "model": bench.model.name, "threads": bench.threads, "cells": cells}
 
 
@@ -194,11 +195,16 @@ def end_token(model: Path) -> int | None:
 
 
 def _cell(
-    bench: ServeBench, trace: str, load: Load, contenders: dict[str, Running | BareEngine], on_progress: OnProgress
+    bench: ServeBench,
+    trace: str,
+    load: Load,
+    contenders: dict[str, Running | BareEngine],
+    first_seed: int,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     told_load = f"{load.concurrency} at a time" if load.rate is None else f"{load.rate:g} a second"
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
-    turn = {name: 0 for name in contenders}
+    turn = dict.fromkeys(contenders, first_seed)
 
     def side(name: str) -> Callable[[], Timing]:
         def once() -> Timing:
