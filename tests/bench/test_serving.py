@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from openarctic.bench.load import Crowd, Seen, summary
 from openarctic.bench.protocol import Protocol
-from openarctic.bench.serve_traces import TRACES, serve_trace
+from openarctic.bench.serve_traces import TRACES, ServeRequest, serve_trace
 from openarctic.bench.serving import BARE, LLAMA_CPP_PYTHON, OURS, ServeBench, command, measure_serving, rows
 from openarctic.bench.soak import Soak, soak
 from openarctic.bench.soak import rows as soak_rows
@@ -59,6 +60,29 @@ def test_a_real_server_is_measured() -> None:
     [row] = rows(report)
     assert row[:3] == ("sql", "2 streams", OURS) and row[3] > 0 and row[9] == 0
     json.dumps(report)
+
+
+def test_no_load_repeats_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the later one would find its prompts computed."""
+    asked: list[ServeRequest] = []
+
+    def traced(*args: Any, **others: Any) -> list[ServeRequest]:
+        made = serve_trace(*args, **others)
+        asked.extend(made)
+        return made
+
+    monkeypatch.setattr("openarctic.bench.serving.serve_trace", traced)
+    bench = ServeBench(
+        model=bundled_models()["arctic-nano"],
+        traces=("sql",),
+        concurrency=(1, 2),
+        rates=(50.0,),
+        requests=2,
+        threads=1,
+        protocol=Protocol(1, 1, 1.0, warmups=1),
+    )
+    measure_serving(bench, lambda text: None)
+    assert len({request.prompt for request in asked}) == len(asked) == 3 * 2 * 2
 
 
 def test_the_server_beside_its_engine() -> None:
