@@ -95,8 +95,9 @@ class Strand:
         chosen: dict[int, list[Candidate]] = {}
         for candidate in self.live:
             chosen.setdefault(candidate.choose(row_V, bits, known), []).append(candidate)
-        parts = [Strand(each, follower and follower.copy(), self.forces_tokens) for each in list(chosen.values())[1:]]
-        parts.insert(0, Strand(next(iter(chosen.values())), follower, self.forces_tokens))  # the copies are made: it may move
+        first, *others = chosen.values()
+        copies = [Strand(each, follower and follower.copy(), self.forces_tokens) for each in others]  # before it moves
+        parts = [Strand(first, follower, self.forces_tokens), *copies]
         for part, token in zip(parts, chosen, strict=True):
             part._write(token)
         return [*parts, Strand(ended)] if ended else parts
