@@ -590,6 +590,16 @@ def test_who_was_preempted_comes_back_before_the_rest_of_its_class() -> None:
     assert list(ids(advance(scheduler))) == [1]
 
 
+def test_who_was_forked_with_a_part_of_its_text_waits_before_those_that_have_not_begun() -> None:
+    scheduler = world(step=16, sequences=1).scheduler
+    scheduler.add(parent := steady(1, 4))
+    advance(scheduler)
+    scheduler.add(steady(2, 4, tenant="never served"))
+    scheduler.fork(1, Sequence(3, [*parent.tokens[:4], 5]))  # one seat, which is taken
+    advance(scheduler, {1: "stop"})
+    assert list(ids(advance(scheduler))) == [3]
+
+
 def test_tenants_are_served_alike_and_idle_time_is_no_credit() -> None:
     scheduler = world(200, 4, step=8, sequences=4, context=100).scheduler
     served: Counter[str] = Counter()

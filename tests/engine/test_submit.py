@@ -22,7 +22,7 @@ from openarctic.engine.suffix import Draft
 from openarctic.errors import CapacityError, UserError
 from openarctic.generator import Completion, Constraint, Sampling
 from tests.engine.test_constraint import FORMS
-from tests.engine.words import word_engine
+from tests.engine.words import word_engine, word_tokenizer
 from tests.tiny import IDS
 
 LETTERS = Constraint(regex="[a-e]{60}")
@@ -97,6 +97,7 @@ def test_little_memory_changes_no_token(folder: Path) -> None:
     assert narrow._loop.scheduler.pool.count == 9
 
 
+END = word_tokenizer().eos_id or 0
 # What one candidate of a request is asked for; some write the same for a while, or to the end.
 COMPANY = [
     *(Sampling(temperature=0.3, seed=seed) for seed in range(6)),
@@ -105,6 +106,10 @@ COMPANY = [
     Sampling(),
     Sampling(repetition_penalty=1.3),
     Sampling(temperature=1.5, seed=4),
+    *(Sampling(temperature=0.3, seed=1, ignore_eos=ignored, logit_bias={END: 4.0}) for ignored in (False, True)),
+    Sampling(temperature=0.3, seed=2, stop_token_ids=tuple(range(0, 200, 7))),
+    Sampling(temperature=0.3, seed=3, best_of=2, n=1),
+    Sampling(prompt_logprobs=1),
 ]
 
 

@@ -242,18 +242,20 @@ class Loop:
         seconds = self.clock() - started
         outcomes: dict[int, tuple[int, int]] = {}
         moved: list[_Line] = []
-        at = 0
+        at = num_moved = 0
         for chunk in chunks:
             line = self._lines.get(chunk.sequence.id)
             count = len(chunk.rows)
             if line is not None and count:
                 try:
-                    moved += self._take(line, chunk, rows[at : at + count], outcomes)
+                    parts = self._take(line, chunk, rows[at : at + count], outcomes)
+                    moved += parts
+                    num_moved += bool(parts)
                 except Exception as error:  # noqa: BLE001 - the caller gets it, and nobody else suffers
                     self._fail(line.job, error)
             at += count
         if self.speculator:
-            self.speculator.observe(plan.num_tokens, len(moved), outcomes, seconds)
+            self.speculator.observe(plan.num_tokens, num_moved, outcomes, seconds)
         return moved
 
     def _model_step(self, chunks: list[Chunk]) -> Rows:

@@ -44,7 +44,7 @@ class Sequence:
     num_rows: int = field(default=0, init=False)  # no prompt row before this position is still wanted
     served_at: int = field(default=0, init=False)  # the last step with a token of this sequence
     is_promoted: bool = field(default=False, init=False)
-    is_resuming: bool = field(default=False, init=False)  # was preempted and has not caught up
+    is_resuming: bool = field(default=False, init=False)  # was preempted or forked, and has not caught up
 
     def __post_init__(self) -> None:
         self.tokens = list(self.tokens)  # its own: it grows

@@ -118,13 +118,15 @@ class Scheduler:
         """Adds `child`, whose tokens begin as the parent's: it shares the pages of what is computed of that.
 
         While the parent is in the step under way, this happens at its commit, before ended sequences leave. Where nothing can be
-        shared (the parent is gone or preempted, no seat is free), the child waits like any other. Raises as `add` does.
+        shared (the parent is gone or preempted, no seat is free), the child waits; with a part of its output, in front of those
+        that have not begun, as one that was preempted. Raises as `add` does.
         """
         parent = self._find(parent_id)
         self.add(child)
         if parent is None:
             return
         child.prompt_length = min(child.prompt_length, parent.prompt_length)
+        child.is_resuming = len(child.tokens) > child.prompt_length
         if self._plan and parent_id in self._plan.by_id:
             self._forks.append((parent, child))
         else:

@@ -239,6 +239,29 @@ def test_initials_and_what_they_stand_for() -> None:
     assert [link.value for link in index.links("flights to New York")] == ["NY"]
 
 
+@pytest.mark.parametrize(
+    ("question", "values"),
+    [
+        ("customers in the US", ["USA"]),
+        ("customers in the U.S.", ["USA"]),
+        ("customers in the United States", ["USA"]),
+        ("American customers", ["USA"]),
+        ("British customers", ["United Kingdom"]),
+        ("customers from the UK", ["United Kingdom"]),
+        ("tell us about customers", []),
+        ("tracks of Universally Speaking", ["Universally Speaking"]),
+    ],
+)
+def test_countries_that_are_called_by_letters(question: str, values: list[str]) -> None:
+    """Before initials: "US" is the country, and not what else begins with these letters."""
+    columns = (
+        Column(name="country", values=("USA", "United Kingdom", "Norway")),
+        Column(name="track", values=("Universally Speaking", "Under Kilimanjaro")),
+    )
+    schema = Schema(dialect="sqlite", tables=(Table(name="customers", columns=columns),))
+    assert [link.value for link in ValueIndex(schema).links(question)] == values
+
+
 def test_what_is_written_alike_is_found_the_same_with_and_without_other_forms() -> None:
     for question in ("flights to new york by KLM in Sep", "CA and TX", "Republic of KLM"):
         assert ValueIndex(AIRLINES).links(question) == ValueIndex(AIRLINES, near=False).links(question)

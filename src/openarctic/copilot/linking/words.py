@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -197,9 +198,18 @@ def typo_limit(word: str) -> int:
     return 0 if len(word) < 5 else 1 if len(word) < 9 else 2
 
 
+# Countries that are mostly called by letters: their adjective, and the ways to write them.
+_COUNTRIES = {
+    "american": ("usa", "united states", "us", "united states of america"),
+    "british": ("uk", "united kingdom", "great britain"),
+    "emirati": ("uae", "united arab emirates"),
+}
+
+
 def places_of(word: str) -> Iterator[str]:
-    """What an adjective of a place may come from, in lower case: Asian, European, Brazilian, Italian, Chilean."""
+    """What an adjective of a place may come from, in lower case: Asian, European, Brazilian, Italian, Chilean, American."""
     low = folded(word)
+    yield from _COUNTRIES.get(low, ())
     if low.endswith("an") and len(low) > 4:
         yield low[:-1]
         yield low[:-2]
@@ -230,8 +240,11 @@ def _short_forms() -> dict[str, tuple[str, ...]]:
         if short != full:
             forms.setdefault(short, []).append(stem(full))
             forms.setdefault(stem(full), []).append(short)
+    for names in _COUNTRIES.values():
+        for one, other in itertools.permutations(map(plain_key, names), 2):
+            forms.setdefault(one, []).append(other)
     return {form: tuple(others) for form, others in forms.items()}
 
 
-# Months, days of the week and American states: each plain key with the other ways to write it.
+# Months, days of the week, American states and some countries: each plain key with the other ways to write it.
 SHORT_FORMS = _short_forms()
