@@ -181,7 +181,7 @@ def measure_serving(bench: ServeBench, on_progress: OnProgress) -> dict[str, Any
         contenders = {name: stack.enter_context(contender(name, bench)) for name in sides}
         for trace in bench.traces:
             for concurrency, rate in [*((n, None) for n in bench.concurrency), *((1, r) for r in bench.rates)]:
-                # Each cell draws its own texts, or it would find the last one's prompts computed (`sql` has a few hundred in all).
+                # Each cell draws its own texts, or it finds the prompts of the last one computed (`sql` has a few hundred).
                 first_seed = 1000 * len(cells)
                 cells.append(_cell(bench, trace, Load(concurrency, rate, eos_id), contenders, first_seed, on_progress))
     return {"machine": describe_machine(), "model": bench.model.name, "threads": bench.threads, "cells": cells}
