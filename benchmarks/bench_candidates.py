@@ -1,8 +1,9 @@
 """What do candidates of one request gain by sharing what they have written alike (`engine/strand.py`)?
 
 arctic-nano writes sixteen candidates for each of ten questions to the bundled sample, as `ask` has it do: once as one request,
-and once as sixteen requests of one candidate that are submitted together and share the prompt's cached pages alone. Both come to
-the same texts. Forms alternate; reported are medians over `--repetitions` of the ten questions together, and their paired ratio.
+and once as sixteen requests of one candidate that are submitted together. Those share the prompt's whole cached pages, but each
+computes what is left of the prompt (less than a page) and all that it writes. Both come to the same texts. Forms alternate;
+reported are medians over `--repetitions` of the ten questions together, and their paired ratio.
 
     python benchmarks/bench_candidates.py
 """
