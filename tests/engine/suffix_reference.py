@@ -23,6 +23,7 @@ def draft(
 ) -> tuple[list[int], list[float], int]:
     """Tokens, probabilities and match length of the best draft."""
     best: tuple[list[int], list[float], int] = ([], [], 0)
+    most = 0.0
     children: dict[tuple[int, ...], list[int]] = {}
     for string in counts:
         children.setdefault(string[:-1], []).append(string[-1])
@@ -33,7 +34,7 @@ def draft(
         budget = min(limit, int(alpha * length + offset))
         tokens: list[int] = []
         probabilities: list[float] = []
-        p = 1.0
+        p, score = 1.0, 0.0  # added up one by one: from Python 3.12 on, sum() rounds otherwise, and equal scores would differ
         while len(tokens) < budget and node in children:
             token = min(children[node], key=lambda t: (-counts[*node, t], t))
             p *= counts[*node, token] / counts[node]
@@ -41,7 +42,8 @@ def draft(
                 break
             tokens.append(token)
             probabilities.append(p)
+            score += p
             node = (*node, token)
-        if tokens and sum(probabilities) >= sum(best[1]):
-            best = (tokens, probabilities, length)
+        if tokens and score >= most:
+            best, most = (tokens, probabilities, length), score
     return best
