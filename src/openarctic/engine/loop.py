@@ -48,7 +48,6 @@ class _Job:
     stream: Stream
     candidates: list[list[Candidate]]  # of each setting
     prompt_scores: list[list[TokenLogprob | None] | None]
-    has_started: bool = False  # the first tokens were chosen
     left: int = 0  # candidates that have not ended
 
     @property
@@ -323,12 +322,11 @@ class Loop:
             if each is not line and not each.strand.is_over:
                 self.scheduler.fork(line.sequence.id, each.sequence)
             if self.speculator:
-                if each is line and job.has_started:
+                if each is line and before:
                     self.speculator.append(line.sequence.id, staying.ids[before:])
                 else:
                     self.speculator.start(each.sequence.id, job.request.tenant, job.request.ids, each.strand.ids)
-        if not job.has_started:
-            job.has_started = True
+        if not before:  # the prompt is computed
             job.stream.usage.cached_tokens = line.sequence.cached
         return lines, max(part.agreed for part in parts)
 
@@ -343,7 +341,7 @@ class Loop:
         """Sets drafts where every running sequence decodes; while a prompt waits, its tokens are worth more."""
         if self.scheduler.num_waiting:
             return
-        lines = [line for line in self._lines.values() if line.job.has_started and line.sequence.end_reason is None]
+        lines = [line for line in self._lines.values() if line.strand.ids and line.sequence.end_reason is None]
         if len(lines) < len(self._lines):
             return
         room = {line.sequence.id: line.sequence.limit - len(line.sequence.tokens) - 1 for line in lines}

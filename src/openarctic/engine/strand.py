@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openarctic.engine.candidate import Candidate
+from openarctic.engine.pages import common_prefix
 from openarctic.engine.sampler import KERNELS
 from openarctic.native._native import summarize
 
@@ -76,7 +77,7 @@ class Strand:
             before = len(strand.ids)
             for part in strand._choose(rows.logits[strand.agreed], rows.summaries[strand.agreed]):
                 new = part.ids[before:]
-                same = _shared_length(new, draft[strand.agreed :])
+                same = common_prefix(new, draft[strand.agreed :])
                 part.agreed = strand.agreed + same
                 is_done = part.is_over or same < len(new)
                 (parted if is_done else reading).append(part)
@@ -126,8 +127,3 @@ class Strand:
                 candidate.finish("grammar" if follower.is_stuck else "stop")
             elif len(candidate.ids) >= candidate.limit:
                 candidate.finish("length")
-
-
-def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    return next((i for i, (mine, its) in enumerate(zip(a, b, strict=False)) if mine != its), min(len(a), len(b)))
