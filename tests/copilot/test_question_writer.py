@@ -22,7 +22,7 @@ INSERT INTO brand VALUES (1, 'Acme', 'Rome'), (2, 'Zeta', 'Oslo');
 IN_ROME = "SELECT title FROM brand WHERE home = 'Rome'"
 # What the model asks for a query, and what it answers to a question.
 ASKED = {IN_ROME: (" Which brands are from Rome?", " Which brands are there?", " Which brands are from Rome?")}
-ANSWERED = {
+ANSWERED: dict[str, str | tuple[str, ...]] = {
     "Which brands are from Rome?": " SELECT title FROM brand WHERE brand_id = 1",  # another query, the same rows
     "Which brands are there?": " SELECT title FROM brand",
 }
@@ -39,7 +39,9 @@ class Stream:
 class ScriptedEngine:
     """Writes what the test says, whatever the sampling."""
 
-    def __init__(self, tokenizer: Tokenizer, asked: dict[str, tuple[str, ...]], answered: dict[str, str], reason: str) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, asked: dict[str, tuple[str, ...]], answered: dict[str, str | tuple[str, ...]], reason: str
+    ) -> None:
         self.tokenizer, self.asked, self.answered, self.reason = tokenizer, asked, answered, reason
         self.prompts: list[str] = []
 
@@ -48,7 +50,8 @@ class ScriptedEngine:
         self.prompts.append(prompt)
         if prompt.endswith("\nQ:"):
             return Stream(self.asked[prompt.split("\nSQL: ")[1].removesuffix("\nQ:")], self.reason)
-        return Stream([self.answered[prompt.split("\nQ: ")[1].split(" [")[0].removesuffix("\nSQL:")]])
+        answers = self.answered[prompt.split("\nQ: ")[1].split(" [")[0].removesuffix("\nSQL:")]
+        return Stream([answers] if isinstance(answers, str) else answers)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,37 @@ def test_what_is_not_understood_is_left_out(files: dict[str, Path], tokenizer: T
     for wrong in (" SELECT title FROM brand", " SELECT nothing FROM nowhere", " no SQL ("):
         answered = ANSWERED | {"Which brands are from Rome?": wrong}
         assert written(files, tokenizer, [("brands", IN_ROME)], answered=answered)[0] == []
+
+
+OTHER = " SELECT home FROM brand"
+FAILS = " SELECT nothing FROM nowhere"
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept"),
+    [
+        ((f" {IN_ROME}", " SELECT title FROM brand WHERE brand_id = 1", OTHER), True),  # two of three have the rows
+        ((f" {IN_ROME}", OTHER), True),  # no other rows have more
+        ((f" {IN_ROME}", FAILS, FAILS, FAILS), True),  # what fails has no rows to agree on
+        ((f" {IN_ROME}", OTHER, OTHER), False),
+        ((FAILS,), False),
+    ],
+)
+def test_answers_vote_by_their_rows(files: dict[str, Path], tokenizer: Tokenizer, answers: tuple[str, ...], kept: bool) -> None:
+    answered = ANSWERED | {"Which brands are from Rome?": answers}
+    assert bool(written(files, tokenizer, [("brands", IN_ROME)], answered=answered)[0]) is kept
+
+
+def test_the_question_it_is_least_sure_of_is_kept(files: dict[str, Path], tokenizer: Tokenizer) -> None:
+    asked = {IN_ROME: (" Which brands are from Rome?", " Brands whose home is Rome?", " Any brands from Rome?")}
+    right = f" {IN_ROME}"
+    answered = {
+        "Which brands are from Rome?": (right, right, right),
+        "Brands whose home is Rome?": (right, right, OTHER),
+        "Any brands from Rome?": (right, OTHER, OTHER),
+    }
+    pairs, _ = written(files, tokenizer, [("brands", IN_ROME)], asked=asked, answered=answered)
+    assert [p.question for p in pairs] == ["Brands whose home is Rome?"]
 
 
 def test_a_question_without_an_end_is_none(files: dict[str, Path], tokenizer: Tokenizer) -> None:

@@ -1,15 +1,16 @@
 """Questions for queries, written by a model that learned to ask them, and kept where it finds the query back.
 
 A model that was trained both ways (`NanoRecipe.turned_share`) is given the schema and a query, and writes the questions that
-people might ask for it (back-translation: Sennrich et al. 2016, arXiv:1511.06709). A question is kept if the same model, asked
-it, comes to a query of the same rows: what does not say enough, or something else, is left out.
+people might ask for it (back-translation: Sennrich et al. 2016, arXiv:1511.06709). A question is understood if the same model,
+asked it several times, comes to the query's rows more often than to any other rows: what does not say enough, or something
+else, is left out. Of what is understood the question is kept that the model was least sure of: there is more to learn from it.
 """
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,18 +21,20 @@ from openarctic.copilot.joins import expand, mend
 from openarctic.copilot.prompt import turned_text
 from openarctic.copilot.transfer import Rows
 from openarctic.copilot.vote import result_key
-from openarctic.generator import GREEDY, Sampling
+from openarctic.generator import Sampling
 
 if TYPE_CHECKING:
     from openarctic.engine import Engine
 
 BATCH = 16  # queries asked for at a time
 QUESTIONS = 3  # for one query
+ANSWERS = 8  # to one question
 MAX_QUESTION_TOKENS = 60
 MAX_SQL_TOKENS = 120
 # SQL that was copied instead of said: a keyword in capitals, a function's name before its bracket.
 _COPIED = re.compile(r"\b(SELECT|FROM|WHERE|GROUP BY|ORDER BY|HAVING|COUNT|SUM|AVG|MIN|MAX)\b|\w\(\w+\)|\(\*\)")
 CREATIVE = Sampling(temperature=0.8, top_p=0.95, n=QUESTIONS, stop="\n")
+ANSWERING = Sampling(temperature=0.6, n=ANSWERS)
 
 
 class QuestionWriter:
@@ -66,28 +69,38 @@ class QuestionWriter:
         return asked
 
     def _understood(self, asked: Sequence[Sequence[Pair]]) -> Iterator[Pair]:
-        """Of each query's questions one that the model answers with the query's rows, drawn by chance."""
+        """Of each query's questions the one that is understood with the fewest votes; of equals the first."""
         streams = [
-            [self.engine.submit(self._ids(p.database, p.prompt), sampling=GREEDY, max_tokens=MAX_SQL_TOKENS) for p in pairs]
+            [self.engine.submit(self._ids(p.database, p.prompt), sampling=ANSWERING, max_tokens=MAX_SQL_TOKENS) for p in pairs]
             for pairs in asked
         ]
         for pairs, answers in zip(asked, streams, strict=True):
-            texts = [stream.result()[0].text for stream in answers]
-            good = [pair for pair, text in zip(pairs, texts, strict=True) if self._is_same(pair, text)]
+            texts = [[c.text for c in stream.result()] for stream in answers]
+            votes = [self._votes(pair, written) for pair, written in zip(pairs, texts, strict=True)]
+            good = [(count, place) for place, count in enumerate(votes) if count]
             if good:
-                yield random.Random(good[0].sql).choice(good)
+                yield pairs[min(good)[1]]
 
-    def _is_same(self, pair: Pair, written: str) -> bool:
-        """Whether the SQL that was written returns the rows of the pair's."""
-        if " ".join(written.split()) == pair.sql:
-            return True
-        schema = self.linked[pair.database].schema
+    def _votes(self, pair: Pair, written: Sequence[str]) -> int:
+        """How many of the answers return the rows of the pair's query; 0 where more agree on other rows."""
+        wanted = self._key(pair.database, pair.sql)
+        if wanted is None:
+            return 0
+        found: Counter[Hashable] = Counter()
+        for text, times in Counter(text.strip() for text in written).items():
+            key = wanted if " ".join(text.split()) == pair.sql else self._key(pair.database, text)
+            if key is not None:
+                found[key] += times
+        return found[wanted] if found and found[wanted] == max(found.values()) else 0
+
+    def _key(self, name: str, sql: str) -> Hashable:
+        """Equal for equal rows; None for what does not run."""
+        schema = self.linked[name].schema
         try:
-            mine, its = (expand(sql, schema) for sql in (pair.sql, mend(written.strip(), schema)))
+            rows = self.rows[name].run(expand(mend(sql, schema), schema))
         except SqlglotError:
-            return False
-        wanted, found = (self.rows[pair.database].run(sql) for sql in (mine, its))
-        return wanted is not None and found is not None and result_key(wanted) == result_key(found)
+            return None
+        return None if rows is None else result_key(rows)
 
     def _ids(self, name: str, text: str) -> list[int]:
         """Begin token, schema, and what follows."""
