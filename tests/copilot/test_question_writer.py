@@ -11,7 +11,7 @@ import pytest
 
 from openarctic.copilot.databases import open_database, read_schema
 from openarctic.copilot.examples import LinkedSchema, Pair
-from openarctic.copilot.question_writer import QuestionWriter, is_said
+from openarctic.copilot.question_writer import BATCH, QuestionWriter, is_said
 from openarctic.generator import Completion
 from openarctic.tokenizer import Tokenizer
 
@@ -77,10 +77,9 @@ def written(
 ) -> tuple[list[Pair], list[str]]:
     linked = {"brands": LinkedSchema(read_schema(open_database(files["brands"])))}
     engine = ScriptedEngine(tokenizer, told.get("asked", ASKED), told.get("answered", ANSWERED), told.get("reason", "stop"))
-    done: list[int] = []
-    pairs = list(QuestionWriter(engine, linked, files).write(queries, done.append))  # type: ignore[arg-type]
-    assert done[-1] == len(queries)
-    return pairs, engine.prompts
+    batches = list(QuestionWriter(engine, linked, files).write(queries))  # type: ignore[arg-type]
+    assert len(batches) == -(-len(queries) // BATCH)
+    return [pair for batch in batches for pair in batch], engine.prompts
 
 
 def test_what_is_understood_is_kept(files: dict[str, Path], tokenizer: Tokenizer) -> None:

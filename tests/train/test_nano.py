@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,9 +14,13 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from openarctic.copilot import nano_pairs  # noqa: E402
+from openarctic.copilot.examples import Pair  # noqa: E402
 from openarctic.copilot.nano import draw_back, find_base, hybrid_base, make_nano  # noqa: E402
-from openarctic.copilot.nano_pairs import NanoPairs  # noqa: E402
+from openarctic.copilot.nano_pairs import NanoPairs, written_pairs  # noqa: E402
+from openarctic.copilot.question_writer import QuestionWriter  # noqa: E402
 from openarctic.engine import Engine  # noqa: E402
+from openarctic.engine.engine import ASKS_KEY  # noqa: E402
 from openarctic.errors import MissingError, UserError  # noqa: E402
 from openarctic.formats import from_gguf, read_gguf  # noqa: E402
 from openarctic.tokenizer import Tokenizer  # noqa: E402
@@ -212,3 +217,37 @@ def test_a_base_asks_the_questions_of_the_next_run(tmp_path: Path) -> None:
 
     make_nano(recipe, data, asking[0], tmp_path / "other", log=lines.append)
     assert "asking questions for 3 queries" in lines and (tmp_path / "other" / "written.jsonl").exists()
+
+
+def test_questions_that_were_asked_before_a_stop_are_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(RECIPE, bird_per_epoch=0, wikisql_per_epoch=0)
+    base = read_gguf(find_base())
+    base.metadata[ASKS_KEY] = True
+    tokenizer = Tokenizer.from_gguf_metadata(base.metadata).truncate(recipe.vocab_size)
+    pairs = NanoPairs(recipe, write_data(tmp_path / "data"), tokenizer, print)
+    monkeypatch.setattr(nano_pairs, "BATCH", 2)
+    asked: list[list[str]] = []
+
+    def stopped(self: QuestionWriter, queries: list[tuple[str, str]]) -> Iterator[list[Pair]]:
+        """Two at a time; the first and the second time, after the first two, it is stopped."""
+        asked.append([sql for _, sql in queries])
+        for start in range(0, len(queries), 2):
+            if start and len(asked) in (1, 2):
+                raise KeyboardInterrupt
+            yield [self.linked[name].pair(name, "Who?", sql) for name, sql in queries[start : start + 2]]
+
+    def written(queries: int, file: str) -> list[str]:
+        made = written_pairs(replace(recipe, written_queries=queries), pairs, base, tmp_path / file, 1, print)
+        return [pair.sql for pair in made]
+
+    monkeypatch.setattr(QuestionWriter, "write", stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            written(5, "written.jsonl")
+    assert len(written(3, "written.jsonl")) == 3  # other queries: nothing of them was asked
+    (tmp_path / "written.jsonl").unlink()
+    assert list(map(len, asked)) == [5, 3, 3]
+    for _ in range(2):
+        assert written(5, "again.jsonl") == asked[0]  # asked once, then read
+    assert list(map(len, asked)) == [5, 3, 3, 5] and asked[1] == asked[0][2:]
+    assert not list(tmp_path.glob("*.partial.jsonl"))

@@ -141,36 +141,40 @@ class NanoPairs:
 def written_pairs(recipe: NanoRecipe, pairs: NanoPairs, base: GGUFFile, path: Path, threads: int, log: Log) -> list[Pair]:
     """Questions that the base asks for queries carried over from other databases; read from `path` where a run has kept them.
 
-    Raises UserError for a base that was not trained to ask.
+    What was asked before a stop is kept beside it. Raises UserError for a base that was not trained to ask.
     """
     if not recipe.written_queries:
         return []
     if not path.exists():
         if not base.metadata.get(ASKS_KEY):
             raise UserError("the base was not trained to ask questions", "train one with --set turned_share=0.25")
-        made = _write_pairs(recipe, pairs, base, threads, log)
+        partial = path.with_name("written.partial.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
-        records = [{"db_id": pair.database, "question": pair.question, "query": pair.sql} for pair in made]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+        write_text(path, "".join(_write_pairs(recipe, pairs, base, partial, threads, log)))
+        partial.unlink()
     read = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return [pairs.linked[r["db_id"]].pair(r["db_id"], r["question"], r["query"]) for r in read]
 
 
-def _write_pairs(recipe: NanoRecipe, pairs: NanoPairs, base: GGUFFile, threads: int, log: Log) -> list[Pair]:
+def _write_pairs(recipe: NanoRecipe, pairs: NanoPairs, base: GGUFFile, partial: Path, threads: int, log: Log) -> list[str]:
+    """One line a pair; `partial` keeps them after every batch, below a line that tells of how many of which queries they are."""
     sources = sorted(key for key in pairs.phrasings if key[0] in pairs.linked)
     files = {name: pairs.databases.path(name) for name, _ in sources}
-    queries = list(transfer(sources, pairs.linked, files, recipe.written_queries, recipe.tune.seed))
-    log(f"asking questions for {len(queries)} queries")
+    queries = sorted(transfer(sources, pairs.linked, files, recipe.written_queries, recipe.tune.seed))
     engine = Engine(base, threads=threads, max_sequences=BATCH * QUESTIONS)
-    made: list[Pair] = []
-
-    def tell(done: int) -> None:
-        if done // TOLD_EVERY > (done - BATCH) // TOLD_EVERY or done == len(queries):
-            log(f"{done} of {len(queries)} queries, {len(made)} questions were understood")
-
-    for pair in QuestionWriter(engine, pairs.linked, files).write(queries, tell):
-        made.append(pair)
-    return made
+    asked = hashlib.sha256(json.dumps([engine.fingerprint, queries]).encode()).hexdigest()
+    head, *lines = partial.read_text(encoding="utf-8").splitlines(keepends=True) if partial.exists() else ["{}"]
+    known = json.loads(head)
+    done = known["done"] if known.get("asked") == asked else 0
+    lines = lines if done else []
+    log(f"asking questions for {len(queries) - done} queries")
+    for batch in QuestionWriter(engine, pairs.linked, files).write(queries[done:]):
+        lines += (json.dumps({"db_id": p.database, "question": p.question, "query": p.sql}) + "\n" for p in batch)
+        done = min(done + BATCH, len(queries))
+        write_text(partial, json.dumps({"asked": asked, "done": done}) + "\n" + "".join(lines))
+        if done % TOLD_EVERY == 0 or done == len(queries):
+            log(f"{done} of {len(queries)} queries, {len(lines)} questions were understood")
+    return lines
 
 
 def _window(pairs: Sequence[Pair], count: int, number: int) -> list[Pair]:

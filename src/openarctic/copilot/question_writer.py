@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,16 +45,13 @@ class QuestionWriter:
         self.rows = {name: Rows(files[name]) for name in linked if name in files}
         self.prefixes: dict[str, list[int]] = {}
 
-    def write(self, queries: Sequence[tuple[str, str]], on_done: Callable[[int], None] = lambda count: None) -> Iterator[Pair]:
-        """Pairs of questions and the queries (database, short SQL), one at most for a query, the same ones every time.
+    def write(self, queries: Sequence[tuple[str, str]]) -> Iterator[list[Pair]]:
+        """For every `BATCH` of the queries (database, short SQL) the pairs of questions and queries, one at most for a query.
 
-        `on_done` hears how many queries are done.
+        The same ones every time, wherever it begins. Those of a database should stand together: they share its schema's prefix.
         """
-        ordered = sorted(queries)  # those of a database share its schema's prefix
-        for start in range(0, len(ordered), BATCH):
-            batch = ordered[start : start + BATCH]
-            yield from self._understood(self._questions(batch))
-            on_done(start + len(batch))
+        for start in range(0, len(queries), BATCH):
+            yield list(self._understood(self._questions(queries[start : start + BATCH])))
 
     def _questions(self, queries: Sequence[tuple[str, str]]) -> list[list[Pair]]:
         """For each query what the model asks, without repeats, the most probable first."""
