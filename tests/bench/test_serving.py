@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -161,3 +164,32 @@ def test_a_peer_that_crashes_at_the_first_request_is_told(tmp_path: Path) -> Non
     )
     with pytest.raises(CapacityError, match="llama-server answered none of 1 requests: "):
         measure_serving(bench, lambda text: None)
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from openarctic.bench.protocol import Protocol
+from openarctic.bench.serving import ServeBench, server
+bench = ServeBench(
+    model=Path("m"), traces=(), concurrency=(), rates=(), requests=1, threads=1, protocol=Protocol(1), against=sys.argv[1]
+)
+with server(sys.argv[1], bench) as running:
+    print(running.process.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_bench_that_is_told_to_end_leaves_no_server_behind(tmp_path: Path) -> None:
+    peer = tmp_path / "llama-server"
+    peer.write_text(CRASHING.format(python=sys.executable))
+    peer.chmod(0o755)
+    with subprocess.Popen([sys.executable, "-c", HOLDING, str(peer)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        os.kill(pid, 0)  # it runs
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -9,9 +9,11 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -145,16 +147,34 @@ def server(name: str, bench: ServeBench) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    with _ended_by_sigterm():
+        try:
+            process = subprocess.Popen(command(name, bench, port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            raise MissingError(f"cannot start {name}: {error.strerror}") from error
+        try:
+            _wait(name, process, port)
+            yield Running(port, process)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends this program by an exception, as Ctrl-C does: a server that it started is not left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        process = subprocess.Popen(command(name, bench, port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    except OSError as error:
-        raise MissingError(f"cannot start {name}: {error.strerror}") from error
-    try:
-        _wait(name, process, port)
-        yield Running(port, process)
+        yield
     finally:
-        process.kill()
-        process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait(name: str, process: subprocess.Popen[bytes], port: int) -> None:
