@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ import pytest
 from openarctic.errors import CapacityError, UserError
 from openarctic.machine import (
     MAX_THREADS,
+    _malloc_trim,
     available_bytes,
     check_memory,
     checked_threads,
     cpu_quota,
     default_threads,
+    return_free_memory,
 )
 
 GB = 10**9
@@ -114,3 +117,9 @@ def test_a_refusal_names_both_numbers(tmp_path: Path) -> None:
         check_memory(9 * GB, "it", "buy some", tmp_path)
     assert caught.value.hint == "buy some"
     check_memory(9 * GB, "it", "buy some", tmp_path / "nobody tells")
+
+
+def test_free_memory_is_handed_back_where_the_c_library_can() -> None:
+    return_free_memory()
+    return_free_memory()
+    assert (_malloc_trim() is not None) == (platform.libc_ver()[0] == "glibc")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from openarctic.errors import CapacityError, UserError
@@ -58,6 +59,25 @@ def check_memory(needed_bytes: int, what: str, hint: str, root: Path = ROOT) -> 
     available = available_bytes(root)
     if available is not None and needed_bytes > available:
         raise CapacityError(f"{what} takes {needed_bytes / 1e9:.2f} GB of memory, {available / 1e9:.2f} GB are available", hint)
+
+
+def return_free_memory() -> None:
+    """Hand back to the system what was freed here, where the C library would keep it (glibc; elsewhere nothing happens).
+
+    Tensors of ever other sizes leave holes that no later one fills: a training run held twice the memory that its steps need.
+    """
+    if trim := _malloc_trim():
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    import ctypes
+
+    try:
+        return ctypes.CDLL(None).malloc_trim  # type: ignore[no-any-return]
+    except (AttributeError, OSError, TypeError):  # another C library, another system
+        return None
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

@@ -119,6 +119,40 @@ def test_a_dry_run_says_what_the_run_takes(tmp_path: Path, shards: list[Path], t
     assert {p.name for p in tmp_path.iterdir()} == {"estimate.json"}
 
 
+def test_a_dry_run_tries_the_largest_batch_and_tells_of_the_mean_one(tmp_path: Path, base: Path) -> None:
+    data = write_lines(tmp_path / "pairs.jsonl", PAIRS + OTHERS)
+    recipe = SftRecipe(batch_tokens=64, min_shared_tokens=8, epochs=2, train=replace(SftRecipe().train, accumulate=2))
+    job = sft_job(recipe, [data], base, tmp_path / "run")
+    tokens = [job.objective.size(batch).tokens for batch in job.source.upcoming()]  # type: ignore[attr-defined]
+    assert len(set(tokens)) > 1  # or there is nothing to see
+    tried: list[int] = []
+    size = type(job.objective).size
+
+    class Watched(type(job.objective)):  # type: ignore[misc]
+        def __call__(self, model: Any, batch: Any) -> Any:
+            tried.append(size(self, batch).tokens)
+            return super().__call__(model, batch)
+
+    job.objective.__class__ = Watched
+    (tmp_path / "run").mkdir()
+    found = estimate(job, tmp_path / "run")
+    assert tried[0] == max(tokens) and max(tried) == max(tokens)
+    assert found.tokens_per_step == pytest.approx(2 * sum(tokens) / len(tokens))
+    assert found.seconds_per_step > 0 and found.flops_per_step > 0
+
+
+def test_free_memory_is_handed_back_now_and_then(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[int] = []
+    monkeypatch.setattr("openarctic.train.trainer.return_free_memory", lambda: trims.append(1))
+    pretrain_job(RECIPE, shards, tokenizer, tmp_path / "a").run(tmp_path / "a")
+    assert not trims  # four steps of milliseconds
+    monkeypatch.setattr("openarctic.train.trainer.TRIM_SECONDS", 0.0)
+    pretrain_job(RECIPE, shards, tokenizer, tmp_path / "b").run(tmp_path / "b")
+    assert len(trims) == 4
+
+
 def test_too_little_memory_or_disk_is_said_before_the_run(
     tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """What a run will cost, before it runs: sizes and FLOPs by arithmetic, time and memory from a few real steps.
 
-The steps run in a temporary folder beside the run's own, with everything that a run does; the model is spoiled by them.
+The steps run in a temporary folder beside the run's own, with everything that a run does; the model is spoiled by them. Where an
+epoch lies ready, its largest batch is the first of them, for the memory, and time is told for its mean batch.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from openarctic.planner.training import TrainingBytes, training_bytes
 from openarctic.train.boxes import local_part
 from openarctic.train.checkpoint import checkpoints_folder, saved_steps
 from openarctic.train.job import Job
-from openarctic.train.objectives import device_of
+from openarctic.train.objectives import BatchSize, device_of
 from openarctic.train.optimizer import is_hidden_matrix
 from openarctic.train.throughput import gemm_flops, held_experts, memory_bytes, step_flops
 from openarctic.train.trainer import Progress, train
+from openarctic.train.tune import EpochSource
 
 ESTIMATE = "estimate.json"
-MIN_STEPS, MAX_STEPS, TRIAL_SECONDS = 3, 24, 10.0
+MIN_STEPS, MAX_STEPS, TRIAL_SECONDS = 4, 24, 10.0
 FORWARD_SHARE = 1 / 3  # of a step's time: the backward pass has two products for each of the forward's
 
 
@@ -152,18 +154,22 @@ class _Trial:
 
 
 class _Watched:
-    """A source that ends when enough steps were seen, and counts what its batches compute."""
+    """A source that ends when enough steps were seen, and keeps the sizes of its batches; `epoch` has those to come."""
 
     def __init__(self, job: Job) -> None:
-        self._job, self._flops = job, step_flops(job.model)
-        self.flops: list[float] = []
+        self._job = job
+        batches = job.source.upcoming() if isinstance(job.source, EpochSource) else ()
+        self.epoch = [job.objective.size(batch) for batch in batches]
+        self._largest = max(zip(self.epoch, batches, strict=True), key=lambda pair: pair[0].tokens, default=(None, None))[1]
+        self.sizes: list[BatchSize] = []
         self.seen: list[tuple[float, Progress]] = []  # time of day and progress after every step
 
     def next_batch(self) -> Any:
         if len(self.seen) >= MIN_STEPS and self.seen[-1][1].seconds > TRIAL_SECONDS:
             raise StopIteration
-        batch = self._job.source.next_batch()
-        self.flops.append(self._flops.of(self._job.objective.size(batch)))
+        is_first = not self.sizes and self._largest is not None
+        batch = self._largest if is_first else self._job.source.next_batch()
+        self.sizes.append(self._job.objective.size(batch))
         return batch
 
     def note(self, progress: Progress, record: dict[str, Any]) -> None:
@@ -189,14 +195,16 @@ def _try(job: Job, out: Path) -> _Trial:
         newest = checkpoints_folder(Path(folder)) / f"step-{saved_steps(Path(folder))[-1]}"
         checkpoint_bytes = sum(path.stat().st_size for path in newest.iterdir())
     # The first step pays for what is made once.
-    first, last = watched.seen[min(1, len(watched.seen) - 1)][1], watched.seen[-1][1]
-    if last.step == first.step:
-        first = Progress()
-    steps = last.step - first.step
+    skipped = 1 if len(watched.seen) > 1 else 0
+    taken = watched.sizes[skipped * config.accumulate : len(watched.seen) * config.accumulate]
+    seconds = watched.seen[-1][1].seconds - (watched.seen[0][1].seconds if skipped else 0.0)
+    flops, mean = step_flops(job.model), watched.epoch or taken
+    computed = sum(map(flops.of, taken))
+    mean_flops = sum(map(flops.of, mean)) / len(mean) * config.accumulate
     return _Trial(
-        seconds=(last.seconds - first.seconds) / steps,
-        tokens=(last.tokens - first.tokens) / steps,
-        flops=sum(watched.flops) / len(watched.flops) * job.config.accumulate,
+        seconds=seconds * mean_flops / computed,
+        tokens=sum(size.tokens for size in mean) / len(mean) * config.accumulate * job.processes.count,
+        flops=mean_flops,
         checkpoint_seconds=checkpoint_seconds,
         checkpoint_bytes=checkpoint_bytes,
     )

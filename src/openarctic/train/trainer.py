@@ -23,6 +23,7 @@ from torch import Tensor
 
 from openarctic.config import write_text
 from openarctic.errors import UserError
+from openarctic.machine import return_free_memory
 from openarctic.model import ArcticForCausalLM
 from openarctic.model.recompute import recompute_selectively
 from openarctic.train import checkpoint as checkpoints
@@ -39,6 +40,8 @@ from openarctic.train.runlog import RunLog, read_events
 from openarctic.train.schedule import learning_rate
 from openarctic.train.tensorboard import TensorBoard
 from openarctic.train.throughput import gemm_flops, memory_bytes, step_flops
+
+TRIM_SECONDS = 10.0
 
 
 class Source(Protocol):
@@ -139,6 +142,7 @@ class _Run:
         self.flops = step_flops(model)
         self.peak_flops = gemm_flops(torch.bfloat16 if config.precision == "bf16" else torch.float32, self.device)
         self.saved_seconds = 0.0
+        self.trimmed_seconds = 0.0  # of training, when free memory was last handed back
         self.is_stopped = False
         self.last = 0.0
         self.tensorboard: TensorBoard | None = None
@@ -330,6 +334,7 @@ class _Run:
             optimizer.zero_grad(set_to_none=True)
         self.model.update_router_biases(self.processes.sum)
         self._advance(sums)
+        self._trim()
         self.is_stopped = sums["stop"] > 0
         is_due = self._is_due()
         if (is_due or self.is_stopped or self._share() >= 1) and not self._is_sound():
@@ -388,6 +393,12 @@ class _Run:
         self.progress.tokens += round(sums["tokens"])
         self.progress.examples += round(sums["examples"])
         self.progress.seconds += sums["seconds"]
+
+    def _trim(self) -> None:
+        """Now and then, so that it costs small models nothing; its time is the next step's."""
+        if self.device.type == "cpu" and self.progress.seconds - self.trimmed_seconds > TRIM_SECONDS:
+            return_free_memory()
+            self.trimmed_seconds = self.progress.seconds
 
     def _is_due(self) -> bool:
         """Whether a checkpoint is."""

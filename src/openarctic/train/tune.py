@@ -41,14 +41,18 @@ class EpochSource:
 
     def next_batch(self) -> Any:
         """The next one. Raises StopIteration where an epoch is empty."""
+        if not (left := self.upcoming()):
+            raise StopIteration
+        self._position += 1
+        return left[0]
+
+    def upcoming(self) -> Sequence[Any]:
+        """What is left of the epoch; the whole next one where nothing is."""
         if self._batches is not None and self._position >= len(self._batches):
             self._epoch, self._position, self._batches = self._epoch + 1, 0, None
         if self._batches is None:
             self._batches = self._epochs(self._epoch)
-        if not self._batches:
-            raise StopIteration
-        self._position += 1
-        return self._batches[self._position - 1]
+        return self._batches[self._position :]
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, and batches of it that were given."""
