@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from openarctic.copilot.sample import database_or_sample
 from openarctic.engine import Engine
 from openarctic.errors import MissingError, UserError
+from openarctic.serve.desk import Desk
 from openarctic.serve.keys import Key, digest_of, find_key, key_line, new_key, read_keys
 from openarctic.serve.settings import ServeSettings
 
@@ -131,6 +133,26 @@ def test_rates_and_concurrency(engine: Engine) -> None:
         assert server.post("/v1/completions", SHORT).status == 429
         held.close()
         wait_until(lambda: server.post("/v1/completions", SHORT).status == 200)
+
+
+def test_rates_count_every_route_that_works(engine: Engine) -> None:
+    desk = Desk(engine, {"sample": database_or_sample(None)})
+    asked = [
+        ("/v1/query", {"sql": "SELECT 1"}),
+        ("/tokenize", {"prompt": "a"}),
+        ("/v1/feedback", {"question": "q", "verdict": "up"}),
+    ]
+    with running(engine, desk, requests_per_minute=2) as server:
+        for path, body in asked:
+            reply = server.post(path, body)
+        assert reply.status == 429 and reply.error["code"] == "rate_limit_exceeded"
+        assert server.post("/v1/ask", {"question": "How many customers?"}).status == 429
+        assert server.get("/v1/schema").status == 429
+        assert [server.get(path).status for path in ("/health", "/v1/models", "/v1/databases", "/metrics", "/")] == [200] * 5
+        server.service.is_draining = True
+        assert [server.post(path, body).status for path, body in asked] == [503] * 3
+        assert server.get("/health").status == 200
+    desk.close()
 
 
 def post_bytes(body: dict[str, Any], path: str = "/v1/completions") -> bytes:

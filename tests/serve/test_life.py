@@ -13,13 +13,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .test_gate import LONG, begin_stream
+from .test_gate import LONG, begin_stream, post_bytes
 from .world import Server
 
 COMMAND = [sys.executable, "-c", "import sys; from openarctic.cli import main; sys.exit(main(sys.argv[1:]))", "serve"]
+
+ENDLESS = "SELECT count(*) FROM orders a, orders b, orders c, orders d WHERE a.order_id + b.order_id < c.order_id * d.order_id"
 
 
 def start(*options: str, **environment: str) -> subprocess.Popen[str]:
@@ -65,6 +68,48 @@ def test_the_second_signal_ends_at_once(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
     connection.close()
+
+
+def test_what_outlasts_the_drain_is_told() -> None:
+    process = start("--port", "0", "--threads", "1", "--drain-timeout", "1")
+    try:
+        server = Server(port_of(process), None, None)  # type: ignore[arg-type]
+        stream = begin_stream(server, {**LONG, "max_tokens": 900, "stream": True})
+        whole, statement, question = (
+            begin(server, path, body)
+            for path, body in (
+                ("/v1/completions", {**LONG, "max_tokens": 900}),
+                ("/v1/query", {"sql": ENDLESS, "timeout": 60}),
+                ("/v1/ask", {"question": "How many customers are there?", "candidates": 16}),
+            )
+        )
+        time.sleep(1.5)
+        process.send_signal(signal.SIGTERM)
+        assert b'"code":"stopping"' in read_all(stream).rpartition(b"data: ")[2].replace(b" ", b"")
+        for connection in (whole, statement):
+            head, _, body = read_all(connection).partition(b"\r\n\r\n")
+            assert b" 503 " in head and json.loads(body)["error"]["code"] == "stopping"
+        told = read_all(question)  # it may have ended before, or not begun to tell
+        assert any(end in told for end in (b"event: done", b"event: error", b" 503 "))
+        assert process.wait(timeout=30) == 0
+        assert process.stderr is not None and "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def begin(server: Server, path: str, body: dict[str, Any]) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connection.sendall(post_bytes(body, path))
+    return connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    seen = b""
+    while chunk := connection.recv(65536):
+        seen += chunk
+    connection.close()
+    return seen
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import os
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,14 @@ from openarctic.copilot.principal import Principal
 from openarctic.copilot.sample import database_or_sample
 from openarctic.engine import Engine, load
 from openarctic.errors import UserError
-from openarctic.serve.desk import Desk, Seat, named
+from openarctic.serve.desk import MAX_BUSY, MAX_BUSY_OF_KEY, Desk, Seat, named
 from openarctic.serve.keys import ANYONE, Key, digest_of, key_line, read_keys
 
 from .test_gate import post_bytes, wait_until
 from .world import Server, running
 
 QUESTION = "How many orders have the status cancelled?"
+SLOW = "SELECT count(*) FROM orders a, orders b, orders c, orders d WHERE a.order_id + b.order_id < c.order_id * d.order_id"
 POLICY = """
 roles:
   sales:
@@ -279,16 +282,67 @@ def test_a_database_that_changes_is_read_anew(nano: Engine, tmp_path: Path) -> N
 
 
 def test_a_statement_ends_when_its_client_leaves(nano: Engine) -> None:
-    slow = "SELECT count(*) FROM orders a, orders b, orders c, orders d WHERE a.order_id + b.order_id < c.order_id * d.order_id"
     desk = Desk(nano, {"sample": database_or_sample(None)})
     before = children()
     with running(nano, desk) as server:
         connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-        connection.sendall(post_bytes({"sql": slow, "timeout": 60}, "/v1/query"))
+        connection.sendall(post_bytes({"sql": SLOW, "timeout": 60}, "/v1/query"))
         wait_until(lambda: children() > before)
         connection.close()
         wait_until(lambda: children() <= before)
         assert server.post("/v1/query", {"sql": "SELECT 1 AS one"}).json["rows"] == [[1]]
+    desk.close()
+
+
+def test_a_question_has_a_deadline(nano: Engine) -> None:
+    desk = Desk(nano, {"sample": database_or_sample(None)})
+    asked = {"question": QUESTION, "timeout": 60}
+    with running(nano, desk, request_timeout_s=0.2) as server:
+        reply = server.post("/v1/ask", {**asked, "stream": False})
+        assert (reply.status, reply.error["code"]) == (504, "deadline")
+        assert events(server.post("/v1/ask", asked).body)[-1][1]["error"]["code"] == "deadline"
+        reply = server.post("/v1/query", {"sql": SLOW, "timeout": 60})
+        assert (reply.status, reply.error["code"]) == (504, "deadline")
+        wait_until(lambda: nano.num_running == 0)
+        server.service.settings = replace(server.service.settings, request_timeout_s=60)
+        desk.timeout_s = 60
+        assert server.post("/v1/query", {"sql": "SELECT 1 AS one"}).json["rows"] == [[1]]
+    desk.close()
+
+
+def test_what_a_question_costs_is_logged_and_counted(nano: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(nano, {"sample": database_or_sample(None)})
+    with running(nano, desk) as server, caplog.at_level(logging.INFO, "openarctic.serve"):
+        for stream in (True, False):
+            assert server.post("/v1/ask", {"question": QUESTION, "stream": stream}).status == 200
+        wait_until(lambda: len(caplog.records) >= 2)
+        lines = [json.loads(record.message) for record in caplog.records]
+        text = server.get("/metrics").body.decode()
+    desk.close()
+    assert all(line["prompt_tokens"] > 50 and line["completion_tokens"] > 10 for line in lines)
+    counted = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("openarctic_generation_tokens_total"))
+    assert [float(value) for value in counted.values()] == [sum(line["completion_tokens"] for line in lines)]
+
+
+def test_no_key_takes_all_seats(nano: Engine) -> None:
+    """With keys, one that holds all its turns waits for them; others do not."""
+    keys = tuple(Key(name, digest_of(name), frozenset({"query"})) for name in ("greedy", "other"))
+    desk = Desk(nano, {"sample": database_or_sample(None)})
+    with running(nano, desk, keys=keys) as server:
+        held = []
+        for _ in range(MAX_BUSY):
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+            data = post_bytes({"sql": SLOW, "timeout": 60}, "/v1/query")
+            connection.sendall(data.replace(b"Host:", b"Authorization: Bearer greedy\r\nHost:", 1))
+            held.append(connection)
+        wait_until(lambda: desk._busy is not None and desk._busy._value == MAX_BUSY - MAX_BUSY_OF_KEY)
+        time.sleep(0.3)
+        assert desk._busy is not None and desk._busy._value == MAX_BUSY - MAX_BUSY_OF_KEY
+        reply = server.post("/v1/query", {"sql": "SELECT 1 AS one"}, Authorization="Bearer other")
+        assert reply.json["rows"] == [[1]]
+        for connection in held:
+            connection.close()
+        wait_until(lambda: desk._busy is not None and desk._busy._value == MAX_BUSY)
     desk.close()
 
 

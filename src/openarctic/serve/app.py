@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from openarctic import __version__
 from openarctic.errors import OpenArcticError
 from openarctic.serve import chat, completions, responses, tokens
-from openarctic.serve.desk import Desk
+from openarctic.serve.desk import Desk, OnWork
 from openarctic.serve.errors import HTTPError, as_http, invalid, stopping
 from openarctic.serve.gate import Gate
 from openarctic.serve.keys import ANYONE, Key
@@ -31,7 +31,7 @@ from openarctic.serve.protocol import (
     TokenizeRequest,
 )
 from openarctic.serve.service import Service
-from openarctic.serve.work import ClientGone, while_connected
+from openarctic.serve.work import ClientGone, Work, while_connected
 
 if TYPE_CHECKING:
     from openarctic.copilot.execute import Result
@@ -75,7 +75,9 @@ def build_app(service: Service, desk: Desk | None = None) -> FastAPI:
     _add_plain_routes(app, service)
     _add_model_routes(app, service)
     add_page(app)
-    _add_database_routes(app, desk or Desk(service.engine, {}))
+    desk = desk or Desk(service.engine, {})
+    desk.metrics, desk.timeout_s = service.metrics, service.settings.request_timeout_s
+    _add_database_routes(app, desk)
     return app
 
 
@@ -130,6 +132,15 @@ def _key(request: Request) -> Key:
     key = request.scope.get("state", {}).get("key", ANYONE)
     assert isinstance(key, Key)
     return key
+
+
+def _noted(request: Request) -> OnWork:
+    """For the line that is logged of a request: what its question costs the model."""
+
+    def note(work: Work) -> None:
+        request.state.usage = work.usage
+
+    return note
 
 
 def _add_plain_routes(app: FastAPI, service: Service) -> None:
@@ -235,8 +246,8 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
         from openarctic.serve import sql
 
         if body.stream:
-            return _events(sql.stages(desk, body, _key(request)))
-        return await _watched(request, sql.ask(desk, body, _key(request)), _json)
+            return _events(sql.stages(desk, body, _key(request), _noted(request)))
+        return await _watched(request, sql.ask(desk, body, _key(request), _noted(request)), _json)
 
     @app.post("/v1/query", tags=["databases"], responses=FILES)
     async def query(body: QueryRequest, request: Request) -> Response:

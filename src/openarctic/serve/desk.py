@@ -22,6 +22,7 @@ from openarctic.errors import CapacityError, UserError
 from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
 from openarctic.serve.errors import HTTPError
 from openarctic.serve.keys import ANYONE, Key
+from openarctic.serve.work import Work, deadline
 
 if TYPE_CHECKING:
     from openarctic.copilot.ask import Answer, Copilot, OnLinked
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
     from openarctic.copilot.policy import Policy
     from openarctic.copilot.semantic.model import SemanticModel
     from openarctic.engine import Engine
+    from openarctic.serve.metrics import Metrics
 
 MAX_IDLE = 16  # copilots that are kept
 MAX_BUSY = 8  # questions and statements at a time
+MAX_BUSY_OF_KEY = 4  # of them of one key, where there are keys: no key keeps all others waiting
 WAIT_S = 30.0
 
 Result = TypeVar("Result")
+OnWork = Callable[[Work], None]
 
 
 class Voice:
@@ -91,11 +95,12 @@ class Voice:
             raise CapacityError("the question was given up")
         return self._engine.continuation_logprobs(prompts, continuation, tenant=self.tenant)
 
-    def begin(self, tenant: str) -> None:
-        """The next question."""
+    def begin(self, tenant: str) -> Sequence[Stream]:
+        """The next question; what it will ask of the engine."""
         with self._lock:
             self.tenant, self._is_stopped = tenant, False
-            self._streams.clear()
+            self._streams = []
+            return self._streams
 
     def stop(self) -> None:
         """End what is being written, and whatever would come."""
@@ -114,6 +119,7 @@ class Seat:
     reader: tuple[str, Principal | str | None]  # database, who asks
     fingerprint: Any
     conversation: Conversation  # each request brings its own history
+    timeout_s: float | None = None
 
     def has_changed(self) -> bool:
         """Whether the database is another one than when its schema was read."""
@@ -140,8 +146,11 @@ class Desk:
     semantic: Mapping[str, SemanticModel] = field(default_factory=dict)
     feedback: FeedbackFile | None = None
     values: bool = True
+    metrics: Metrics | None = None
+    timeout_s: float | None = None  # of one question or statement, whatever it asks for
     _idle: list[Seat] = field(default_factory=list)
     _busy: asyncio.Semaphore | None = None
+    _busy_of: dict[str, asyncio.Semaphore] = field(default_factory=dict)
 
     def database(self, name: str | None) -> str:
         """The name of a database, or of the only one. Raises HTTPError for another name: paths are names of none."""
@@ -156,23 +165,37 @@ class Desk:
         return name
 
     @asynccontextmanager
-    async def seat(self, name: str, key: Key) -> AsyncIterator[Seat]:
-        """A copilot of that database for that key, alone for the time of a `with`. Raises HTTPError when all are busy."""
-        if self._busy is None:
-            self._busy = asyncio.Semaphore(MAX_BUSY)
-        try:
-            await asyncio.wait_for(self._busy.acquire(), WAIT_S)
-        except TimeoutError as error:
-            raise HTTPError(503, "too many questions wait", type="overloaded_error", headers={"Retry-After": "5"}) from error
-        try:
+    async def seat(self, name: str, key: Key, on_work: OnWork = lambda work: None) -> AsyncIterator[Seat]:
+        """A copilot of that database for that key, alone for the time of a `with`. `on_work` is given what its model will be
+        asked. Raises HTTPError when all are busy."""
+        async with self._turn(key):
             seat = await self._prepared(name, self._user(key))
-            seat.voice.begin(key.name)
+            seat.timeout_s = self.timeout_s
+            streams = seat.voice.begin(key.name)
+            work = Work(streams, self.metrics) if self.metrics else None
+            if work:
+                on_work(work)
             try:
                 yield seat
             finally:
+                if work:
+                    work.count()
                 self._give_back(seat)
-        finally:
-            self._busy.release()
+
+    @asynccontextmanager
+    async def _turn(self, key: Key) -> AsyncIterator[None]:
+        """Its time among all, and among those of its key."""
+        if self._busy is None:
+            self._busy = asyncio.Semaphore(MAX_BUSY)
+        own = self._busy_of.setdefault(key.name, asyncio.Semaphore(MAX_BUSY if key is ANYONE else MAX_BUSY_OF_KEY))
+        try:
+            async with asyncio.timeout(WAIT_S) as waiting, own, self._busy:
+                waiting.reschedule(None)  # its turn has come
+                yield
+        except TimeoutError as error:
+            if not waiting.expired():
+                raise
+            raise HTTPError(503, "too many questions wait", type="overloaded_error", headers={"Retry-After": "5"}) from error
 
     def _user(self, key: Key) -> Principal | str | None:
         if self.policy is None:
@@ -238,16 +261,21 @@ class Desk:
 
 
 async def in_thread(seat: Seat, work: Callable[[], Result]) -> Result:
-    """`work` beside the event loop. Whoever gives up waiting ends it: the model's writing and the statement's process."""
+    """`work` beside the event loop. Whoever gives up waiting ends it: the model's writing and the statement's process. So does
+    the end of the seat's time, with an HTTPError."""
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
+        return await asyncio.wait_for(asyncio.shield(task), seat.timeout_s)
+    except (asyncio.CancelledError, TimeoutError) as end:
+        if task.done() and not task.cancelled():
+            raise  # its own
         seat.voice.stop()
         seat.copilot.worker.stop()
         with suppress(Exception):
             await task
         seat.copilot.worker.close()
+        if isinstance(end, TimeoutError):
+            raise deadline() from end
         raise
 
 

@@ -54,7 +54,7 @@ class HTTPError(Exception):
 
 def stopping() -> HTTPError:
     """The answer of a server that drains."""
-    return HTTPError(503, "the server is stopping", type="overloaded_error", headers={"Retry-After": "5"})
+    return HTTPError(503, "the server is stopping", type="overloaded_error", code="stopping", headers={"Retry-After": "5"})
 
 
 def as_http(error: OpenArcticError, fields: Sequence[str] = ()) -> HTTPError:

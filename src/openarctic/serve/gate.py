@@ -5,20 +5,21 @@ A plain ASGI middleware: it counts bodies as they come and never holds an answer
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from openarctic.serve.errors import HTTPError, stopping
 from openarctic.serve.keys import ANYONE, Key, find_key
-from openarctic.serve.service import Service, new_id
+from openarctic.serve.service import Service, event, named_event, new_id
 from openarctic.serve.settings import LOOPBACK, ServeSettings
 
 Scope = MutableMapping[str, Any]
@@ -34,7 +35,10 @@ SCOPES = (
     ("/v1/query", "query"),
     *((path, "ask") for path in ("/v1/ask", "/v1/schema", "/v1/databases", "/v1/feedback", "/api/v2/cortex", "/mcp")),
 )
-GENERATES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+# Told at once, from what is known: no limit of rate or concurrency counts them, and a server that stops still tells them.
+FREE_ROUTES = OPEN_ROUTES | {"/metrics", "/v1/models", "/v1/databases", "/tokenizer_info"}
+FREE_FOLDERS = ("/assets/", "/v1/models/")
+NAMED_EVENTS = ("/v1/ask", "/api/v2/cortex")  # their streams name events; the others' are those of OpenAI
 MINUTE = 60.0
 MAX_TOLD_BYTES = 1 << 16  # of an answer, where contents are logged
 NO_ANSWER = 499  # the status that is logged when the client has gone before anything was answered
@@ -65,16 +69,20 @@ class Gate:
             scope.setdefault("state", {})["key"] = key
             scope["state"]["request_id"] = exchange.id
             exchange.key = key.name
-            is_counted = exchange.path in GENERATES
-            if is_counted:
+            if exchange.is_work:
                 self._under_way[key.name] += 1
             try:
-                await self.app(scope, exchange.receive, exchange.send)
+                with self.service.under_way():
+                    await self.app(scope, exchange.receive, exchange.send)
+            except asyncio.CancelledError:
+                if not self.service.is_over:
+                    raise
+                await exchange.cut_off(stopping())
             except Exception as error:  # noqa: BLE001 - a bug: told by its place, since its words may hold what was asked
                 exchange.error = _place_of(error)
                 await exchange.refuse(HTTPError(500, "internal error", type="server_error"))
             finally:
-                if is_counted:
+                if exchange.is_work:
                     self._under_way[key.name] -= 1
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
@@ -85,7 +93,7 @@ class Gate:
         self._check_host(exchange)
         self._check_origin(exchange)
         key = self._key(exchange)
-        if exchange.path in GENERATES:
+        if exchange.is_work:
             if self.service.is_draining:
                 raise stopping()
             self._check_rate(key)
@@ -165,6 +173,11 @@ def _is_address(host: str) -> bool:
     return re.fullmatch(r"[\d.]+|[0-9a-f:]+", host) is not None
 
 
+def _plain(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Without parameters, `text/event-stream; charset=utf-8`."""
+    return [(name.lower(), value.partition(b";")[0].strip()) for name, value in headers]
+
+
 def _place_of(error: BaseException) -> str:
     """`KeyError at openarctic/serve/chat.py:93`, and never the message."""
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -177,6 +190,7 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ServeSettings) -> None:
         self.path: str = scope["path"]
         self.method: str = scope["method"]
+        self.is_work = self.path not in FREE_ROUTES and not self.path.startswith(FREE_FOLDERS)
         self.max_bytes = settings.max_body_bytes
         self.status = NO_ANSWER
         self.key = ""
@@ -189,6 +203,7 @@ class _Exchange:
         self._first: float | None = None
         self._size = 0
         self._is_too_large = False
+        self._is_stream = False
         given = self.header("x-request-id") or ""
         self.id = given if re.fullmatch(r"[\w.\-]{1,128}", given) else new_id("req-")
 
@@ -220,6 +235,7 @@ class _Exchange:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self._is_stream = (b"content-type", b"text/event-stream") in _plain(message.get("headers", []))
             message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", self.id.encode())]}
         else:
             if self._first is None:
@@ -237,6 +253,14 @@ class _Exchange:
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": error.status, "headers": pairs})
         await self.send({"type": "http.response.body", "body": body})
+
+    async def cut_off(self, error: HTTPError) -> None:
+        """End an answer that will not be finished: as an error where none has begun, as the last event where events were sent."""
+        await self.refuse(error)
+        if self._is_stream:
+            is_named = self.path.startswith(NAMED_EVENTS)
+            body = named_event("error", error.body()) if is_named else event(error.body())
+            await self.send({"type": "http.response.body", "body": body})
 
     def log(self, route: str, usage: Callable[[], dict[str, Any]] | None) -> None:
         """One line. Contents are in it only where the settings ask for them."""

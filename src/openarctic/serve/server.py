@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from openarctic.serve.service import Service
 from openarctic.serve.settings import ServeSettings
 
 BACKLOG = 1024
+TOLD_S = 5  # to tell those whose requests are cut off at the end of the drain
 
 
 def bind(settings: ServeSettings) -> socket.socket:
@@ -81,6 +83,11 @@ class _Server(uvicorn.Server):
         if self.started:
             self.on_ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finishes what is under way. At the deadline we end what is left ourselves, so that its clients are told."""
+        asyncio.get_running_loop().call_later(self.service.settings.drain_timeout_s, self.service.end_all)
+        await super().shutdown(sockets)
+
 
 def serve(desk: Desk, settings: ServeSettings, listening: socket.socket, on_ready: Callable[[], None] = lambda: None) -> None:
     """Serve a desk's engine and databases until SIGTERM or Ctrl-C; then finish what is under way, within `drain_timeout_s`."""
@@ -110,7 +117,7 @@ def run_app(
         log_level="warning",
         lifespan="on" if has_lifespan else "off",
         server_header=False,
-        timeout_graceful_shutdown=int(service.settings.drain_timeout_s),
+        timeout_graceful_shutdown=math.ceil(service.settings.drain_timeout_s) + TOLD_S,
         timeout_keep_alive=30,
         backlog=BACKLOG,
     )

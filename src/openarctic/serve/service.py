@@ -6,7 +6,8 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,29 @@ class Service:
     metrics: Metrics = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
     is_draining: bool = False
+    is_over: bool = False  # and nothing more may be finished
+    _under_way: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.name = self.settings.served_model_name or self.engine.name
         self.metrics = Metrics(self.engine, self.name)
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """The time of one request, in its task."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            yield
+        finally:
+            self._under_way.discard(task)
+
+    def end_all(self) -> None:
+        """Cancel what is under way: each request says so to its client."""
+        self.is_over = True
+        for task in self._under_way:
+            task.cancel()
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -17,7 +17,7 @@ from openarctic.copilot.feedback import Feedback
 from openarctic.copilot.intent import check_text
 from openarctic.copilot.query import run_query
 from openarctic.errors import OpenArcticError
-from openarctic.serve.desk import Desk, Linked, Seat, answered, in_thread
+from openarctic.serve.desk import Desk, Linked, OnWork, Seat, answered, in_thread
 from openarctic.serve.errors import HTTPError
 from openarctic.serve.keys import ANYONE, Key
 from openarctic.serve.protocol import AskRequest, FeedbackRequest, QueryRequest
@@ -37,11 +37,11 @@ def failed(error: OpenArcticError) -> dict[str, Any]:
     return {"status": error.status, "error": error.to_dict()}
 
 
-async def ask(desk: Desk, request: AskRequest, key: Key) -> dict[str, Any]:
+async def ask(desk: Desk, request: AskRequest, key: Key, on_work: OnWork) -> dict[str, Any]:
     """The whole answer. Raises HTTPError or an error of ours."""
     name = desk.database(request.database)
     check_text(request.question)
-    async with desk.seat(name, key) as seat:
+    async with desk.seat(name, key, on_work) as seat:
         answer = await in_thread(seat, lambda: _conversation(seat, request).ask(request.question, _options(request)))
     return _with_picture(answer.to_dict())
 
@@ -80,13 +80,13 @@ def _answered(seat: Seat, request: AskRequest) -> AsyncGenerator[Linked | Answer
     return answered(seat, ask)
 
 
-async def stages(desk: Desk, request: AskRequest, key: Key) -> AsyncIterator[bytes]:
+async def stages(desk: Desk, request: AskRequest, key: Key, on_work: OnWork) -> AsyncIterator[bytes]:
     """The answer as events: linked, sql, rows, answer, done; linked, clarification, done; or error. Each has the fields of the
     whole object known by then."""
     try:
         name = desk.database(request.database)
         question = check_text(request.question)
-        async with desk.seat(name, key) as seat, aclosing(_answered(seat, request)) as steps:
+        async with desk.seat(name, key, on_work) as seat, aclosing(_answered(seat, request)) as steps:
             async for step in steps:
                 if isinstance(step, Linked):
                     values = [{"value": v.value, "places": [".".join(place) for place in v.places]} for v in step.values]

@@ -50,7 +50,7 @@ class Work:
                 yield number, event
         finally:
             self.cancel()
-            self._count()
+            self.count()
 
     async def _merged(self) -> AsyncIterator[tuple[int, TokenEvent]]:
         if len(self.streams) == 1:
@@ -90,7 +90,7 @@ class Work:
             await while_connected(request, self._ended())
         finally:
             self.cancel()
-            self._count()
+            self.count()
         completions = [stream.completions for stream in self.streams]
         if any(c.finish_reason == "deadline" for own in completions for c in own):
             raise deadline()
@@ -116,8 +116,9 @@ class Work:
             "prompt_tokens_details": {"cached_tokens": sum(u.cached_tokens for u in usages)},
         }
 
-    def _count(self) -> None:
-        if self._is_counted:
+    def count(self) -> None:
+        """Tell the metrics of its end, once."""
+        if self._is_counted or not self.streams:
             return
         self._is_counted = True
         usage = self.usage()
