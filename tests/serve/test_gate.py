@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,22 @@ def test_tokens_over_http(server: Server, engine: Engine) -> None:
     assert server.post("/detokenize", {"tokens": [100_000]}).error["param"] == "tokens"
     assert server.post("/tokenize", {}).status == 400
     assert server.get("/tokenizer_info").json["eos_token"] == "<end>"
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/completions", "/v1/chat/completions"])
+def test_a_long_text_keeps_nobody_waiting(server: Server, path: str) -> None:
+    text = "name of " * 100_000
+    body = {"messages": [{"role": "user", "content": text}]} if "chat" in path else {"prompt": text}
+    replies: list[int] = []
+    asking = threading.Thread(target=lambda: replies.append(server.post(path, body).status))
+    asking.start()
+    longest, started = 0.0, time.monotonic()
+    while asking.is_alive():
+        began = time.monotonic()
+        assert server.get("/health").status == 200
+        longest = max(longest, time.monotonic() - began)
+    assert replies == [200 if path == "/tokenize" else 400]
+    assert longest < 0.5 * (time.monotonic() - started)  # it was answered while the text was read
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,18 @@ def test_sentence_piece_round_trip(text: str) -> None:
     assert b"".join(map(SENTENCE_PIECE.token_bytes, ids)).decode() == (f" {text}" if text else "")
 
 
+def test_long_texts_have_the_ids_of_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read as a batch, so that other threads run meanwhile."""
+    texts = ["", "a", "naïve \N{PARTY POPPER}  <|im_start|> text\n" * 3, "日本" * 20]
+    for tokenizer in (BYTE_LEVEL, SENTENCE_PIECE):
+        wanted = [tokenizer.encode(text) for text in texts]
+        with monkeypatch.context() as patch:
+            patch.setattr("openarctic.tokenizer.tokenizer.LONG_TEXT", -1)
+            assert [tokenizer.encode(text) for text in texts] == wanted
+            with pytest.raises(UserError, match="not valid Unicode"):
+                tokenizer.encode("a\ud800")
+
+
 def test_text_that_is_no_unicode_is_told() -> None:
     with pytest.raises(UserError, match="Unicode"):
         BYTE_LEVEL.encode("a\ud800")

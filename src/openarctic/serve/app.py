@@ -216,9 +216,9 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
         return await _written(responses, service, body, request)
 
     @app.post("/tokenize", tags=["tokens"])
-    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+    async def tokenize(body: TokenizeRequest) -> Response:
         """Text to ids."""
-        return tokens.tokenize(service, body)
+        return _json(await tokens.tokenize(service, body))  # FastAPI would look at each id
 
     @app.post("/detokenize", tags=["tokens"])
     async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:

@@ -57,7 +57,8 @@ async def begin(service: Service, request: ChatRequest, key: Key) -> tuple[Work,
     tools = tools_of(request)
     _check(request)
     try:
-        ids = prompt_ids(service.tokenizer, request.messages, tools)
+        tokenizer = service.tokenizer
+        ids = await service.tokenized(size_of(request.messages), lambda: prompt_ids(tokenizer, request.messages, tools))
         sampling = sampling_of(request, logprobs=(request.top_logprobs or 0) if request.logprobs else None)
         constraint = constraint_of(request.structured_outputs, request.response_format)
         if tools:
@@ -102,6 +103,12 @@ def prompt_ids(
     else:
         turns.insert(0, {"role": "system", "content": told})
     return tokenizer.encode_chat(turns, add_generation_prompt)
+
+
+def size_of(messages: Sequence[Message]) -> int:
+    """Characters of all texts."""
+    texts = ([m.content] if isinstance(m.content, str) else [part.text for part in m.content or []] for m in messages)
+    return sum(len(text) for own in texts for text in own)
 
 
 def _turn(message: Message, number: int) -> dict[str, str]:

@@ -50,7 +50,7 @@ class _Answer:
 async def begin(service: Service, request: CompletionRequest, key: Key) -> tuple[Work, _Answer]:
     """Check everything and put the prompts on the engine. Raises HTTPError."""
     service.check_model(request.model)
-    prompts = _prompts(service, request)
+    prompts = await _prompts(service, request)
     _check(request)
     try:
         echoes = bool(request.echo) and request.logprobs is not None
@@ -85,17 +85,20 @@ def _check(request: CompletionRequest) -> None:
         raise HTTPError(400, "stream_options is given without stream", param="stream_options")
 
 
-def _prompts(service: Service, request: CompletionRequest) -> list[list[int]]:
+async def _prompts(service: Service, request: CompletionRequest) -> list[list[int]]:
     given = request.prompt
     many: Sequence[Any] = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
     if len(many) > MAX_PROMPTS:
         raise HTTPError(400, f"{len(many)} prompts were given, it must be at most {MAX_PROMPTS}", param="prompt")
-    prompts = []
-    for one in many:
-        ids = one if isinstance(one, list) else service.tokenizer.encode(one, add_special=True)
-        if not ids:
-            raise HTTPError(400, "the prompt is empty", param="prompt")
-        prompts.append(list(ids))
+    texts = [one for one in many if isinstance(one, str)]
+    tokenizer = service.tokenizer if texts else None
+
+    def encoded() -> list[list[int]]:
+        return [list(tokenizer.encode(one, add_special=True) if tokenizer and isinstance(one, str) else one) for one in many]
+
+    prompts = await service.tokenized(sum(map(len, texts)), encoded)
+    if not all(prompts):
+        raise HTTPError(400, "the prompt is empty", param="prompt")
     return prompts
 
 

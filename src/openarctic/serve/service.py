@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from openarctic.engine.request import Stream
 from openarctic.errors import OpenArcticError
@@ -20,10 +20,13 @@ from openarctic.serve.metrics import Metrics
 from openarctic.serve.protocol import SamplingFields
 from openarctic.serve.settings import ServeSettings
 from openarctic.serve.work import Work
+from openarctic.tokenizer.tokenizer import LONG_TEXT
 
 if TYPE_CHECKING:
     from openarctic.engine import Engine
     from openarctic.tokenizer import Tokenizer
+
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -66,6 +69,10 @@ class Service:
         if self.engine.tokenizer is None:
             raise HTTPError(400, "this model has no tokenizer: give token ids", param="prompt")
         return self.engine.tokenizer
+
+    async def tokenized(self, size: int, work: Callable[[], Result]) -> Result:
+        """What `work` makes of texts of `size` characters in all, beside the event loop where they are long."""
+        return work() if size <= LONG_TEXT else await asyncio.to_thread(work)
 
     def check_model(self, wanted: str | None) -> None:
         """Raises HTTPError unless it is the model that is served, or none is named."""

@@ -5,26 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from openarctic.errors import OpenArcticError
-from openarctic.serve.chat import prompt_ids
+from openarctic.serve.chat import prompt_ids, size_of
 from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.protocol import DetokenizeRequest, TokenizeRequest
 from openarctic.serve.service import Service
 
 
-def tokenize(service: Service, request: TokenizeRequest) -> dict[str, Any]:
+async def tokenize(service: Service, request: TokenizeRequest) -> dict[str, Any]:
     """Ids of a prompt or of messages. Raises HTTPError."""
     service.check_model(request.model)
-    tokenizer = service.tokenizer
-    if (request.prompt is None) == (request.messages is None):
+    tokenizer, prompt, messages = service.tokenizer, request.prompt, request.messages or []
+    if (prompt is None) == (request.messages is None):
         raise HTTPError(400, "give a prompt or messages", param="prompt")
-    try:
-        if request.prompt is not None:
-            ids = tokenizer.encode(request.prompt, add_special=request.add_special_tokens is not False)
+
+    def encoded() -> tuple[list[int], list[str] | None]:
+        if prompt is not None:
+            ids = tokenizer.encode(prompt, add_special=request.add_special_tokens is not False)
         else:
-            ids = prompt_ids(tokenizer, request.messages or [], [], add_generation_prompt=request.add_generation_prompt)
+            ids = prompt_ids(tokenizer, messages, [], add_generation_prompt=request.add_generation_prompt)
+        return ids, [tokenizer.token(id) for id in ids] if request.return_token_strs else None
+
+    try:
+        ids, strings = await service.tokenized(len(prompt or "") + size_of(messages), encoded)
     except OpenArcticError as error:
         raise as_http(error) from error
-    strings = [tokenizer.token(id) for id in ids] if request.return_token_strs else None
     return {"count": len(ids), "max_model_len": service.engine.context, "tokens": ids, "token_strs": strings}
 
 

@@ -31,6 +31,8 @@ from openarctic.tokenizer.vocabulary import (
     token_types,
 )
 
+LONG_TEXT = 20_000  # characters: some 20 ms
+
 
 class Tokenizer:
     """Encodes and decodes; knows the ids that begin and end a text.
@@ -115,7 +117,8 @@ class Tokenizer:
         told, functions = shield.messages[: len(messages)], shield.messages[len(messages) :]
         text = render(self.chat_template, told, add_generation_prompt, self.special_names(), functions)
         names = sorted(self.special_tokens, key=len, reverse=True)
-        parts = re.split("|".join(f"({re.escape(name)})" for name in names), text) if names else [text]
+        # One group for all: re then skips to where any of them can begin (2.4 MB: 14 ms, not 11 s).
+        parts = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
         ids: list[int] = []
         for part in filter(None, parts):
             if part in self.special_tokens:
@@ -215,6 +218,8 @@ def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
 
 def _encode(backend: Backend, text: str) -> list[int]:
     try:
+        if len(text) > LONG_TEXT:  # as a batch it lets other threads run meanwhile
+            return list(backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
         return list(backend.encode(text, add_special_tokens=False).ids)
     except TypeError as error:  # half of a surrogate pair, as it comes from bytes that are no UTF-8
         raise UserError("the text is not valid Unicode", "give it as UTF-8") from error
