@@ -81,6 +81,8 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> HTTPError:
         message = f"{param} is not a field of this request"
     elif kind == "none_required":
         message = f"{param} is not supported"
+    elif kind == "string_unicode":
+        message = f"{param or 'the name of a field'} is not valid Unicode"
     elif kind == "missing":
         message = f"{param} is missing" if param else "the body is missing"
     else:

@@ -15,12 +15,16 @@ from openarctic.copilot.candidates import MAX_CANDIDATES_SERVED
 
 MAX_PROMPTS = 64
 MAX_TOOLS = 64
+MAX_TEXT = 1 << 30  # characters; the limit of a body's bytes is much lower
 
 
 class Body(BaseModel):
-    """No unknown fields, no conversions: a number is a number."""
+    """No unknown fields, no conversions: a number is a number, and a text is Unicode.
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    pydantic looks at a text's characters only where its length is limited; half of a surrogate pair would break what writes it.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, str_max_length=MAX_TEXT)
 
 
 class Bookkeeping(Body):
