@@ -15,6 +15,7 @@ from openarctic.serve.chat import read_calls
 from openarctic.serve.service import TextEvents, event
 from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text
 
+from ..engine.test_constraint import nested
 from .world import Server
 
 URL = "/v1/chat/completions"
@@ -119,6 +120,25 @@ def test_a_tool_that_must_be_called_is(server: Server, choice: Any) -> None:
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize("parallel", [None, True])
+def test_a_named_tool_is_called_once(server: Server, engine: Engine, parallel: bool | None) -> None:
+    assert engine.tokenizer is not None
+    [line_break] = engine.tokenizer.encode("\n")  # stands between calls
+    choice = {"type": "function", "function": {"name": "now"}}
+    fields = {"tools": [NOW], "tool_choice": choice, "parallel_tool_calls": parallel, "max_completion_tokens": 300}
+    [answer] = ask(server, **fields, logit_bias={str(line_break): 100})["choices"]
+    assert answer["finish_reason"] == "tool_calls" and len(answer["message"]["tool_calls"]) == 1
+
+
+def test_parameters_without_a_type_are_an_object(server: Server) -> None:
+    schema = {"properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+    for seed in range(5):
+        fields = {"tools": [with_parameters(schema)], "tool_choice": "required", "parallel_tool_calls": False}
+        body = ask(server, **fields, max_completion_tokens=300, temperature=1.0, seed=seed)
+        [call] = body["choices"][0]["message"]["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) in ({"a": True}, {"a": False})
+
+
 def test_a_tool_without_parameters_gets_an_empty_object(server: Server) -> None:
     body = ask(server, tools=[NOW], tool_choice="required", parallel_tool_calls=False, max_completion_tokens=200)
     assert body["choices"][0]["message"]["tool_calls"][0]["function"] == {"name": "now", "arguments": "{}"}
@@ -175,6 +195,14 @@ def test_text_without_calls_stays_text(text: str) -> None:
     assert read_calls(CallReader(["now"]), text) == (text, [])
 
 
+def with_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -194,7 +222,15 @@ def test_text_without_calls_stays_text(text: str) -> None:
         ({"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "then"}}}, "tool_choice"),
         ({"tools": [NOW, NOW]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [NOW, with_parameters({"type": "integer"})]}, "tools[1].function.parameters"),
+        ({"tools": [with_parameters({"type": ["object", "null"]})]}, "tools[0].function.parameters"),
+        ({"tools": [with_parameters({"not": {}})]}, "tools[0].function.parameters"),
+        ({"tools": [with_parameters(nested(400))]}, "tools[0].function.parameters"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": schema_format({"const": "\ud800"})}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(nested(400))}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format({"not": {}})}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format({"not": {}}), "tools": [WEATHER]}, "response_format.json_schema.schema"),
         ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
         ({"max_tokens": 100_000, "max_completion_tokens": None}, "messages"),

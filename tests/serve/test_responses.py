@@ -88,6 +88,7 @@ def test_a_schema_is_followed(server: Server) -> None:
         ({"background": True}, "background"),
         ({"reasoning": {"effort": "low"}}, "reasoning"),
         ({"tools": [{"type": "web_search"}]}, None),
+        ({"metadata": {"a": "\ud800"}}, "metadata.a"),
     ],
 )
 def test_what_is_wrong_is_named(server: Server, fields: dict[str, Any], param: str | None) -> None:

@@ -181,7 +181,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
 
 async def _written(form: Any, service: Service, body: Any, request: Request) -> Response:
     """What the model writes in the form of a module: `begin` checks and starts, `stream` and `whole` are the two ways to tell."""
-    work, answer = await form.begin(service, body, _key(request))
+    work, answer = await while_connected(request, form.begin(service, body, _key(request)))
     request.state.usage = work.usage
     if body.stream:
         return _events(form.stream(work, answer))

@@ -16,9 +16,9 @@ from openarctic.generator import Completion, TokenLogprob
 from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
 from openarctic.serve.protocol import ChatRequest, FunctionDefinition, Message
-from openarctic.serve.sampling import constraint_of, sampling_of
+from openarctic.serve.sampling import form_of, sampling_of
 from openarctic.serve.service import DONE, Service, TextEvents, event, new_id
-from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text, call_constraint, describe, tools_of, written
+from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text, calls_form, describe, tools_of, written
 from openarctic.serve.work import FINISH, Work, deadline
 from openarctic.tokenizer import Tokenizer
 from openarctic.tokenizer.chat import reads_tools
@@ -59,14 +59,14 @@ async def begin(service: Service, request: ChatRequest, key: Key) -> tuple[Work,
     try:
         ids = prompt_ids(service.tokenizer, request.messages, tools)
         sampling = sampling_of(request, logprobs=(request.top_logprobs or 0) if request.logprobs else None)
-        constraint = constraint_of(request.structured_outputs, request.response_format)
+        form = form_of(request.structured_outputs, request.response_format)
         if tools:
-            constraint = call_constraint(request, tools, constraint)
+            form = calls_form(request, tools, form)
     except OpenArcticError as error:
         raise as_http(error, tuple(ChatRequest.model_fields)) from error
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     room = service.room(len(ids), asked, None, "max_completion_tokens")
-    work = await service.submit([ids], request, sampling, [room], constraint, key)
+    work = await service.submit([ids], request, sampling, [room], form, key)
     return work, _Answer(service, request, tools, new_id("chatcmpl-"), int(time.time()))
 
 

@@ -16,7 +16,7 @@ from openarctic.generator import Completion, TokenLogprob
 from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
 from openarctic.serve.protocol import MAX_PROMPTS, CompletionRequest
-from openarctic.serve.sampling import constraint_of, sampling_of
+from openarctic.serve.sampling import form_of, sampling_of
 from openarctic.serve.service import DONE, Service, TextEvents, event, new_id
 from openarctic.serve.work import FINISH, Work, deadline
 from openarctic.tokenizer import Tokenizer
@@ -60,11 +60,11 @@ async def begin(service: Service, request: CompletionRequest, key: Key) -> tuple
             logprobs=request.logprobs,
             prompt_logprobs=request.logprobs if echoes else None,
         )
-        constraint = constraint_of(request.structured_outputs)
+        form = form_of(request.structured_outputs)
     except OpenArcticError as error:
         raise as_http(error, tuple(CompletionRequest.model_fields)) from error
     rooms = [service.room(len(ids), _asked(request), DEFAULT_TOKENS, "max_tokens") for ids in prompts]
-    work = await service.submit(prompts, request, sampling, rooms, constraint, key)
+    work = await service.submit(prompts, request, sampling, rooms, form, key)
     return work, _Answer(service, request, prompts, new_id("cmpl-"), int(time.time()), sampling.n)
 
 

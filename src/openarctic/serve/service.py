@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from openarctic.engine.request import Stream
 from openarctic.errors import OpenArcticError
-from openarctic.generator import Constraint, Sampling
+from openarctic.generator import Sampling
 from openarctic.serve.errors import HTTPError, as_http
+from openarctic.serve.grammars import Form, Grammars
 from openarctic.serve.keys import Key
 from openarctic.serve.metrics import Metrics
 from openarctic.serve.protocol import SamplingFields
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from openarctic.engine import Engine
     from openarctic.tokenizer import Tokenizer
 
+MIN_TIMEOUT_S = 1e-3  # the engine wants more than 0
+
 
 @dataclass(slots=True)
 class Service:
@@ -33,12 +35,14 @@ class Service:
     settings: ServeSettings
     name: str = ""
     metrics: Metrics = field(init=False)
+    grammars: Grammars = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
     is_draining: bool = False
 
     def __post_init__(self) -> None:
         self.name = self.settings.served_model_name or self.engine.name
         self.metrics = Metrics(self.engine, self.name)
+        self.grammars = Grammars(self.engine)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -83,32 +87,28 @@ class Service:
         fields: SamplingFields,
         sampling: Sampling,
         rooms: Sequence[int],
-        constraint: Constraint | None,
+        form: Form | None,
         key: Key,
     ) -> Work:
         """The prompts on the engine. Raises HTTPError, with nothing left running."""
         streams: list[Stream] = []
-
-        def start() -> None:
+        work = Work(streams, self.metrics)
+        left = self.settings.request_timeout_s
+        follower = await self.grammars.compiled(form, left) if form else None
+        left = max(left - (time.monotonic() - work.started), MIN_TIMEOUT_S)
+        try:
             for ids, room in zip(prompts, rooms, strict=True):
                 streams.append(
                     self.engine.submit(
                         ids,
                         sampling=sampling,
                         max_tokens=room,
-                        grammar=constraint,
+                        grammar=follower,
                         priority=fields.priority or 0,
                         tenant=key.name,
-                        timeout=self.settings.request_timeout_s,
+                        timeout=left,
                     )
                 )
-
-        work = Work(streams, self.metrics)
-        try:
-            if constraint is None:
-                start()
-            else:  # compiling a grammar takes its time
-                await asyncio.to_thread(start)
         except OpenArcticError as error:
             work.cancel()
             raise as_http(error, (*type(fields).model_fields, "prompt")) from error
