@@ -190,6 +190,25 @@ def test_calls_are_read_wherever_the_text_is_cut(cuts: list[int]) -> None:
     ]
 
 
+def test_a_call_that_is_cut_off_is_no_text() -> None:
+    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    for before in ("", "Wait.", f"{call}\n", f"Wait. {call}\n"):
+        for end in range(1, call.index("{}") + 1):
+            text, calls = read_calls(CallReader(["now"]), before + call[:end], is_cut=True)
+            assert text == ("Wait." if before.startswith("Wait.") else "")
+            assert [one["function"]["arguments"] for one in calls][: before.count("{}")] == ["{}"] * before.count("{}")
+    assert read_calls(CallReader(["now"]), "a < b ", is_cut=True) == ("a < b ", [])
+
+
+def test_the_beginning_of_a_call_is_not_told(server: Server) -> None:
+    """Whole and streamed, at whatever token the limit cuts."""
+    for limit in range(1, 12):
+        fields = {"tools": [NOW], "tool_choice": "required", "max_completion_tokens": limit}
+        assert not ask(server, **fields)["choices"][0]["message"]["content"]
+        events = server.post(URL, {"messages": TALK, "temperature": 0, **fields, "stream": True}).events
+        assert "".join(c["delta"].get("content") or "" for e in events for c in e["choices"]) == ""
+
+
 @given(st.text(alphabet='<tool_call>{"\n na', max_size=40))
 def test_text_without_calls_stays_text(text: str) -> None:
     assert read_calls(CallReader(["now"]), text) == (text, [])

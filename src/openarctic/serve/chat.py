@@ -126,11 +126,13 @@ async def whole(work: Work, answer: _Answer, http: Request) -> dict[str, Any]:
 
 
 def _choice(answer: _Answer, index: int, completion: Completion) -> dict[str, Any]:
-    text, calls = read_calls(answer.reader(), completion.text) if answer.tools else (completion.text, [])
+    reason = completion.finish_reason
+    text, calls = completion.text, list[dict[str, Any]]()
+    if answer.tools:
+        text, calls = read_calls(answer.reader(), text, reason != "stop")
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
     if calls:
         message["tool_calls"] = calls
-    reason = completion.finish_reason
     return {
         "index": index,
         "message": message,
@@ -141,11 +143,11 @@ def _choice(answer: _Answer, index: int, completion: Completion) -> dict[str, An
     }
 
 
-def read_calls(reader: CallReader, text: str) -> tuple[str, list[dict[str, Any]]]:
+def read_calls(reader: CallReader, text: str, is_cut: bool = False) -> tuple[str, list[dict[str, Any]]]:
     """The text beside the calls, and the calls in OpenAI's form."""
     texts: list[str] = []
     calls: list[dict[str, Any]] = []
-    for piece in [*reader.feed(text), *reader.finish()]:
+    for piece in [*reader.feed(text), *reader.finish(is_cut)]:
         if isinstance(piece, Text):
             texts.append(piece.text)
         elif isinstance(piece, CallBegins):
@@ -158,12 +160,16 @@ def read_calls(reader: CallReader, text: str) -> tuple[str, list[dict[str, Any]]
 def _logprobs(answer: _Answer, scores: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
     if scores is None:
         return None
-    tokenizer = answer.service.tokenizer
+    return {"content": scored(answer.service.tokenizer, scores), "refusal": None}
+
+
+def scored(tokenizer: Tokenizer, scores: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Log probabilities as OpenAI writes them, an entry a token."""
     content = []
     for score in scores:
         top = [_scored(tokenizer, id, logprob) for id, logprob in score.top]
         content.append({**_scored(tokenizer, score.id, score.logprob), "top_logprobs": top})
-    return {"content": content, "refusal": None}
+    return content
 
 
 def _scored(tokenizer: Tokenizer, id: int, logprob: float) -> dict[str, Any]:
@@ -223,7 +229,7 @@ def _deltas(token: TokenEvent, reader: CallReader | None) -> list[dict[str, Any]
         return [{"content": token.text}] if token.text else []
     pieces = reader.feed(token.text)
     if token.finish_reason is not None:
-        pieces += reader.finish()
+        pieces += reader.finish(token.finish_reason != "stop")
     return [_delta(piece) for piece in pieces]
 
 

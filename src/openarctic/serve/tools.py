@@ -172,9 +172,11 @@ class CallReader:
             if len(self._held) == before:
                 return pieces
 
-    def finish(self) -> list[Piece]:
-        """What was held back, at the end."""
+    def finish(self, is_cut: bool = False) -> list[Piece]:
+        """What was held back, at the end. The beginning of a call is none of the text where it was cut off."""
         held, self._held = self._held, ""
+        if is_cut and OPEN[0] in held:
+            return []
         is_after_a_call = self.count > 0 and not held.strip()
         return [Text(held)] if held and self._depth is None and not is_after_a_call else []
 
