@@ -289,6 +289,12 @@ class ResponseText(Body):
     verbosity: Literal["medium"] | None = None
 
 
+class ResponseStreamOptions(Body):
+    """Usage is told with the last event in any case, so there is no `include_usage`."""
+
+    include_obfuscation: Literal[False] | None = None
+
+
 class ResponsesRequest(Bookkeeping):
     """`POST /v1/responses`, without state: every request holds the whole conversation."""
 
@@ -304,7 +310,7 @@ class ResponsesRequest(Bookkeeping):
     tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     truncation: Literal["disabled"] | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     background: Literal[False] | None = None
