@@ -253,11 +253,15 @@ def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
         ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
         ({"max_tokens": 100_000, "max_completion_tokens": None}, "messages"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"n": 65}, "n"),
     ],
 )
 def test_what_is_wrong_is_named(server: Server, fields: dict[str, Any], param: str | None) -> None:
     reply = server.post(URL, {"messages": TALK, **fields})
     assert reply.status == 400, reply.body
+    assert "Lark" not in reply.error["message"]  # in which nobody here has written anything
     if param is not None:
         assert reply.error["param"] == param, reply.error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -168,6 +169,15 @@ def test_a_schema_is_followed(server: Server) -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"input": []}, "input"),
         ({"max_output_tokens": 100_000}, "input"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        (
+            {"instructions": "ab", "input": [{"type": "message", "role": "assistant", "content": []}], "top_logprobs": 30},
+            "top_logprobs",
+        ),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "text", "schema": {}}}}, "text.format.schema"),
+        ({"tools": [{**FLAT, "parameters": {"type": "integer"}}]}, "tools[0].parameters"),
+        ({"tools": [FLAT, {**FLAT, "name": "x", "parameters": {"not": {}}}]}, "tools[1].parameters"),
         ({"background": True}, "background"),
         ({"reasoning": {"effort": "low"}}, "reasoning"),
         ({"tools": [{"type": "web_search"}]}, None),
@@ -181,3 +191,4 @@ def test_what_is_wrong_is_named(server: Server, fields: dict[str, Any], param: s
     assert reply.status == 400, reply.body
     if param is not None:
         assert reply.error["param"] == param, reply.error
+        assert not re.search("max_completion|messages|response_format|function|Lark", reply.error["message"])

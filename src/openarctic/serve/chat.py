@@ -64,8 +64,8 @@ async def begin(service: Service, request: ChatRequest, key: Key) -> tuple[Work,
             form = calls_form(request, tools, form)
     except OpenArcticError as error:
         raise as_http(error, tuple(ChatRequest.model_fields)) from error
-    asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
-    room = service.room(len(ids), asked, None, "max_completion_tokens")
+    param = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+    room = service.room(len(ids), getattr(request, param), None, param=param, prompt_param="messages")
     work = await service.submit([ids], request, sampling, [room], form, key)
     return work, _Answer(service, request, tools, new_id("chatcmpl-"), int(time.time()))
 

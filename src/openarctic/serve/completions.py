@@ -63,7 +63,8 @@ async def begin(service: Service, request: CompletionRequest, key: Key) -> tuple
         form = form_of(request.structured_outputs)
     except OpenArcticError as error:
         raise as_http(error, tuple(CompletionRequest.model_fields)) from error
-    rooms = [service.room(len(ids), _asked(request), DEFAULT_TOKENS, "max_tokens") for ids in prompts]
+    names = {"param": "max_tokens", "prompt_param": "prompt"}
+    rooms = [service.room(len(ids), _asked(request), DEFAULT_TOKENS, **names) for ids in prompts]
     work = await service.submit(prompts, request, sampling, rooms, form, key)
     return work, _Answer(service, request, prompts, new_id("cmpl-"), int(time.time()), sampling.n)
 

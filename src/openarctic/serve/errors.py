@@ -58,9 +58,10 @@ def stopping() -> HTTPError:
 
 
 def as_http(error: OpenArcticError, fields: Sequence[str] = ()) -> HTTPError:
-    """Ours as HTTP. Our messages begin with the name of what is wrong; one of the request's `fields` is told as `param`."""
-    first = re.match(r"[a-z_]+", error.message)
-    param = first.group() if first and first.group() in fields else None
+    """Ours as HTTP. Our messages begin with the name of what is wrong ("n is 0", "the prompt holds"); one of the request's
+    `fields` is told as `param`."""
+    first = re.match(r"(?:the )?([a-z_]+)", error.message)
+    param = first[1] if first and first[1] in fields else None
     message = f"{error.message} ({error.hint})" if error.hint else error.message
     for kind, status, type in STATUSES:
         if isinstance(error, kind):

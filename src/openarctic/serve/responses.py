@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -38,8 +39,14 @@ from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Tex
 from openarctic.serve.work import Work, deadline
 from openarctic.tokenizer import Tokenizer
 
-# Where a field of this route has another name in chat's.
-_NAMES = {"max_completion_tokens": "max_output_tokens", "messages": "input", "response_format": "text.format"}
+# Where a field of this route has another name in chat's: how that begins, and how this one does.
+_NAMES = (
+    (re.compile(r"max_completion_tokens"), "max_output_tokens"),
+    (re.compile(r"messages(\[\d+\])?(\.\w+)*"), "input"),  # other numbers, as instructions are a message of chat's
+    (re.compile(r"response_format\.json_schema"), "text.format"),
+    (re.compile(r"response_format"), "text.format"),
+    (re.compile(r"(tools\[\d+\])\.function"), r"\1"),
+)
 
 
 async def begin(service: Service, request: ResponsesRequest, key: Key) -> tuple[Work, Response]:
@@ -49,9 +56,18 @@ async def begin(service: Service, request: ResponsesRequest, key: Key) -> tuple[
     try:
         work, answer = await chat.begin(service, as_chat(request), key)
     except HTTPError as error:
-        error.param = _NAMES.get(error.param or "", error.param)
-        raise
+        raise _renamed(error) from error
     return work, Response(service, request, [tool.name for tool in answer.tools])
+
+
+def _renamed(error: HTTPError) -> HTTPError:
+    """With this route's name of what is wrong, as param and where the message begins with it."""
+    param, message = error.param, error.message
+    for name, own in _NAMES:
+        if param is not None and name.match(param):
+            param, message = name.sub(own, param, 1), name.sub(own, message, 1) if name.match(message) else message
+            break
+    return HTTPError(error.status, message, type=error.type, param=param, code=error.code, headers=error.headers)
 
 
 def as_chat(request: ResponsesRequest) -> ChatRequest:
@@ -96,6 +112,8 @@ def _format(request: ResponsesRequest) -> ResponseFormat | None:
     if wanted is None:
         return None
     if wanted.type != "json_schema":
+        if wanted.schema_ is not None:
+            raise HTTPError(400, f"text.format.schema is given with the type {wanted.type}", param="text.format.schema")
         return ResponseFormat(type=wanted.type)
     schema = JsonSchemaFormat.model_validate({"name": wanted.name or "answer", "schema": wanted.schema_, "strict": wanted.strict})
     return ResponseFormat(type="json_schema", json_schema=schema)

@@ -57,8 +57,9 @@ class Service:
             message = f"the model {wanted} does not exist, {self.name} is served"
             raise HTTPError(404, message, type="not_found_error", param="model", code="model_not_found")
 
-    def room(self, num_prompt: int, asked: int | None, default: int | None, param: str) -> int:
-        """Tokens that may be written after a prompt: as many as are asked for, or the default, or all that fit.
+    def room(self, num_prompt: int, asked: int | None, default: int | None, *, param: str, prompt_param: str) -> int:
+        """Tokens that may be written after a prompt: as many as are asked for, or the default, or all that fit. `param` and
+        `prompt_param` are the fields that say so.
 
         Raises HTTPError where prompt and answer do not fit into the context.
         """
@@ -75,7 +76,7 @@ class Service:
             raise HTTPError(
                 400,
                 f"the context is {context} tokens; the prompt has {num_prompt}{wanted}",
-                param="messages" if param == "max_completion_tokens" else "prompt",
+                param=prompt_param,
                 code="context_length_exceeded",
             )
         tokens = asked if asked is not None else min(left, default) if default is not None else left
