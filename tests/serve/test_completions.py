@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -156,6 +157,13 @@ def test_structured_outputs(server: Server, engine: Engine, outputs: dict[str, A
         ({"model": "\ud800"}, "model"),
         ({"guided_json": {}}, "guided_json"),
         ({"unknown": 1}, "unknown"),
+        ({"Unknown-1": 1}, "Unknown-1"),
+        ({"stream_options": {"other": 1}}, "stream_options.other"),
+        ({"stop": ["a"] * 65}, "stop"),
+        ({"stop_token_ids": [1] * 1025}, "stop_token_ids"),
+        ({"top_k": -2}, "top_k"),
+        ({"prompt": ["ab"] * 64, "n": 5, "temperature": 1}, "n"),
+        ({"prompt": ["ab"] * 64, "best_of": 5, "temperature": 1}, "best_of"),
     ],
 )
 def test_what_is_wrong_is_named(server: Server, fields: dict[str, Any], param: str | None) -> None:
@@ -170,6 +178,20 @@ def test_too_long_has_its_code(server: Server) -> None:
     assert server.post(URL, {"prompt": "ab" * 9000}).error["code"] == "context_length_exceeded"
 
 
+@pytest.mark.parametrize(
+    "fields", [{"x" * 3_000_000: 1}, {"model": "x" * 3_000_000}, {"structured_outputs": {"choice": ["x" * 3_000_000, ""]}}]
+)
+def test_what_is_long_is_not_told_back(server: Server, fields: dict[str, Any]) -> None:
+    reply = server.post(URL, {"prompt": "name", **fields})
+    assert reply.status in (400, 404) and len(reply.body) < 3000
+
+
+@pytest.mark.parametrize("all_", [0, -1])
+def test_all_tokens_may_be_drawn(server: Server, all_: int) -> None:
+    drawn = {"temperature": 1.3, "seed": 7}
+    assert ask(server, **drawn, top_k=all_)["choices"] == ask(server, **drawn)["choices"]
+
+
 def test_another_model_is_not_found(server: Server) -> None:
     reply = server.post(URL, {"model": "gpt", "prompt": "x"})
     assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
@@ -180,6 +202,25 @@ def test_bodies_that_are_none(server: Server, body: bytes) -> None:
     reply = server.post(URL, body)
     assert reply.status == 400, reply.body
     assert reply.error["type"] == "invalid_request_error"
+    is_json = body in (b"", b"[1]", b"null", b'"x"')
+    assert ("must be a JSON object" if is_json else "is not JSON") in reply.error["message"]
+
+
+@pytest.mark.parametrize("kind", [None, "", "application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "image/png"])
+def test_bodies_are_json_whatever_they_are_called(server: Server, kind: str | None) -> None:
+    """And a page of another site, which might send them so without asking first, is told by its origin."""
+    data = json.dumps({"prompt": "name of", "max_tokens": 12, "temperature": 0}).encode()
+    connection = server.connection()
+    headers = {} if kind is None else {"Content-Type": kind}
+    connection.request("POST", URL, data, headers)
+    answer = connection.getresponse()
+    assert json.loads(answer.read())["choices"] == ask(server)["choices"]
+    for origin in ("http://evil.example", "null"):
+        connection.request("POST", URL, data, {**headers, "Origin": origin})
+        answer = connection.getresponse()
+        assert answer.status == 403, answer.read()
+        answer.read()
+    connection.close()
 
 
 def test_bookkeeping_changes_nothing(server: Server) -> None:

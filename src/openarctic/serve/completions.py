@@ -15,7 +15,7 @@ from openarctic.errors import OpenArcticError
 from openarctic.generator import Completion, TokenLogprob
 from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
-from openarctic.serve.protocol import MAX_PROMPTS, CompletionRequest
+from openarctic.serve.protocol import MAX_PROMPTS, MAX_TEXTS, CompletionRequest
 from openarctic.serve.sampling import form_of, sampling_of
 from openarctic.serve.service import DONE, Service, TextEvents, event, new_id
 from openarctic.serve.work import FINISH, Work, deadline
@@ -51,7 +51,7 @@ async def begin(service: Service, request: CompletionRequest, key: Key) -> tuple
     """Check everything and put the prompts on the engine. Raises HTTPError."""
     service.check_model(request.model)
     prompts = _prompts(service, request)
-    _check(request)
+    _check(request, len(prompts))
     try:
         echoes = bool(request.echo) and request.logprobs is not None
         sampling = sampling_of(
@@ -74,9 +74,14 @@ def _asked(request: CompletionRequest) -> int | None:
     return 1 if request.max_tokens == 0 and request.echo else request.max_tokens
 
 
-def _check(request: CompletionRequest) -> None:
+def _check(request: CompletionRequest, num_prompts: int) -> None:
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise HTTPError(400, f"logprobs is {request.logprobs}, it must be 0 to {MAX_LOGPROBS}", param="logprobs")
+    texts = (request.n or 1) if request.best_of is None else request.best_of
+    if num_prompts > 1 and num_prompts * texts > MAX_TEXTS:
+        param = "n" if request.best_of is None else "best_of"
+        message = f"{param} is {texts} for each of {num_prompts} prompts, it must be at most {MAX_TEXTS} in all"
+        raise HTTPError(400, message, param=param)
     if request.stream:
         if request.best_of is not None and request.best_of > (request.n or 1):
             raise HTTPError(400, "best_of is more than n, such completions cannot be streamed", param="best_of")

@@ -14,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from openarctic.copilot.candidates import MAX_CANDIDATES_SERVED
 
 MAX_PROMPTS = 64
+MAX_TEXTS = 256  # prompts times the texts that are made for each
 MAX_TOOLS = 64
+MAX_STOPS = 64
+MAX_STOP_IDS = 1024
 MAX_TEXT = 1 << 30  # characters; the limit of a body's bytes is much lower
 
 
@@ -69,14 +72,14 @@ class SamplingFields(Bookkeeping):
     top_p: float | None = None
     n: int | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_IDS)] | None = None
     ignore_eos: bool | None = None
     structured_outputs: StructuredOutputs | None = None
     priority: int | None = None

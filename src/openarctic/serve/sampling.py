@@ -11,6 +11,7 @@ from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.grammars import Form
 from openarctic.serve.protocol import ResponseFormat, SamplingFields, StructuredOutputs
 
+ALL = -1  # of `top_k`, as vLLM writes it beside 0
 FORMS = ("json", "regex", "choice", "grammar")
 
 
@@ -29,7 +30,7 @@ def sampling_of(
     return Sampling(
         temperature=given(fields.temperature, 1.0),
         top_p=given(fields.top_p, 1.0),
-        top_k=max(0, int(given(fields.top_k, 0))),  # vLLM writes "all" as -1 too
+        top_k=0 if fields.top_k in (None, ALL) else fields.top_k,
         min_p=given(fields.min_p, 0.0),
         repetition_penalty=given(fields.repetition_penalty, 1.0),
         presence_penalty=given(fields.presence_penalty, 0.0),
