@@ -100,6 +100,49 @@ def test_echo_and_logprobs_are_aligned(server: Server, engine: Engine) -> None:
     assert none["text"] == "name of true ab"
 
 
+def test_tokens_of_an_echo_stand_where_the_text_has_them(server: Server, engine: Engine) -> None:
+    """Also those of which several make a character, and special ones, which are none of the text."""
+    tokenizer = engine.tokenizer
+    assert tokenizer is not None
+    begin = tokenizer.special_tokens["<|im_start|>"]
+    ids = [begin, *tokenizer.encode("Grüße \U0001f389 日本"), begin, *tokenizer.encode(" name")]
+    choice = ask(server, prompt=[ids], echo=True, logprobs=2, max_tokens=0)["choices"][0]
+    text, tokens, offsets = choice["text"], choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]
+    assert text == "Grüße \U0001f389 日本 name" and len(tokens) == len(offsets) == len(ids)
+    assert offsets == sorted(offsets) and offsets[-1] < len(text)
+    assert tokens.count("<|im_start|>") == 2
+    raw = b""
+    for id, token, place in zip(ids, tokens, offsets, strict=True):
+        if id == begin:
+            continue
+        assert place == len(raw.decode(errors="ignore"))
+        if token.startswith("bytes:"):
+            assert bytes.fromhex(token.removeprefix("bytes:").replace("\\x", "")) == tokenizer.token_bytes(id)
+        else:
+            assert text[place:].startswith(token)
+        raw += tokenizer.token_bytes(id)
+    assert tokens[tokens.index("bytes:\\xf0") + 1] == "bytes:\\x9f"
+
+
+@pytest.mark.parametrize("fields", [{}, {"echo": True}, {"stop": "a"}])
+def test_offsets_are_those_of_the_text(server: Server, engine: Engine, fields: dict[str, Any]) -> None:
+    """Of whatever a random model writes, which is mostly no text at all."""
+    assert engine.tokenizer is not None
+    drawn = {"temperature": 1.4, "max_tokens": 60, "logprobs": 0, **fields}
+    for seed in range(6):
+        choice = ask(server, **drawn, seed=seed)["choices"][0]
+        text, scores = choice["text"], choice["logprobs"]
+        assert scores["text_offset"] == sorted(scores["text_offset"])
+        for token, place in zip(scores["tokens"], scores["text_offset"], strict=True):
+            is_text = not token.startswith("bytes:") and token not in engine.tokenizer.special_tokens
+            assert place <= len(text) and (not is_text or "stop" in fields or text[place:].startswith(token))
+        if "echo" not in fields:
+            request = {"prompt": "name of", **drawn, "seed": seed, "stream": True}
+            told = [c["logprobs"] for e in server.post(URL, request).events for c in e["choices"] if c["logprobs"]]
+            streamed = [place for part in told for place in part["text_offset"]]
+            assert [min(place, len(text)) for place in streamed[: len(scores["tokens"])]] == scores["text_offset"]
+
+
 @pytest.mark.parametrize(
     ("outputs", "constraint"),
     [

@@ -18,6 +18,7 @@ from openarctic.serve.keys import Key
 from openarctic.serve.protocol import ChatRequest, FunctionDefinition, Message
 from openarctic.serve.sampling import form_of, sampling_of
 from openarctic.serve.service import DONE, Service, TextEvents, event, new_id
+from openarctic.serve.spelling import spelled
 from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text, calls_form, describe, tools_of, written
 from openarctic.serve.work import FINISH, Work, deadline
 from openarctic.tokenizer import Tokenizer
@@ -173,10 +174,9 @@ def scored(tokenizer: Tokenizer, scores: Sequence[TokenLogprob]) -> list[dict[st
 
 
 def _scored(tokenizer: Tokenizer, id: int, logprob: float) -> dict[str, Any]:
-    text = tokenizer.token_text(id)
     # A special token is no part of the text, so it has no bytes in it.
-    raw = None if text in tokenizer.special_tokens else list(tokenizer.token_bytes(id))
-    return {"token": text, "logprob": logprob, "bytes": raw}
+    raw = None if tokenizer.token(id) in tokenizer.special_tokens else list(tokenizer.token_bytes(id))
+    return {"token": spelled(tokenizer, id), "logprob": logprob, "bytes": raw}
 
 
 async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:

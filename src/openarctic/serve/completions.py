@@ -18,6 +18,7 @@ from openarctic.serve.keys import Key
 from openarctic.serve.protocol import MAX_PROMPTS, MAX_TEXTS, CompletionRequest
 from openarctic.serve.sampling import form_of, sampling_of
 from openarctic.serve.service import DONE, Service, TextEvents, event, new_id
+from openarctic.serve.spelling import Places, spelled
 from openarctic.serve.work import FINISH, Work, deadline
 from openarctic.tokenizer import Tokenizer
 
@@ -120,35 +121,40 @@ def _choice(answer: _Answer, index: int, prompt: Sequence[int], completion: Comp
     text, scores = completion.text, completion.logprobs
     if request.max_tokens == 0:
         text, ids, scores = "", [], scores and []
-    if request.echo:
-        text = answer.service.tokenizer.decode(prompt) + text
+    before = answer.service.tokenizer.decode(prompt) if request.echo else ""
     logprobs = None
     if request.logprobs is not None:
+        tokenizer, end = answer.service.tokenizer, len(before) + len(text)
+        places = _places(tokenizer, prompt, 0) if request.echo else []
+        places += _places(tokenizer, ids, len(before))
         shown = [*(completion.prompt_logprobs or []), *(scores or [])] if request.echo else scores or []
         tokens = [*prompt, *ids] if request.echo else ids
-        logprobs = _logprobs(shown[: len(tokens)], tokens, answer.service.tokenizer)
+        # Tokens of a stop text are told, though it is none of the text.
+        logprobs = _logprobs(shown[: len(tokens)], tokens, [min(place, end) for place in places], tokenizer)
     return {
         "index": index,
-        "text": text,
+        "text": before + text,
         "logprobs": logprobs,
         "finish_reason": FINISH[completion.finish_reason],
         "stop_reason": completion.stop_reason if completion.finish_reason == "stop" else completion.finish_reason,
     }
 
 
-def _logprobs(scores: Sequence[TokenLogprob | None], ids: Sequence[int], tokenizer: Tokenizer, offset: int = 0) -> dict[str, Any]:
+def _places(tokenizer: Tokenizer, ids: Sequence[int], start: int) -> list[int]:
+    places = Places(tokenizer)
+    return [start + places.place(id) for id in ids]
+
+
+def _logprobs(
+    scores: Sequence[TokenLogprob | None], ids: Sequence[int], places: Sequence[int], tokenizer: Tokenizer
+) -> dict[str, Any]:
     """OpenAI's four lists, an entry a token; nothing predicts a prompt's first."""
-    tokens = [tokenizer.token_text(id) for id in ids]
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token)
-    top = [None if s is None else {tokenizer.token_text(i): p for i, p in (s.top or ((s.id, s.logprob),))} for s in scores]
+    top = [None if s is None else {spelled(tokenizer, i): p for i, p in (s.top or ((s.id, s.logprob),))} for s in scores]
     return {
-        "tokens": tokens,
+        "tokens": [spelled(tokenizer, id) for id in ids],
         "token_logprobs": [None if s is None else s.logprob for s in scores],
         "top_logprobs": top,
-        "text_offset": offsets,
+        "text_offset": list(places),
     }
 
 
@@ -157,11 +163,11 @@ async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
     options = answer.request.stream_options
     tells_usage = bool(options and options.include_usage)
     more = {"usage": None} if tells_usage else {}
-    offsets: dict[int, int] = {}
+    places: dict[int, Places] = {}  # by choice
     plain: dict[int, TextEvents] = {}  # by choice
 
     def text_chunk(index: int, text: str) -> dict[str, Any]:
-        return answer.body([_delta(answer, index, TokenEvent(index, (), text), offsets)], **more)
+        return answer.body([_delta(answer, index, TokenEvent(index, (), text), places)], **more)
 
     try:
         async for number, token in work.events():
@@ -171,7 +177,7 @@ async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
                     plain[index] = TextEvents(partial(text_chunk, index))
                 yield plain[index].event(token.text)
             else:
-                yield event(answer.body([_delta(answer, index, token, offsets)], **more))
+                yield event(answer.body([_delta(answer, index, token, places)], **more))
             if token.finish_reason == "deadline":
                 yield event(deadline().body())
         if tells_usage:
@@ -181,11 +187,12 @@ async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
     yield DONE
 
 
-def _delta(answer: _Answer, index: int, token: TokenEvent, offsets: dict[int, int]) -> dict[str, Any]:
+def _delta(answer: _Answer, index: int, token: TokenEvent, places: dict[int, Places]) -> dict[str, Any]:
     logprobs = None
     if token.logprobs is not None:
-        logprobs = _logprobs(token.logprobs, token.ids, answer.service.tokenizer, offsets.get(index, 0))
-        offsets[index] = offsets.get(index, 0) + sum(map(len, logprobs["tokens"]))
+        tokenizer = answer.service.tokenizer
+        own = places.setdefault(index, Places(tokenizer))
+        logprobs = _logprobs(token.logprobs, token.ids, [own.place(id) for id in token.ids], tokenizer)
     reason = token.finish_reason
     return {
         "index": index,
