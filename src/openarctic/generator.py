@@ -91,10 +91,10 @@ class Sampling:
 
     def _check_tokens(self) -> None:
         for id, bias in self.logit_bias.items():
-            _check("a token id of logit_bias", id, 0, None, whole=True)
+            _check_token("logit_bias", id)
             _check(f"logit_bias of token {id}", bias, -MAX_BIAS, MAX_BIAS)
         for id in self.stop_token_ids:
-            _check("a token id of stop_token_ids", id, 0, None, whole=True)
+            _check_token("stop_token_ids", id)
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
 
@@ -117,6 +117,11 @@ def _check(name: str, value: Any, low: float, high: float | None, *, above: bool
         start = f"above {low}" if above else f"{low}"
         end = " or more" if high is None else f" and at most {high}" if above else f" to {high}"
         raise UserError(f"{name} is {value}, it must be {start}{end}")
+
+
+def _check_token(name: str, id: Any) -> None:
+    if not isinstance(id, int) or isinstance(id, bool) or id < 0:
+        raise UserError(f"{name} names token {id!r}, it must be a whole number from 0 on")
 
 
 GREEDY = Sampling()
@@ -171,11 +176,11 @@ class Constraint:
         if isinstance(value, str):
             try:
                 value = json_format.loads(value)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"the JSON schema is not valid JSON: {error}") from error
         try:
             return json_format.dumps(value, ensure_ascii=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"the JSON schema cannot be written as JSON: {error}") from error
 
 

@@ -181,6 +181,13 @@ def test_a_constraint_that_is_none_is_told(values: dict[str, Any], message: str)
         Constraint(**values)
 
 
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
 @pytest.mark.parametrize(
     ("constraint", "message"),
     [
@@ -191,6 +198,12 @@ def test_a_constraint_that_is_none_is_told(values: dict[str, Any], message: str)
         (Constraint(json={"type": "string", "format": "zzz"}), "Unknown format: zzz"),
         (Constraint(json={"not": {}}), "Unimplemented keys"),
         (Constraint(json={"a": {1}}), "cannot be written as JSON"),
+        (Constraint(json={"const": "\ud800"}), "^the JSON schema is not valid"),
+        (Constraint(json=nested(400)), "^the JSON schema is not valid: recursion limit"),
+        (Constraint(json=nested(100_000)), "cannot be written as JSON"),
+        (Constraint(json="[" * 100_000), "^the JSON schema is not valid JSON"),
+        (Constraint(choice=["\ud800"]), "^the choice is not valid"),
+        (Constraint(regex="\ud800"), "^the regular expression is not valid"),
         (Constraint(grammar="start: foo"), '^the grammar is not valid: at 1.*unknown name: "foo"'),
         (Constraint(grammar='start "x"'), "^the grammar is not valid: .*Expected token ':'"),
     ],

@@ -297,7 +297,7 @@ def test_a_grammar_too_complex_to_follow_ends_with_that_reason(engine: Engine, m
     ("options", "message"),
     [
         ({"sampling": []}, "0 candidates were asked for, it must be 1 to 64"),
-        ({"sampling": Sampling(temperature=1, best_of=65)}, "65 candidates"),
+        ({"sampling": Sampling(temperature=1, best_of=65)}, "best_of is 65, it must be 1 to 64"),
         ({"sampling": [Sampling(temperature=1, n=40)] * 2}, "80 candidates"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"sampling": Sampling(logit_bias={VOCAB: 1})}, f"logit_bias names token {VOCAB}, the vocabulary has 0 to {VOCAB - 1}"),

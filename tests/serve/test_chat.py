@@ -15,6 +15,7 @@ from openarctic.serve.chat import read_calls
 from openarctic.serve.service import TextEvents, event
 from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text
 
+from ..engine.test_constraint import nested
 from .world import Server
 
 URL = "/v1/chat/completions"
@@ -119,6 +120,25 @@ def test_a_tool_that_must_be_called_is(server: Server, choice: Any) -> None:
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize("parallel", [None, True])
+def test_a_named_tool_is_called_once(server: Server, engine: Engine, parallel: bool | None) -> None:
+    assert engine.tokenizer is not None
+    [line_break] = engine.tokenizer.encode("\n")  # stands between calls
+    choice = {"type": "function", "function": {"name": "now"}}
+    fields = {"tools": [NOW], "tool_choice": choice, "parallel_tool_calls": parallel, "max_completion_tokens": 300}
+    [answer] = ask(server, **fields, logit_bias={str(line_break): 100})["choices"]
+    assert answer["finish_reason"] == "tool_calls" and len(answer["message"]["tool_calls"]) == 1
+
+
+def test_parameters_without_a_type_are_an_object(server: Server) -> None:
+    schema = {"properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+    for seed in range(5):
+        fields = {"tools": [with_parameters(schema)], "tool_choice": "required", "parallel_tool_calls": False}
+        body = ask(server, **fields, max_completion_tokens=300, temperature=1.0, seed=seed)
+        [call] = body["choices"][0]["message"]["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) in ({"a": True}, {"a": False})
+
+
 def test_a_tool_without_parameters_gets_an_empty_object(server: Server) -> None:
     body = ask(server, tools=[NOW], tool_choice="required", parallel_tool_calls=False, max_completion_tokens=200)
     assert body["choices"][0]["message"]["tool_calls"][0]["function"] == {"name": "now", "arguments": "{}"}
@@ -170,9 +190,36 @@ def test_calls_are_read_wherever_the_text_is_cut(cuts: list[int]) -> None:
     ]
 
 
+def test_a_call_that_is_cut_off_is_no_text() -> None:
+    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    for before in ("", "Wait.", f"{call}\n", f"Wait. {call}\n"):
+        for end in range(1, call.index("{}") + 1):
+            text, calls = read_calls(CallReader(["now"]), before + call[:end], is_cut=True)
+            assert text == ("Wait." if before.startswith("Wait.") else "")
+            assert [one["function"]["arguments"] for one in calls][: before.count("{}")] == ["{}"] * before.count("{}")
+    assert read_calls(CallReader(["now"]), "a < b ", is_cut=True) == ("a < b ", [])
+
+
+def test_the_beginning_of_a_call_is_not_told(server: Server) -> None:
+    """Whole and streamed, at whatever token the limit cuts."""
+    for limit in range(1, 12):
+        fields = {"tools": [NOW], "tool_choice": "required", "max_completion_tokens": limit}
+        assert not ask(server, **fields)["choices"][0]["message"]["content"]
+        events = server.post(URL, {"messages": TALK, "temperature": 0, **fields, "stream": True}).events
+        assert "".join(c["delta"].get("content") or "" for e in events for c in e["choices"]) == ""
+
+
 @given(st.text(alphabet='<tool_call>{"\n na', max_size=40))
 def test_text_without_calls_stays_text(text: str) -> None:
     assert read_calls(CallReader(["now"]), text) == (text, [])
+
+
+def with_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
 @pytest.mark.parametrize(
@@ -194,15 +241,27 @@ def test_text_without_calls_stays_text(text: str) -> None:
         ({"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "then"}}}, "tool_choice"),
         ({"tools": [NOW, NOW]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [NOW, with_parameters({"type": "integer"})]}, "tools[1].function.parameters"),
+        ({"tools": [with_parameters({"type": ["object", "null"]})]}, "tools[0].function.parameters"),
+        ({"tools": [with_parameters({"not": {}})]}, "tools[0].function.parameters"),
+        ({"tools": [with_parameters(nested(400))]}, "tools[0].function.parameters"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": schema_format({"const": "\ud800"})}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(nested(400))}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format({"not": {}})}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format({"not": {}}), "tools": [WEATHER]}, "response_format.json_schema.schema"),
         ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
         ({"max_tokens": 100_000, "max_completion_tokens": None}, "messages"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"n": 65}, "n"),
     ],
 )
 def test_what_is_wrong_is_named(server: Server, fields: dict[str, Any], param: str | None) -> None:
     reply = server.post(URL, {"messages": TALK, **fields})
     assert reply.status == 400, reply.body
+    assert "Lark" not in reply.error["message"]  # in which nobody here has written anything
     if param is not None:
         assert reply.error["param"] == param, reply.error
 

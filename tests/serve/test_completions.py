@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -99,6 +100,49 @@ def test_echo_and_logprobs_are_aligned(server: Server, engine: Engine) -> None:
     assert none["text"] == "name of true ab"
 
 
+def test_tokens_of_an_echo_stand_where_the_text_has_them(server: Server, engine: Engine) -> None:
+    """Also those of which several make a character, and special ones, which are none of the text."""
+    tokenizer = engine.tokenizer
+    assert tokenizer is not None
+    begin = tokenizer.special_tokens["<|im_start|>"]
+    ids = [begin, *tokenizer.encode("Grüße \U0001f389 日本"), begin, *tokenizer.encode(" name")]
+    choice = ask(server, prompt=[ids], echo=True, logprobs=2, max_tokens=0)["choices"][0]
+    text, tokens, offsets = choice["text"], choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]
+    assert text == "Grüße \U0001f389 日本 name" and len(tokens) == len(offsets) == len(ids)
+    assert offsets == sorted(offsets) and offsets[-1] < len(text)
+    assert tokens.count("<|im_start|>") == 2
+    raw = b""
+    for id, token, place in zip(ids, tokens, offsets, strict=True):
+        if id == begin:
+            continue
+        assert place == len(raw.decode(errors="ignore"))
+        if token.startswith("bytes:"):
+            assert bytes.fromhex(token.removeprefix("bytes:").replace("\\x", "")) == tokenizer.token_bytes(id)
+        else:
+            assert text[place:].startswith(token)
+        raw += tokenizer.token_bytes(id)
+    assert tokens[tokens.index("bytes:\\xf0") + 1] == "bytes:\\x9f"
+
+
+@pytest.mark.parametrize("fields", [{}, {"echo": True}, {"stop": "a"}])
+def test_offsets_are_those_of_the_text(server: Server, engine: Engine, fields: dict[str, Any]) -> None:
+    """Of whatever a random model writes, which is mostly no text at all."""
+    assert engine.tokenizer is not None
+    drawn = {"temperature": 1.4, "max_tokens": 60, "logprobs": 0, **fields}
+    for seed in range(6):
+        choice = ask(server, **drawn, seed=seed)["choices"][0]
+        text, scores = choice["text"], choice["logprobs"]
+        assert scores["text_offset"] == sorted(scores["text_offset"])
+        for token, place in zip(scores["tokens"], scores["text_offset"], strict=True):
+            is_text = not token.startswith("bytes:") and token not in engine.tokenizer.special_tokens
+            assert place <= len(text) and (not is_text or "stop" in fields or text[place:].startswith(token))
+        if "echo" not in fields:
+            request = {"prompt": "name of", **drawn, "seed": seed, "stream": True}
+            told = [c["logprobs"] for e in server.post(URL, request).events for c in e["choices"] if c["logprobs"]]
+            streamed = [place for part in told for place in part["text_offset"]]
+            assert [min(place, len(text)) for place in streamed[: len(scores["tokens"])]] == scores["text_offset"]
+
+
 @pytest.mark.parametrize(
     ("outputs", "constraint"),
     [
@@ -128,7 +172,14 @@ def test_structured_outputs(server: Server, engine: Engine, outputs: dict[str, A
         ({"prompt": []}, "prompt"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": [[1, 2], []]}, "prompt"),
-        ({"prompt": [1, 100_000]}, None),
+        ({"prompt": [1, 100_000]}, "prompt"),
+        ({"prompt": [[1], [-1]]}, "prompt"),
+        ({"n": 65, "temperature": 1}, "n"),
+        ({"best_of": 65, "temperature": 1}, "best_of"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"100000": 1}}, "logit_bias"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"stop_token_ids": [100_000]}, "stop_token_ids"),
         ({"prompt": ["ab"] * 65}, "prompt"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 1, "n": 2, "temperature": 1}, "best_of"),
@@ -139,10 +190,23 @@ def test_structured_outputs(server: Server, engine: Engine, outputs: dict[str, A
         ({"logit_bias": {"5": 101}}, "logit_bias"),
         ({"stop": [""]}, "stop"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"structured_outputs": {"regex": "("}}, None),
-        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, None),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": ["\ud800"]}}, "structured_outputs.choice[0]"),
+        ({"structured_outputs": {"json": {"const": "\ud800"}}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": '{"const": "\\ud800"}'}}, "structured_outputs.json"),
+        ({"prompt": "\ud800"}, "prompt"),
+        ({"model": "\ud800"}, "model"),
         ({"guided_json": {}}, "guided_json"),
         ({"unknown": 1}, "unknown"),
+        ({"Unknown-1": 1}, "Unknown-1"),
+        ({"stream_options": {"other": 1}}, "stream_options.other"),
+        ({"stop": ["a"] * 65}, "stop"),
+        ({"stop_token_ids": [1] * 1025}, "stop_token_ids"),
+        ({"top_k": -2}, "top_k"),
+        ({"prompt": ["ab"] * 64, "n": 5, "temperature": 1}, "n"),
+        ({"prompt": ["ab"] * 64, "best_of": 5, "temperature": 1}, "best_of"),
     ],
 )
 def test_what_is_wrong_is_named(server: Server, fields: dict[str, Any], param: str | None) -> None:
@@ -157,6 +221,20 @@ def test_too_long_has_its_code(server: Server) -> None:
     assert server.post(URL, {"prompt": "ab" * 9000}).error["code"] == "context_length_exceeded"
 
 
+@pytest.mark.parametrize(
+    "fields", [{"x" * 3_000_000: 1}, {"model": "x" * 3_000_000}, {"structured_outputs": {"choice": ["x" * 3_000_000, ""]}}]
+)
+def test_what_is_long_is_not_told_back(server: Server, fields: dict[str, Any]) -> None:
+    reply = server.post(URL, {"prompt": "name", **fields})
+    assert reply.status in (400, 404) and len(reply.body) < 3000
+
+
+@pytest.mark.parametrize("all_", [0, -1])
+def test_all_tokens_may_be_drawn(server: Server, all_: int) -> None:
+    drawn = {"temperature": 1.3, "seed": 7}
+    assert ask(server, **drawn, top_k=all_)["choices"] == ask(server, **drawn)["choices"]
+
+
 def test_another_model_is_not_found(server: Server) -> None:
     reply = server.post(URL, {"model": "gpt", "prompt": "x"})
     assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
@@ -167,6 +245,25 @@ def test_bodies_that_are_none(server: Server, body: bytes) -> None:
     reply = server.post(URL, body)
     assert reply.status == 400, reply.body
     assert reply.error["type"] == "invalid_request_error"
+    is_json = body in (b"", b"[1]", b"null", b'"x"')
+    assert ("must be a JSON object" if is_json else "is not JSON") in reply.error["message"]
+
+
+@pytest.mark.parametrize("kind", [None, "", "application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "image/png"])
+def test_bodies_are_json_whatever_they_are_called(server: Server, kind: str | None) -> None:
+    """And a page of another site, which might send them so without asking first, is told by its origin."""
+    data = json.dumps({"prompt": "name of", "max_tokens": 12, "temperature": 0}).encode()
+    connection = server.connection()
+    headers = {} if kind is None else {"Content-Type": kind}
+    connection.request("POST", URL, data, headers)
+    answer = connection.getresponse()
+    assert json.loads(answer.read())["choices"] == ask(server)["choices"]
+    for origin in ("http://evil.example", "null"):
+        connection.request("POST", URL, data, {**headers, "Origin": origin})
+        answer = connection.getresponse()
+        assert answer.status == 403, answer.read()
+        answer.read()
+    connection.close()
 
 
 def test_bookkeeping_changes_nothing(server: Server) -> None:

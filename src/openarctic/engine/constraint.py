@@ -39,7 +39,11 @@ class Constraints:
         return Follower(matcher.deep_copy(), self._tokenizer.vocab_size)
 
     def _compile(self, kind: str, source: str, is_compact: bool) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, as_llguidance(kind, source, is_compact), limits=limits(), log_level=0)
+        try:
+            grammar = as_llguidance(kind, source, is_compact)
+        except ValueError as error:  # nested too deep for its parser, or half of a surrogate pair
+            raise UserError(f"the {NAMES[kind]} is not valid: {_in_ascii(error)}", HINTS[kind]) from error
+        matcher = LLMatcher(self._tokenizer, grammar, limits=limits(), log_level=0)
         if matcher.is_error():
             raise UserError(f"the {NAMES[kind]} is not valid: {_reason(kind, matcher.get_error())}", HINTS[kind])
         matcher.deep_copy().compute_bitmask()  # warms the tables that copies share
@@ -47,7 +51,7 @@ class Constraints:
 
 
 def as_llguidance(kind: str, source: str, is_compact: bool = False) -> str:
-    """`Constraint.kind` and `.source` in llguidance's own form."""
+    """`Constraint.kind` and `.source` in llguidance's own form. Raises ValueError for text that it cannot read."""
     if kind == "json":
         return str(LLMatcher.grammar_from_json_schema(source, overrides={"whitespace_flexible": False} if is_compact else {}))
     if kind == "regex":
@@ -55,6 +59,11 @@ def as_llguidance(kind: str, source: str, is_compact: bool = False) -> str:
     if kind == "choice":
         source = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(source))
     return str(LLMatcher.grammar_from_lark(source))
+
+
+def _in_ascii(error: ValueError) -> str:
+    """Its message, in which may stand what cannot be written."""
+    return str(error).encode("ascii", "backslashreplace").decode()
 
 
 def _reason(kind: str, error: str) -> str:

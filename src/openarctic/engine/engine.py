@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from openarctic.formats.names import check_tensors
 from openarctic.generator import GREEDY, Completion, Constraint, OnText, Sampling
 from openarctic.native._native import PAGE_SIZE, available_kernels
 from openarctic.tokenizer import Tokenizer, has_vocabulary
+
+if TYPE_CHECKING:
+    from openarctic.engine.constraint import Follower
 
 STEP_TOKENS = 512  # of one step at most: a prompt is computed in such chunks
 CACHE_BYTES = 1 << 30
@@ -127,6 +130,12 @@ class Engine:
             raise UserError("this model has no tokenizer", "give token ids instead of text")
         return self.tokenizer
 
+    def follower(self, grammar: str | Constraint) -> Follower:
+        """A grammar, compiled, for any number of requests. That takes up to seconds, so threads that must not wait have it done
+        by others. Raises UserError when it is wrong."""
+        follower: Follower = self._constraints.start(grammar)
+        return follower
+
     def count_tokens(self, text: str) -> int:
         """Length of `text` in tokens."""
         return len(self._text().encode(text))
@@ -144,7 +153,7 @@ class Engine:
         *,
         sampling: Sequence[Sampling] | Sampling = (GREEDY,),
         max_tokens: int = 256,
-        grammar: str | Constraint | None = None,
+        grammar: str | Constraint | Follower | None = None,
         forces_tokens: bool = True,
         priority: int = 0,
         tenant: str = "",
@@ -155,9 +164,9 @@ class Engine:
 
         The prompt is computed once, and what it shares with prompts of the same `tenant` not even that, unless its log
         probabilities are wanted: then from position `prompt_logprobs_start` on, and the entries up to it are None. `grammar` is
-        Lark text or a Constraint; `forces_tokens` appends what it leaves no choice about without a step of its own (False is
-        slower and gives the same). Smaller `priority` goes first. After `timeout` seconds what is not finished ends with the
-        reason deadline.
+        Lark text, a Constraint, or what `follower` made of one; `forces_tokens` appends what it leaves no choice about without a
+        step of its own (False is slower and gives the same). Smaller `priority` goes first. After `timeout` seconds what is not
+        finished ends with the reason deadline.
 
         Raises UserError, or CapacityError when the prompt is too long.
         """
@@ -172,7 +181,7 @@ class Engine:
             ids=ids,
             settings=settings,
             max_tokens=int(max_tokens),
-            follower=self._constraints.start(grammar) if grammar is not None else None,
+            follower=self.follower(grammar) if isinstance(grammar, str | Constraint) else grammar and grammar.copy(),
             forces_tokens=forces_tokens,
             priority=whole("priority", priority, -(2**31), 2**31),
             tenant=tenant,

@@ -90,7 +90,10 @@ def check_request(limits: Limits, ids: Sequence[int], settings: Sequence[Samplin
     """Every reason to refuse, before anything is computed. Raises UserError, or CapacityError for a prompt that is too long."""
     count = sum(s.num_candidates for s in settings)
     if not 1 <= count <= MAX_CANDIDATES:
-        raise UserError(f"{count} candidates were asked for, it must be 1 to {MAX_CANDIDATES}")
+        what = f"{count} candidates were asked for"
+        if len(settings) == 1:
+            what = f"{'n' if settings[0].best_of is None else 'best_of'} is {count}"
+        raise UserError(f"{what}, it must be 1 to {MAX_CANDIDATES}")
     whole("max_tokens", max_tokens, 1)
     if not ids:
         raise UserError("the prompt is empty")

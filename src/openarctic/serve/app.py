@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from openarctic import __version__
 from openarctic.errors import OpenArcticError
 from openarctic.serve import chat, completions, responses, tokens
+from openarctic.serve.bodies import JSONRoute
 from openarctic.serve.desk import Desk, OnWork
 from openarctic.serve.errors import HTTPError, as_http, invalid, stopping
 from openarctic.serve.gate import Gate
@@ -69,7 +70,10 @@ RESPONSES: dict[int | str, dict[str, Any]] = {status: _ERROR for status in (400,
 
 def build_app(service: Service, desk: Desk | None = None) -> FastAPI:
     """All routes of a service; those of databases answer for the ones at `desk`."""
-    app = FastAPI(title="OpenArctic", version=__version__, docs_url=None, redoc_url=None, responses=RESPONSES)
+    app = FastAPI(
+        title="OpenArctic", version=__version__, docs_url=None, redoc_url=None, responses=RESPONSES, strict_content_type=False
+    )
+    app.router.route_class = JSONRoute
     app.add_middleware(Gate, service=service)
     _add_error_handlers(app)
     _add_plain_routes(app, service)
@@ -192,7 +196,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
 
 async def _written(form: Any, service: Service, body: Any, request: Request) -> Response:
     """What the model writes in the form of a module: `begin` checks and starts, `stream` and `whole` are the two ways to tell."""
-    work, answer = await form.begin(service, body, _key(request))
+    work, answer = await while_connected(request, form.begin(service, body, _key(request)))
     request.state.usage = work.usage
     if body.stream:
         return _events(form.stream(work, answer))

@@ -16,9 +16,10 @@ from openarctic.generator import Completion, TokenLogprob
 from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
 from openarctic.serve.protocol import ChatRequest, FunctionDefinition, Message
-from openarctic.serve.sampling import constraint_of, sampling_of
+from openarctic.serve.sampling import form_of, sampling_of
 from openarctic.serve.service import DONE, Service, TextEvents, event, new_id
-from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text, call_constraint, describe, tools_of, written
+from openarctic.serve.spelling import spelled
+from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text, calls_form, describe, tools_of, written
 from openarctic.serve.work import FINISH, Work, deadline
 from openarctic.tokenizer import Tokenizer
 from openarctic.tokenizer.chat import reads_tools
@@ -60,14 +61,14 @@ async def begin(service: Service, request: ChatRequest, key: Key) -> tuple[Work,
         tokenizer = service.tokenizer
         ids = await service.tokenized(size_of(request.messages), lambda: prompt_ids(tokenizer, request.messages, tools))
         sampling = sampling_of(request, logprobs=(request.top_logprobs or 0) if request.logprobs else None)
-        constraint = constraint_of(request.structured_outputs, request.response_format)
+        form = form_of(request.structured_outputs, request.response_format)
         if tools:
-            constraint = call_constraint(request, tools, constraint)
+            form = calls_form(request, tools, form)
     except OpenArcticError as error:
         raise as_http(error, tuple(ChatRequest.model_fields)) from error
-    asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
-    room = service.room(len(ids), asked, None, "max_completion_tokens")
-    work = await service.submit([ids], request, sampling, [room], constraint, key)
+    param = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+    room = service.room(len(ids), getattr(request, param), None, param=param, prompt_param="messages")
+    work = await service.submit([ids], request, sampling, [room], form, key)
     return work, _Answer(service, request, tools, new_id("chatcmpl-"), int(time.time()))
 
 
@@ -133,11 +134,13 @@ async def whole(work: Work, answer: _Answer, http: Request) -> dict[str, Any]:
 
 
 def _choice(answer: _Answer, index: int, completion: Completion) -> dict[str, Any]:
-    text, calls = read_calls(answer.reader(), completion.text) if answer.tools else (completion.text, [])
+    reason = completion.finish_reason
+    text, calls = completion.text, list[dict[str, Any]]()
+    if answer.tools:
+        text, calls = read_calls(answer.reader(), text, reason != "stop")
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
     if calls:
         message["tool_calls"] = calls
-    reason = completion.finish_reason
     return {
         "index": index,
         "message": message,
@@ -148,11 +151,11 @@ def _choice(answer: _Answer, index: int, completion: Completion) -> dict[str, An
     }
 
 
-def read_calls(reader: CallReader, text: str) -> tuple[str, list[dict[str, Any]]]:
+def read_calls(reader: CallReader, text: str, is_cut: bool = False) -> tuple[str, list[dict[str, Any]]]:
     """The text beside the calls, and the calls in OpenAI's form."""
     texts: list[str] = []
     calls: list[dict[str, Any]] = []
-    for piece in [*reader.feed(text), *reader.finish()]:
+    for piece in [*reader.feed(text), *reader.finish(is_cut)]:
         if isinstance(piece, Text):
             texts.append(piece.text)
         elif isinstance(piece, CallBegins):
@@ -165,19 +168,22 @@ def read_calls(reader: CallReader, text: str) -> tuple[str, list[dict[str, Any]]
 def _logprobs(answer: _Answer, scores: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
     if scores is None:
         return None
-    tokenizer = answer.service.tokenizer
+    return {"content": scored(answer.service.tokenizer, scores), "refusal": None}
+
+
+def scored(tokenizer: Tokenizer, scores: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Log probabilities as OpenAI writes them, an entry a token."""
     content = []
     for score in scores:
         top = [_scored(tokenizer, id, logprob) for id, logprob in score.top]
         content.append({**_scored(tokenizer, score.id, score.logprob), "top_logprobs": top})
-    return {"content": content, "refusal": None}
+    return content
 
 
 def _scored(tokenizer: Tokenizer, id: int, logprob: float) -> dict[str, Any]:
-    text = tokenizer.token_text(id)
     # A special token is no part of the text, so it has no bytes in it.
-    raw = None if text in tokenizer.special_tokens else list(tokenizer.token_bytes(id))
-    return {"token": text, "logprob": logprob, "bytes": raw}
+    raw = None if tokenizer.token(id) in tokenizer.special_tokens else list(tokenizer.token_bytes(id))
+    return {"token": spelled(tokenizer, id), "logprob": logprob, "bytes": raw}
 
 
 async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
@@ -230,7 +236,7 @@ def _deltas(token: TokenEvent, reader: CallReader | None) -> list[dict[str, Any]
         return [{"content": token.text}] if token.text else []
     pieces = reader.feed(token.text)
     if token.finish_reason is not None:
-        pieces += reader.finish()
+        pieces += reader.finish(token.finish_reason != "stop")
     return [_delta(piece) for piece in pieces]
 
 

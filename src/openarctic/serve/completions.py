@@ -15,9 +15,10 @@ from openarctic.errors import OpenArcticError
 from openarctic.generator import Completion, TokenLogprob
 from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
-from openarctic.serve.protocol import MAX_PROMPTS, CompletionRequest
-from openarctic.serve.sampling import constraint_of, sampling_of
+from openarctic.serve.protocol import MAX_PROMPTS, MAX_TEXTS, CompletionRequest
+from openarctic.serve.sampling import form_of, sampling_of
 from openarctic.serve.service import DONE, Service, TextEvents, event, new_id
+from openarctic.serve.spelling import Places, spelled
 from openarctic.serve.work import FINISH, Work, deadline
 from openarctic.tokenizer import Tokenizer
 
@@ -51,7 +52,7 @@ async def begin(service: Service, request: CompletionRequest, key: Key) -> tuple
     """Check everything and put the prompts on the engine. Raises HTTPError."""
     service.check_model(request.model)
     prompts = await _prompts(service, request)
-    _check(request)
+    _check(request, len(prompts))
     try:
         echoes = bool(request.echo) and request.logprobs is not None
         sampling = sampling_of(
@@ -60,11 +61,12 @@ async def begin(service: Service, request: CompletionRequest, key: Key) -> tuple
             logprobs=request.logprobs,
             prompt_logprobs=request.logprobs if echoes else None,
         )
-        constraint = constraint_of(request.structured_outputs)
+        form = form_of(request.structured_outputs)
     except OpenArcticError as error:
         raise as_http(error, tuple(CompletionRequest.model_fields)) from error
-    rooms = [service.room(len(ids), _asked(request), DEFAULT_TOKENS, "max_tokens") for ids in prompts]
-    work = await service.submit(prompts, request, sampling, rooms, constraint, key)
+    names = {"param": "max_tokens", "prompt_param": "prompt"}
+    rooms = [service.room(len(ids), _asked(request), DEFAULT_TOKENS, **names) for ids in prompts]
+    work = await service.submit(prompts, request, sampling, rooms, form, key)
     return work, _Answer(service, request, prompts, new_id("cmpl-"), int(time.time()), sampling.n)
 
 
@@ -73,9 +75,14 @@ def _asked(request: CompletionRequest) -> int | None:
     return 1 if request.max_tokens == 0 and request.echo else request.max_tokens
 
 
-def _check(request: CompletionRequest) -> None:
+def _check(request: CompletionRequest, num_prompts: int) -> None:
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise HTTPError(400, f"logprobs is {request.logprobs}, it must be 0 to {MAX_LOGPROBS}", param="logprobs")
+    texts = (request.n or 1) if request.best_of is None else request.best_of
+    if num_prompts > 1 and num_prompts * texts > MAX_TEXTS:
+        param = "n" if request.best_of is None else "best_of"
+        message = f"{param} is {texts} for each of {num_prompts} prompts, it must be at most {MAX_TEXTS} in all"
+        raise HTTPError(400, message, param=param)
     if request.stream:
         if request.best_of is not None and request.best_of > (request.n or 1):
             raise HTTPError(400, "best_of is more than n, such completions cannot be streamed", param="best_of")
@@ -117,35 +124,40 @@ def _choice(answer: _Answer, index: int, prompt: Sequence[int], completion: Comp
     text, scores = completion.text, completion.logprobs
     if request.max_tokens == 0:
         text, ids, scores = "", [], scores and []
-    if request.echo:
-        text = answer.service.tokenizer.decode(prompt) + text
+    before = answer.service.tokenizer.decode(prompt) if request.echo else ""
     logprobs = None
     if request.logprobs is not None:
+        tokenizer, end = answer.service.tokenizer, len(before) + len(text)
+        places = _places(tokenizer, prompt, 0) if request.echo else []
+        places += _places(tokenizer, ids, len(before))
         shown = [*(completion.prompt_logprobs or []), *(scores or [])] if request.echo else scores or []
         tokens = [*prompt, *ids] if request.echo else ids
-        logprobs = _logprobs(shown[: len(tokens)], tokens, answer.service.tokenizer)
+        # Tokens of a stop text are told, though it is none of the text.
+        logprobs = _logprobs(shown[: len(tokens)], tokens, [min(place, end) for place in places], tokenizer)
     return {
         "index": index,
-        "text": text,
+        "text": before + text,
         "logprobs": logprobs,
         "finish_reason": FINISH[completion.finish_reason],
         "stop_reason": completion.stop_reason if completion.finish_reason == "stop" else completion.finish_reason,
     }
 
 
-def _logprobs(scores: Sequence[TokenLogprob | None], ids: Sequence[int], tokenizer: Tokenizer, offset: int = 0) -> dict[str, Any]:
+def _places(tokenizer: Tokenizer, ids: Sequence[int], start: int) -> list[int]:
+    places = Places(tokenizer)
+    return [start + places.place(id) for id in ids]
+
+
+def _logprobs(
+    scores: Sequence[TokenLogprob | None], ids: Sequence[int], places: Sequence[int], tokenizer: Tokenizer
+) -> dict[str, Any]:
     """OpenAI's four lists, an entry a token; nothing predicts a prompt's first."""
-    tokens = [tokenizer.token_text(id) for id in ids]
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token)
-    top = [None if s is None else {tokenizer.token_text(i): p for i, p in (s.top or ((s.id, s.logprob),))} for s in scores]
+    top = [None if s is None else {spelled(tokenizer, i): p for i, p in (s.top or ((s.id, s.logprob),))} for s in scores]
     return {
-        "tokens": tokens,
+        "tokens": [spelled(tokenizer, id) for id in ids],
         "token_logprobs": [None if s is None else s.logprob for s in scores],
         "top_logprobs": top,
-        "text_offset": offsets,
+        "text_offset": list(places),
     }
 
 
@@ -154,11 +166,11 @@ async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
     options = answer.request.stream_options
     tells_usage = bool(options and options.include_usage)
     more = {"usage": None} if tells_usage else {}
-    offsets: dict[int, int] = {}
+    places: dict[int, Places] = {}  # by choice
     plain: dict[int, TextEvents] = {}  # by choice
 
     def text_chunk(index: int, text: str) -> dict[str, Any]:
-        return answer.body([_delta(answer, index, TokenEvent(index, (), text), offsets)], **more)
+        return answer.body([_delta(answer, index, TokenEvent(index, (), text), places)], **more)
 
     try:
         async for number, token in work.events():
@@ -168,7 +180,7 @@ async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
                     plain[index] = TextEvents(partial(text_chunk, index))
                 yield plain[index].event(token.text)
             else:
-                yield event(answer.body([_delta(answer, index, token, offsets)], **more))
+                yield event(answer.body([_delta(answer, index, token, places)], **more))
             if token.finish_reason == "deadline":
                 yield event(deadline().body())
         if tells_usage:
@@ -178,11 +190,12 @@ async def stream(work: Work, answer: _Answer) -> AsyncIterator[bytes]:
     yield DONE
 
 
-def _delta(answer: _Answer, index: int, token: TokenEvent, offsets: dict[int, int]) -> dict[str, Any]:
+def _delta(answer: _Answer, index: int, token: TokenEvent, places: dict[int, Places]) -> dict[str, Any]:
     logprobs = None
     if token.logprobs is not None:
-        logprobs = _logprobs(token.logprobs, token.ids, answer.service.tokenizer, offsets.get(index, 0))
-        offsets[index] = offsets.get(index, 0) + sum(map(len, logprobs["tokens"]))
+        tokenizer = answer.service.tokenizer
+        own = places.setdefault(index, Places(tokenizer))
+        logprobs = _logprobs(token.logprobs, token.ids, [own.place(id) for id in token.ids], tokenizer)
     reason = token.finish_reason
     return {
         "index": index,

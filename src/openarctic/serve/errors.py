@@ -30,6 +30,10 @@ STATUSES: tuple[tuple[type[OpenArcticError], int, str], ...] = (
 )
 
 
+MAX_MESSAGE = 2000
+MAX_NAME = 100
+
+
 class HTTPError(Exception):
     """A refusal with its status, and headers such as Retry-After."""
 
@@ -43,6 +47,7 @@ class HTTPError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message, param = _shortened(message, MAX_MESSAGE), param and _shortened(param, MAX_NAME)
         super().__init__(message)
         self.status, self.message, self.type, self.param, self.code = status, message, type, param, code
         self.headers = dict(headers or {})
@@ -52,15 +57,21 @@ class HTTPError(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
+def _shortened(text: str, size: int) -> str:
+    """What a caller sent in megabytes is not told back to it."""
+    return text if len(text) <= size else f"{text[:size]}..."
+
+
 def stopping() -> HTTPError:
     """The answer of a server that drains."""
     return HTTPError(503, "the server is stopping", type="overloaded_error", code="stopping", headers={"Retry-After": "5"})
 
 
 def as_http(error: OpenArcticError, fields: Sequence[str] = ()) -> HTTPError:
-    """Ours as HTTP. Our messages begin with the name of what is wrong; one of the request's `fields` is told as `param`."""
-    first = re.match(r"[a-z_]+", error.message)
-    param = first.group() if first and first.group() in fields else None
+    """Ours as HTTP. Our messages begin with the name of what is wrong ("n is 0", "the prompt holds"); one of the request's
+    `fields` is told as `param`."""
+    first = re.match(r"(?:the )?([a-z_]+)", error.message)
+    param = first[1] if first and first[1] in fields else None
     message = f"{error.message} ({error.hint})" if error.hint else error.message
     for kind, status, type in STATUSES:
         if isinstance(error, kind):
@@ -78,11 +89,18 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> HTTPError:
     if kind == "json_invalid":
         return HTTPError(400, "the body is not JSON")
     if kind == "extra_forbidden":
+        param = ".".join(filter(None, (_path(place[:-1]), _shortened(str(place[-1]), MAX_NAME))))
         message = f"{param} is not a field of this request"
     elif kind == "none_required":
         message = f"{param} is not supported"
+    elif kind == "string_unicode":
+        message = f"{param or 'the name of a field'} is not valid Unicode"
     elif kind == "missing":
-        message = f"{param} is missing" if param else "the body is missing"
+        message = f"{param} is missing" if param else "the body is missing, it must be a JSON object"
+    elif kind in ("model_type", "model_attributes_type"):
+        message = f"{param or 'the body'} must be a JSON object"
+    elif kind == "too_long":
+        message = f"{param} has more than {worst['ctx']['max_length']} entries"
     else:
         message = f"{param}: {worst['msg']}"
     return HTTPError(400, message, param=param or None, code="unknown_parameter" if kind == "extra_forbidden" else None)

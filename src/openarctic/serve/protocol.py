@@ -14,13 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from openarctic.copilot.candidates import MAX_CANDIDATES_SERVED
 
 MAX_PROMPTS = 64
+MAX_TEXTS = 256  # prompts times the texts that are made for each
 MAX_TOOLS = 64
+MAX_STOPS = 64
+MAX_STOP_IDS = 1024
+MAX_TEXT = 1 << 30  # characters; the limit of a body's bytes is much lower
 
 
 class Body(BaseModel):
-    """No unknown fields, no conversions: a number is a number."""
+    """No unknown fields, no conversions: a number is a number, and a text is Unicode.
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    pydantic looks at a text's characters only where its length is limited; half of a surrogate pair would break what writes it.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, str_max_length=MAX_TEXT)
 
 
 class Bookkeeping(Body):
@@ -65,14 +72,14 @@ class SamplingFields(Bookkeeping):
     top_p: float | None = None
     n: int | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_IDS)] | None = None
     ignore_eos: bool | None = None
     structured_outputs: StructuredOutputs | None = None
     priority: int | None = None
@@ -285,6 +292,12 @@ class ResponseText(Body):
     verbosity: Literal["medium"] | None = None
 
 
+class ResponseStreamOptions(Body):
+    """Usage is told with the last event in any case, so there is no `include_usage`."""
+
+    include_obfuscation: Literal[False] | None = None
+
+
 class ResponsesRequest(Bookkeeping):
     """`POST /v1/responses`, without state: every request holds the whole conversation."""
 
@@ -300,7 +313,7 @@ class ResponsesRequest(Bookkeeping):
     tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     truncation: Literal["disabled"] | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     background: Literal[False] | None = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Request
 
+from openarctic.engine.detokenizer import Detokenizer
 from openarctic.errors import OpenArcticError
+from openarctic.generator import TokenLogprob
 from openarctic.serve import chat
 from openarctic.serve.errors import HTTPError, as_http
 from openarctic.serve.keys import Key
@@ -34,19 +37,37 @@ from openarctic.serve.protocol import (
 from openarctic.serve.service import Service, event, new_id
 from openarctic.serve.tools import Arguments, CallBegins, CallReader, Piece, Text
 from openarctic.serve.work import Work, deadline
+from openarctic.tokenizer import Tokenizer
 
-# Where a field of this route has another name in chat's.
-_NAMES = {"max_completion_tokens": "max_output_tokens", "messages": "input", "response_format": "text.format"}
+# Where a field of this route has another name in chat's: how that begins, and how this one does.
+_NAMES = (
+    (re.compile(r"max_completion_tokens"), "max_output_tokens"),
+    (re.compile(r"messages(\[\d+\])?(\.\w+)*"), "input"),  # other numbers, as instructions are a message of chat's
+    (re.compile(r"response_format\.json_schema"), "text.format"),
+    (re.compile(r"response_format"), "text.format"),
+    (re.compile(r"(tools\[\d+\])\.function"), r"\1"),
+)
 
 
 async def begin(service: Service, request: ResponsesRequest, key: Key) -> tuple[Work, Response]:
     """Check everything and put the prompt on the engine. Raises HTTPError."""
+    if request.stream_options is not None and not request.stream:
+        raise HTTPError(400, "stream_options is given without stream", param="stream_options")
     try:
         work, answer = await chat.begin(service, as_chat(request), key)
     except HTTPError as error:
-        error.param = _NAMES.get(error.param or "", error.param)
-        raise
+        raise _renamed(error) from error
     return work, Response(service, request, [tool.name for tool in answer.tools])
+
+
+def _renamed(error: HTTPError) -> HTTPError:
+    """With this route's name of what is wrong, as param and where the message begins with it."""
+    param, message = error.param, error.message
+    for name, own in _NAMES:
+        if param is not None and name.match(param):
+            param, message = name.sub(own, param, 1), name.sub(own, message, 1) if name.match(message) else message
+            break
+    return HTTPError(error.status, message, type=error.type, param=param, code=error.code, headers=error.headers)
 
 
 def as_chat(request: ResponsesRequest) -> ChatRequest:
@@ -91,6 +112,8 @@ def _format(request: ResponsesRequest) -> ResponseFormat | None:
     if wanted is None:
         return None
     if wanted.type != "json_schema":
+        if wanted.schema_ is not None:
+            raise HTTPError(400, f"text.format.schema is given with the type {wanted.type}", param="text.format.schema")
         return ResponseFormat(type=wanted.type)
     schema = JsonSchemaFormat.model_validate({"name": wanted.name or "answer", "schema": wanted.schema_, "strict": wanted.strict})
     return ResponseFormat(type="json_schema", json_schema=schema)
@@ -104,6 +127,7 @@ class Response:
         self.id, self.created = new_id("resp_"), int(time.time())
         self.items: list[dict[str, Any]] = []
         self._number = 0
+        self._scores: list[TokenLogprob] = []  # of tokens whose text is not known yet
 
     def reader(self) -> CallReader:
         """Of calls in the text."""
@@ -127,6 +151,7 @@ class Response:
             "previous_response_id": None,
             "temperature": 1.0 if request.temperature is None else request.temperature,
             "top_p": 1.0 if request.top_p is None else request.top_p,
+            "top_logprobs": request.top_logprobs or 0,
             "text": {"format": {"type": "text"}} if request.text is None else request.text.model_dump(by_alias=True),
             "tool_choice": _plain(request.tool_choice) or "auto",
             "tools": [tool.model_dump() for tool in request.tools or []],
@@ -136,12 +161,22 @@ class Response:
             "usage": usage,
         }
 
+    def score(self, scores: Sequence[TokenLogprob]) -> None:
+        """Log probabilities of tokens, before the text that they release is added. Those of calls are not told."""
+        self._scores += scores
+
+    def _told_scores(self) -> list[dict[str, Any]]:
+        scores, self._scores = self._scores, []
+        # In this route bytes are a list in any case.
+        return [{**one, "bytes": one["bytes"] or []} for one in chat.scored(self.service.tokenizer, scores)] if scores else []
+
     # Growing: each method gives the events of what it does
 
     def add(self, piece: Piece) -> list[dict[str, Any]]:
         """More of the text or of a call."""
         if isinstance(piece, Text):
             return self._add_text(piece.text)
+        self._scores.clear()
         if isinstance(piece, CallBegins):
             return [*self.close(), *self._open(_call_item(piece.name))]
         assert isinstance(piece, Arguments)
@@ -156,9 +191,13 @@ class Response:
             events += self.close()
             events += self._open({**_item("message", "msg_"), "role": "assistant", "content": []})
             self.items[-1]["content"].append(part)
-            events.append(self.event("response.content_part.added", **self._place(), content_index=0, part=dict(part)))
-        self.items[-1]["content"][0]["text"] += text
-        delta = self.event("response.output_text.delta", **self._place(), content_index=0, delta=text, logprobs=[])
+            events.append(
+                self.event("response.content_part.added", **self._place(), content_index=0, part={**part, "logprobs": []})
+            )
+        part, scores = self.items[-1]["content"][0], self._told_scores()
+        part["text"] += text
+        part["logprobs"] += scores
+        delta = self.event("response.output_text.delta", **self._place(), content_index=0, delta=text, logprobs=scores)
         return [*events, delta]
 
     def _open(self, item: dict[str, Any]) -> list[dict[str, Any]]:
@@ -173,8 +212,11 @@ class Response:
         item["status"] = status
         if item["type"] == "message":
             part = item["content"][0]
-            text = self.event("response.output_text.done", **place, content_index=0, text=part["text"], logprobs=[])
-            done = [text, self.event("response.content_part.done", **place, content_index=0, part=part)]
+            if not self.tools:  # else they may be those of a call that was cut off
+                part["logprobs"] += self._told_scores()
+            text, scores = part["text"], part["logprobs"]
+            told = self.event("response.output_text.done", **place, content_index=0, text=text, logprobs=scores)
+            done = [told, self.event("response.content_part.done", **place, content_index=0, part=part)]
         else:
             done = [self.event("response.function_call_arguments.done", **place, name=item["name"], arguments=item["arguments"])]
         return [*done, self.event("response.output_item.done", output_index=len(self.items) - 1, item=item)]
@@ -215,13 +257,29 @@ async def whole(work: Work, response: Response, http: Request) -> dict[str, Any]
     """The answer in one object."""
     [[completion]] = await work.results(http)
     reader = response.reader()
-    for piece in [*reader.feed(completion.text), *reader.finish()]:
+    pieces = [*reader.feed(completion.text), *reader.finish(completion.finish_reason != "stop")]
+    if completion.logprobs is not None:
+        scores = completion.logprobs[: len(completion.ids)]  # the token that ended the text is no part of it
+        response.score(_before_calls(scores, pieces, response.service.tokenizer) if response.tools else scores)
+    for piece in pieces:
         response.add(piece)
     if completion.finish_reason == "stop":
         response.close()
         return response.body("completed", _usage(work))
     response.close("incomplete")
     return response.body("incomplete", _usage(work), "max_output_tokens")
+
+
+def _before_calls(scores: Sequence[TokenLogprob], pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[TokenLogprob]:
+    """Those of the tokens that the text beside calls is made of: it comes first."""
+    left = sum(len(piece.text) for piece in pieces if isinstance(piece, Text))
+    detokenizer, own = Detokenizer(tokenizer), []
+    for score in scores:
+        if left <= 0:
+            break
+        own.append(score)
+        left -= len(detokenizer.add(score.id))
+    return own
 
 
 async def stream(work: Work, response: Response) -> AsyncIterator[bytes]:
@@ -231,10 +289,11 @@ async def stream(work: Work, response: Response) -> AsyncIterator[bytes]:
     reader, reason = response.reader(), "abort"
     try:
         async for _, token in work.events():
+            response.score((token.logprobs or ())[: len(token.ids)])
             pieces = reader.feed(token.text)
             if token.finish_reason is not None:
                 reason = token.finish_reason
-                pieces += reader.finish()
+                pieces += reader.finish(reason != "stop")
             for piece in pieces:
                 for told in response.add(piece):
                     yield _sse(told)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from openarctic.engine.request import Stream
 from openarctic.errors import OpenArcticError
-from openarctic.generator import Constraint, Sampling
+from openarctic.generator import Sampling
 from openarctic.serve.errors import HTTPError, as_http
+from openarctic.serve.grammars import Form, Grammars
 from openarctic.serve.keys import Key
 from openarctic.serve.metrics import Metrics
 from openarctic.serve.protocol import SamplingFields
@@ -25,6 +26,8 @@ from openarctic.tokenizer.tokenizer import LONG_TEXT
 if TYPE_CHECKING:
     from openarctic.engine import Engine
     from openarctic.tokenizer import Tokenizer
+
+MIN_TIMEOUT_S = 1e-3  # the engine wants more than 0
 
 Result = TypeVar("Result")
 
@@ -37,6 +40,7 @@ class Service:
     settings: ServeSettings
     name: str = ""
     metrics: Metrics = field(init=False)
+    grammars: Grammars = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
     is_draining: bool = False
     is_over: bool = False  # and nothing more may be finished
@@ -45,6 +49,7 @@ class Service:
     def __post_init__(self) -> None:
         self.name = self.settings.served_model_name or self.engine.name
         self.metrics = Metrics(self.engine, self.name)
+        self.grammars = Grammars(self.engine)
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -80,8 +85,9 @@ class Service:
             message = f"the model {wanted} does not exist, {self.name} is served"
             raise HTTPError(404, message, type="not_found_error", param="model", code="model_not_found")
 
-    def room(self, num_prompt: int, asked: int | None, default: int | None, param: str) -> int:
-        """Tokens that may be written after a prompt: as many as are asked for, or the default, or all that fit.
+    def room(self, num_prompt: int, asked: int | None, default: int | None, *, param: str, prompt_param: str) -> int:
+        """Tokens that may be written after a prompt: as many as are asked for, or the default, or all that fit. `param` and
+        `prompt_param` are the fields that say so.
 
         Raises HTTPError where prompt and answer do not fit into the context.
         """
@@ -98,7 +104,7 @@ class Service:
             raise HTTPError(
                 400,
                 f"the context is {context} tokens; the prompt has {num_prompt}{wanted}",
-                param="messages" if param == "max_completion_tokens" else "prompt",
+                param=prompt_param,
                 code="context_length_exceeded",
             )
         tokens = asked if asked is not None else min(left, default) if default is not None else left
@@ -110,32 +116,28 @@ class Service:
         fields: SamplingFields,
         sampling: Sampling,
         rooms: Sequence[int],
-        constraint: Constraint | None,
+        form: Form | None,
         key: Key,
     ) -> Work:
         """The prompts on the engine. Raises HTTPError, with nothing left running."""
         streams: list[Stream] = []
-
-        def start() -> None:
+        work = Work(streams, self.metrics)
+        left = self.settings.request_timeout_s
+        follower = await self.grammars.compiled(form, left) if form else None
+        left = max(left - (time.monotonic() - work.started), MIN_TIMEOUT_S)
+        try:
             for ids, room in zip(prompts, rooms, strict=True):
                 streams.append(
                     self.engine.submit(
                         ids,
                         sampling=sampling,
                         max_tokens=room,
-                        grammar=constraint,
+                        grammar=follower,
                         priority=fields.priority or 0,
                         tenant=key.name,
-                        timeout=self.settings.request_timeout_s,
+                        timeout=left,
                     )
                 )
-
-        work = Work(streams, self.metrics)
-        try:
-            if constraint is None:
-                start()
-            else:  # compiling a grammar takes its time
-                await asyncio.to_thread(start)
         except OpenArcticError as error:
             work.cancel()
             raise as_http(error, (*type(fields).model_fields, "prompt")) from error

@@ -16,8 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from openarctic.errors import UserError
 from openarctic.generator import Constraint
 from openarctic.serve.errors import HTTPError
+from openarctic.serve.expansion import check_schema
+from openarctic.serve.grammars import Form
 from openarctic.serve.protocol import ChatRequest, FunctionDefinition, NamedTool, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -27,8 +30,9 @@ _TEXT = r"TEXT: /(?s:.*)/ & ~/(?s:.*<tool_call>.*)/"
 
 
 def tools_of(request: ChatRequest) -> list[FunctionDefinition]:
-    """The tools that may be called: none where `tool_choice` says so. Raises HTTPError for a choice that names no tool."""
-    tools = [tool.function for tool in request.tools or []]
+    """The tools that may be called: none where `tool_choice` says so. Raises HTTPError for a choice that names no tool, and
+    for parameters that are no object."""
+    tools = [_with_object(tool.function, _place(i)) for i, tool in enumerate(request.tools or [])]
     choice = request.tool_choice
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
@@ -45,23 +49,44 @@ def tools_of(request: ChatRequest) -> list[FunctionDefinition]:
     return [] if choice == "none" else tools
 
 
-def call_constraint(request: ChatRequest, tools: Sequence[FunctionDefinition], other: Constraint | None) -> Constraint:
-    """Calls of `tools` where they must be made; else calls, or text (or what `other`, a JSON constraint, wants)."""
+def _place(number: int) -> str:
+    return f"tools[{number}].function.parameters"
+
+
+def _with_object(tool: FunctionDefinition, place: str) -> FunctionDefinition:
+    """Its arguments are an object, also where the schema does not say so. Raises HTTPError where it says something else."""
+    if not tool.parameters:
+        return tool
+    try:
+        check_schema(tool.parameters)
+    except UserError as error:
+        raise HTTPError(400, f"{place}: {error.message}", param=place) from error
+    kind = tool.parameters.get("type", "object")
+    if kind != "object":
+        raise HTTPError(400, f"{place} are of type {json.dumps(kind)}, arguments are an object", param=place)
+    return tool.model_copy(update={"parameters": {"type": "object", **tool.parameters}})
+
+
+def calls_form(request: ChatRequest, tools: Sequence[FunctionDefinition], other: Form | None) -> Form:
+    """Calls of `tools` where they must be made; else calls, or text (or what `other`, of a JSON schema, wants). A named tool is
+    called once."""
     rules = [f"call_{i}: {_literal(_before(tool.name))} args_{i} {_literal(_after())}" for i, tool in enumerate(tools)]
     rules += [f"args_{i}: %json {_compact(tool.parameters or _NO_PARAMETERS)}" for i, tool in enumerate(tools)]
     rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(tools))))
-    many = "" if request.parallel_tool_calls is False else f" ({_literal(chr(10))} call)*"
-    must = request.tool_choice == "required" or isinstance(request.tool_choice, NamedTool)
-    if must:
+    is_named = isinstance(request.tool_choice, NamedTool)
+    many = "" if is_named or request.parallel_tool_calls is False else f" ({_literal(chr(10))} call)*"
+    if is_named or request.tool_choice == "required":
         rules.append(f"start: call{many}")
-    elif other is not None and other.kind == "json":
-        schema = json.loads(other.source)
+    elif other is not None and other.constraint.kind == "json":
+        schema = json.loads(other.constraint.source)
         rules += [f"start: call{many} | answer", f"answer: %json {_compact(schema if isinstance(schema, dict) else {})}"]
     elif other is not None:
-        raise HTTPError(400, f"tools go with JSON outputs, not with a {other.kind}", param="structured_outputs")
+        raise HTTPError(400, f"tools go with JSON outputs, not with a {other.constraint.kind}", param="structured_outputs")
     else:
         rules += [f"start: TEXT | TEXT? call{many}", _TEXT]
-    return Constraint(grammar="\n".join(rules))
+    places = {tool.function.name: _place(i) for i, tool in enumerate(request.tools or [])}
+    parts = [Form(Constraint(json=tool.parameters), places[tool.name]) for tool in tools if tool.parameters]
+    return Form(Constraint(grammar="\n".join(rules)), "tools", (*parts, *([other] if other else [])))
 
 
 def _compact(schema: Mapping[str, Any]) -> str:
@@ -147,9 +172,11 @@ class CallReader:
             if len(self._held) == before:
                 return pieces
 
-    def finish(self) -> list[Piece]:
-        """What was held back, at the end."""
+    def finish(self, is_cut: bool = False) -> list[Piece]:
+        """What was held back, at the end. The beginning of a call is none of the text where it was cut off."""
         held, self._held = self._held, ""
+        if is_cut and OPEN[0] in held:
+            return []
         is_after_a_call = self.count > 0 and not held.strip()
         return [Text(held)] if held and self._depth is None and not is_after_a_call else []
 
