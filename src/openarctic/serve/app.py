@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ _ERROR = {
     },
 }
 PARQUET = "application/vnd.apache.parquet"
+TRUNCATED = "X-Truncated"  # of a file: whether there were more rows than the limit
 _TEXT = {"schema": {"type": "string"}}
 # Kinds of answers beside JSON.
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -112,18 +113,25 @@ def _events(stream: AsyncIterator[bytes]) -> Response:
 
 
 async def _watched(request: Request, work: Coroutine[Any, Any, Any], answer: Callable[[Any], Response]) -> Response:
-    """The answer of what `work` gives; it ends when the client goes away. Failures are told as the command line tells them."""
+    """The answer of what `work` gives, made in a thread as it may be large; work ends when the client goes away. Failures are
+    told as the command line tells them."""
+
+    async def made() -> Response:
+        return await asyncio.to_thread(answer, await work)
+
     try:
-        return answer(await while_connected(request, work))
+        return await while_connected(request, made())
     except OpenArcticError as error:
         http = as_http(error)
         told = {**http.body()["error"], **error.to_dict()}
         return JSONResponse({"status": error.status, "error": told}, http.status)
 
 
-def _json(body: Any) -> Response:
-    """Dates and decimals as text."""
-    return Response(json.dumps(body, default=str), media_type="application/json")
+def _json(body: dict[str, Any]) -> Response:
+    """Dates as text."""
+    from openarctic.serve import files
+
+    return Response(files.as_json(body), media_type="application/json")
 
 
 def _key(request: Request) -> Key:
@@ -246,9 +254,12 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
         def answer(found: tuple[dict[str, Any], Result]) -> Response:
             if body.format == "json":
                 return _json(found[0])
-            is_csv = body.format == "csv"
-            data, kind = (files.as_csv(found[1]), "text/csv") if is_csv else (files.as_parquet(found[1]), PARQUET)
-            headers = {"Content-Disposition": f'attachment; filename="result.{body.format}"'}
+            result = found[1]
+            data, kind = (files.as_csv(result), "text/csv") if body.format == "csv" else (files.as_parquet(result), PARQUET)
+            headers = {
+                "Content-Disposition": f'attachment; filename="result.{body.format}"',
+                TRUNCATED: "true" if result.truncated else "false",
+            }
             return Response(data, media_type=kind, headers=headers)
 
         return await _watched(request, sql.query(desk, body, _key(request)), answer)

@@ -112,7 +112,10 @@ async def query(desk: Desk, request: QueryRequest, key: Key) -> tuple[dict[str, 
         started = time.perf_counter()
         copilot = seat.copilot
         queried = await in_thread(
-            seat, lambda: run_query(copilot.access, copilot.worker, request.sql, request.limit, request.timeout)
+            seat,
+            lambda: run_query(
+                copilot.access, copilot.worker, request.sql, request.limit, request.timeout, is_exact=request.format != "json"
+            ),
         )
     result, chart = queried.result, None
     if request.chart:
