@@ -158,9 +158,7 @@ def test_cortex_analysts_form(served: Server) -> None:
         text, sql = body["message"]["content"]
         assert QUESTION in text["text"] and "orders" in sql["statement"] and body["request_id"]
         assert sql["confidence"] == {"verified_query_used": None}
-    assert served.post(url, {**asked, "semantic_view": "db.public.other"}).error["code"] == "unknown_database"
-    refused = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Delete all orders"}]}]}
-    assert served.post(url, refused).status == 403
+    assert served.post(url, {**asked, "semantic_view": "db.public.other"}).json["error_code"] == "unknown_database"
 
 
 def put_together(told: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -188,7 +186,7 @@ def test_cortex_analysts_stream_is_its_whole_message(served: Server) -> None:
     assert dict(told)["response_metadata"] == whole["response_metadata"]
     assert reply.body.decode().endswith('event: done\ndata: {"status":"done","status_message":"Done"}\n\n')
     unknown = served.post(url, {**asked, "semantic_view": "db.public.other", "stream": True})
-    assert (unknown.status, unknown.error["code"]) == (404, "unknown_database")
+    assert (unknown.status, unknown.json["error_code"]) == (404, "unknown_database")
 
 
 def test_a_failure_in_cortex_analysts_stream_is_an_event(nano: Engine, tmp_path: Path) -> None:

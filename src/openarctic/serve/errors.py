@@ -19,6 +19,7 @@ from openarctic.errors import (
     UserError,
 )
 
+CORTEX = "/api/v2/cortex"
 # The first class that fits decides.
 STATUSES: tuple[tuple[type[OpenArcticError], int, str], ...] = (
     (MissingError, 404, "not_found_error"),
@@ -50,6 +51,15 @@ class HTTPError(Exception):
     def body(self) -> dict[str, Any]:
         """The answer's body."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def for_path(body: dict[str, Any], path: str, request_id: str) -> dict[str, Any]:
+    """The body of an error; under Cortex Analyst's paths also with the fields that its clients read."""
+    if not path.startswith(CORTEX):
+        return body
+    error = body["error"]
+    own = {"request_id": request_id, "error_code": error.get("code") or error["type"], "message": error["message"]}
+    return {**body, **own}
 
 
 def stopping() -> HTTPError:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from openarctic.serve.errors import HTTPError, stopping
-from openarctic.serve.keys import ANYONE, Key, find_key
+from openarctic.serve.errors import HTTPError, for_path, stopping
+from openarctic.serve.keys import ANYONE, Key, find_key, given_key
 from openarctic.serve.service import Service, new_id
 from openarctic.serve.settings import LOOPBACK, ServeSettings
 
@@ -116,8 +116,7 @@ class Gate:
             return ANYONE
         if not keys:
             return ANYONE
-        scheme, _, given = (exchange.header("authorization") or "").partition(" ")
-        given = given.strip() if scheme.lower() == "bearer" else exchange.header("x-api-key") or ""
+        given = given_key(exchange.header("authorization") or "") or exchange.header("x-api-key") or ""
         key = find_key(keys, given) if given else None
         if key is None:
             message = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
@@ -232,7 +231,7 @@ class _Exchange:
         """Answer with an error, unless an answer has begun."""
         if self.status != NO_ANSWER:
             return
-        body = json.dumps(error.body()).encode()
+        body = json.dumps(for_path(error.body(), self.path, self.id)).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": error.status, "headers": pairs})

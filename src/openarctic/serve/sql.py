@@ -140,10 +140,10 @@ async def schema(desk: Desk, name: str | None, key: Key) -> dict[str, Any]:
     return {"dialect": seen.dialect, "tables": tables}
 
 
-def keep_feedback(desk: Desk, request: FeedbackRequest, key: Key) -> dict[str, Any]:
+def keep_feedback(desk: Desk, request: FeedbackRequest, key: Key, comment: str = "") -> dict[str, Any]:
     """Add a line to the file of feedback, from which people draw verified queries. Raises HTTPError where none is kept."""
     if desk.feedback is None:
         raise HTTPError(404, "this server keeps no feedback", type="not_found_error", code="no_feedback")
     by = "" if key is ANYONE else key.name
-    desk.feedback.append(Feedback(**request.model_dump(), by=by))
+    desk.feedback.append(Feedback(**request.model_dump(), by=by, comment=comment))
     return {"status": "ok"}
