@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from openarctic.serve import cors
 from openarctic.serve.errors import HTTPError, for_path, stopping
 from openarctic.serve.keys import ANYONE, Key, find_key, given_key
 from openarctic.serve.service import Service, new_id
@@ -58,6 +59,11 @@ class Gate:
         exchange = _Exchange(scope, receive, send, self.service.settings)
         try:
             try:
+                self._check_host(exchange)
+                self._check_origin(exchange)
+                if exchange.is_preflight:
+                    await exchange.allow()
+                    return
                 key = self._admit(exchange)
             except HTTPError as error:
                 await exchange.refuse(error)
@@ -82,8 +88,6 @@ class Gate:
             exchange.log(route, scope.get("state", {}).get("usage"))
 
     def _admit(self, exchange: _Exchange) -> Key:
-        self._check_host(exchange)
-        self._check_origin(exchange)
         key = self._key(exchange)
         if exchange.path in GENERATES:
             if self.service.is_draining:
@@ -188,6 +192,15 @@ class _Exchange:
         self._first: float | None = None
         self._size = 0
         self._is_too_large = False
+        origin = self.header("origin")
+        self._cors = [(b"vary", b"Origin")] if settings.origins else []
+        is_of_other_site = origin is not None and origin in settings.origins
+        if origin is not None and is_of_other_site:
+            self._cors += cors.allowance(origin)
+        # Sent by the browser itself, without the key.
+        self.is_preflight = (
+            is_of_other_site and self.method == "OPTIONS" and self.header("access-control-request-method") is not None
+        )
         given = self.header("x-request-id") or ""
         self.id = given if re.fullmatch(r"[\w.\-]{1,128}", given) else new_id("req-")
 
@@ -219,13 +232,19 @@ class _Exchange:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", self.id.encode())]}
+            message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", self.id.encode()), *self._cors]}
         else:
             if self._first is None:
                 self._first = time.monotonic()
             if self._told is not None and len(self._told) < MAX_TOLD_BYTES:
                 self._told += message.get("body", b"")
         await self._send(message)
+
+    async def allow(self) -> None:
+        """Answer the question of an allowed site's page whether it may call."""
+        headers = cors.preflight(self.header("access-control-request-headers") or "")
+        await self.send({"type": "http.response.start", "status": 204, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b""})
 
     async def refuse(self, error: HTTPError) -> None:
         """Answer with an error, unless an answer has begun."""
