@@ -34,6 +34,14 @@ def test_plain_routes(server: Server, engine: Engine) -> None:
     assert server.get("/v1/completions").status == 405
 
 
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/v1/models"])
+def test_who_asks_for_the_head_gets_it(server: Server, path: str) -> None:
+    whole, head = server.get(path), server.call("HEAD", path)
+    assert (head.status, head.body) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == whole.headers[name]
+
+
 def test_tokens_over_http(server: Server, engine: Engine) -> None:
     assert engine.tokenizer is not None
     answer = server.post("/tokenize", {"prompt": "name of é", "return_token_strs": True}).json

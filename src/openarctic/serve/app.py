@@ -138,12 +138,15 @@ def _key(request: Request) -> Key:
 
 
 def _add_plain_routes(app: FastAPI, service: Service) -> None:
+    # Load balancers and monitors ask with HEAD: the server leaves the body out.
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", tags=["server"])
     @app.get("/ping", tags=["server"], include_in_schema=False)
     async def health() -> dict[str, str]:
         """The process lives."""
         return {"status": "ok"}
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", tags=["server"])
     async def ready() -> Response:
         """Whether requests are taken: not while the server stops."""
@@ -172,6 +175,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
             **({"target_form": service.engine.target_form} if service.engine.target_form else {}),
         }
 
+    @app.head("/v1/models", include_in_schema=False)
     @app.get("/v1/models", tags=["models"])
     async def models() -> dict[str, Any]:
         """The model that is served."""
