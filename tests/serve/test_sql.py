@@ -126,9 +126,14 @@ def test_a_file_for_spreadsheets_holds_no_formulas(served: Server) -> None:
     ("sql", "status", "type"),
     [
         ("DROP TABLE orders", 403, "not_a_read"),
-        ("SELECT * FROM nowhere", 403, "unknown_table"),
+        ("SELECT * FROM nowhere", 400, "unknown_table"),
+        ("SELECT nothing FROM orders", 400, "unknown_column"),
         ("SELECT read_text('/etc/passwd')", 403, "forbidden_function"),
-        ("SELECT (", 403, "unparsable"),
+        ("SELECT (", 400, "unparsable"),
+        ("selec 1", 400, "unparsable"),
+        ("", 400, "unparsable"),
+        ("-- nothing", 400, "unparsable"),
+        ("SELECT 1; SELECT 2", 403, "not_a_read"),
         ("SELECT CAST('x' AS INTEGER) FROM orders", 400, "bad_input"),
     ],
 )
@@ -136,7 +141,7 @@ def test_refusals(served: Server, sql: str, status: int, type: str) -> None:
     for format in ("json", "csv"):
         reply = served.post("/v1/query", {"sql": sql, "format": format})
         assert (reply.status, reply.json["error"]["type"]) == (status, type), reply.body
-        assert reply.json["status"] == ("refused" if status == 403 else "error")
+        assert reply.json["status"] == ("error" if type == "bad_input" else "refused")
 
 
 def test_schema_and_names(served: Server) -> None:

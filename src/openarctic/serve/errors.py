@@ -29,6 +29,8 @@ STATUSES: tuple[tuple[type[OpenArcticError], int, str], ...] = (
     (CapacityError, 503, "overloaded_error"),
     (CorruptError, 500, "server_error"),
 )
+# What the guard says of a statement that is a mistake and no offence: clients take 403 for a matter of keys.
+MISTAKES = ("unparsable", "unknown_table", "unknown_column")
 
 
 class HTTPError(Exception):
@@ -75,6 +77,8 @@ def as_http(error: OpenArcticError, fields: Sequence[str] = ()) -> HTTPError:
     for kind, status, type in STATUSES:
         if isinstance(error, kind):
             code = error.type if isinstance(error, RefusedError) else None
+            if code in MISTAKES:
+                status, type = 400, "invalid_request_error"
             return HTTPError(status, message, type=type, param=param, code=code)
     return HTTPError(500, "internal error", type="server_error")
 
