@@ -193,6 +193,16 @@ def test_limits_of_rows_and_time(shop: Database) -> None:
         assert time.monotonic() - started < 15
 
 
+def test_exact_rows_tell_the_kinds_of_their_values(shop: Database) -> None:
+    numbers, times = "12345678901234567890.10::numeric", "date 'infinity', now(), timestamp '2024-01-02', time '12:00'"
+    sql = f"SELECT {numbers}, {times}, 1, NULL"
+    with Worker(shop) as worker:
+        exact = worker.execute(read(sql), is_exact=True)
+        assert worker.execute(read(sql)).kinds is None
+    assert exact.rows[0][:2] == ("12345678901234567890.10", "infinity")
+    assert exact.kinds == [["Decimal"], ["date"], ["aware"], ["datetime"], ["time"], ["int"], []]
+
+
 def test_ten_million_rows_end_at_the_limit_of_bytes(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openarctic.copilot.execute.RESULT_BYTES", 4 << 20)
     with pytest.raises(CapacityError, match="more than 4194304 bytes"):

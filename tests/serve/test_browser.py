@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="pip install play
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 INTERACTIVE_S = 1.0
+LARGE = [(2**53 + 1, "9007199254740993 \\"), (2**53, '"'), (-(2**63), ""), (7, "x")]
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
 
 
@@ -39,6 +42,8 @@ def served(nano: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     with sqlite3.connect(folder / "big.sqlite") as connection:
         connection.execute("CREATE TABLE big (id INTEGER, text TEXT)")
         connection.executemany("INSERT INTO big VALUES (?, ?)", ((i, f"row {i}") for i in range(12_000)))
+        connection.execute("CREATE TABLE large (number INTEGER, text TEXT)")
+        connection.executemany("INSERT INTO large VALUES (?, ?)", LARGE)
         connection.execute("CREATE TABLE evil (x TEXT)")
         connection.execute("INSERT INTO evil VALUES (?)", (EVIL,))
     databases = {"sample": database_or_sample(None), "big": open_database(folder / "big.sqlite")}
@@ -148,6 +153,87 @@ def test_ten_thousand_rows_do_not_stutter(page: Any) -> None:
     page.click("#head button >> nth=0")
     until(page, "document.querySelector('#rows td.number')?.textContent === '9999'")
     assert page.get_attribute("#head th >> nth=0", "aria-sort") == "descending"
+
+
+def column(page: Any, number: int) -> list[str]:
+    return list(page.locator(f"#rows tr:not(.gap) td:nth-child({number})").all_inner_texts())
+
+
+def test_whole_numbers_are_exact(page: Any) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.select_option("#database", "big")
+    page.evaluate("document.querySelector('#result').hidden = false")
+    run(page, "SELECT * FROM large ORDER BY number DESC")
+    assert column(page, 1) == ["9007199254740993", "9007199254740992", "7", "-9223372036854775808"]
+    assert column(page, 2) == ["9007199254740993 \\", '"', "x", ""]
+    assert page.locator("#rows td.number").count() == 4
+    page.click("#head button >> nth=0")
+    assert column(page, 1) == ["-9223372036854775808", "7", "9007199254740992", "9007199254740993"]
+    page.click("#copy")
+    until(page, "document.querySelector('#copy').textContent === 'Copied'")
+    assert page.evaluate("navigator.clipboard.readText()").splitlines()[4] == "9007199254740993\t9007199254740993 \\"
+    with page.expect_download() as download:
+        page.click("#csv")
+    assert "9007199254740993," in Path(download.value.path()).read_text()
+    until(page, "document.querySelector('#stage').textContent === 'Done: the file has all rows.'")
+
+
+def test_a_screen_reader_knows_the_place_among_all_rows(page: Any) -> None:
+    page.select_option("#database", "big")
+    page.evaluate("document.querySelector('#result').hidden = false")
+    run(page, "SELECT * FROM big")
+    assert page.get_attribute("table", "aria-rowcount") == "10001" and page.get_attribute("#head", "aria-rowindex") == "1"
+    page.evaluate("document.querySelector('#scroller').scrollTop = 5000 * 30")
+    until(page, "Number(document.querySelector('#rows tr:nth-child(2)').ariaRowIndex ?? 0) > 4000")
+    first = page.locator("#rows tr:not(.gap) >> nth=0")
+    assert int(first.get_attribute("aria-rowindex")) == int(first.locator("td").first.inner_text()) + 2
+
+
+@pytest.mark.parametrize("told", ["", 'event: linked\ndata: {"tables": ["orders"], "values": []}\n\n'])
+def test_a_connection_that_breaks_is_told_like_help(page: Any, told: str) -> None:
+    page.route("**/v1/ask", lambda route: route.fulfill(body=told, content_type="text/event-stream"), times=1)
+    page.fill("#question", "How many orders are there?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert page.inner_text("#what") == "The connection broke before the answer was whole." and page.inner_text("#hint")
+    assert page.inner_text("#stage") == "" and page.get_attribute("#stage", "class") == ""
+    assert page.is_enabled("#send")
+
+
+def test_a_server_that_ends_amid_an_answer_is_told_like_help(page: Any) -> None:
+    """A real connection that is cut: the browser throws words of its own."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def cut() -> None:
+        connection, _ = listening.accept()
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000\r\n\r\nevent: linked\n")
+        connection.close()
+
+    threading.Thread(target=cut, daemon=True).start()
+    port = listening.getsockname()[1]
+    page.route("**/v1/ask", lambda route: route.continue_(url=f"http://127.0.0.1:{port}/"), times=1)
+    page.fill("#question", "How many orders are there?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert page.inner_text("#what") == "The connection broke before the answer was whole."
+    assert page.inner_text("#stage") == ""
+    listening.close()
+
+
+def test_a_browser_that_keeps_nothing(page: Any) -> None:
+    page.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage"])
+             Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });"""
+    )
+    page.reload()
+    page.wait_for_selector("#schema details")
+    ask(page, "How many orders are there?")
+    assert page.locator("#history button").all_inner_texts() == ["How many orders are there?"], "while the page is open"
+    page.click("#theme")
+    assert page.inner_text("#theme") == "Light"
+    page.click("#forget")
+    assert page.locator("#history button").count() == 0
 
 
 def test_text_of_others_stays_text(page: Any) -> None:

@@ -19,7 +19,7 @@ from openarctic.serve.desk import Desk
 from openarctic.serve.keys import Key, digest_of, find_key, key_line, new_key, read_keys
 from openarctic.serve.settings import ServeSettings
 
-from .world import Server, running
+from .world import Reply, Server, running
 
 LONG = {"prompt": "name", "max_tokens": 3000, "temperature": 0, "ignore_eos": True}
 SHORT = {"prompt": "name", "max_tokens": 2, "temperature": 0}
@@ -35,6 +35,14 @@ def test_plain_routes(server: Server, engine: Engine) -> None:
     assert server.get("/v1/models/other").status == 404
     assert server.get("/nothing").error["type"] == "not_found_error"
     assert server.get("/v1/completions").status == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/v1/models"])
+def test_who_asks_for_the_head_gets_it(server: Server, path: str) -> None:
+    whole, head = server.get(path), server.call("HEAD", path)
+    assert (head.status, head.body) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == whole.headers[name]
 
 
 def test_tokens_over_http(server: Server, engine: Engine) -> None:
@@ -78,6 +86,53 @@ def test_pages_of_other_sites_are_refused(server: Server) -> None:
     reply = server.get("/health", Origin="http://evil.example")
     assert reply.status == 403 and "access-control-allow-origin" not in reply.headers
     assert server.get("/health", Origin="null").status == 403
+
+
+PAGE = "https://shop.example"
+
+
+def told_to_browsers(reply: Reply) -> dict[str, str]:
+    return {name.removeprefix("access-control-"): v for name, v in reply.headers.items() if name.startswith("access-control-")}
+
+
+def preflight(server: Server, origin: str, headers: str = "authorization,content-type", path: str = "/v1/completions") -> Reply:
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": headers}
+    return server.call("OPTIONS", path, headers=asked)
+
+
+def test_pages_of_allowed_sites_may_call(engine: Engine) -> None:
+    with running(engine, keys=(Key("ann", digest_of("a")),), origins=(PAGE,), requests_per_minute=1) as server:
+        asked = preflight(server, PAGE, "authorization, x-stainless-os, x-made-up")
+        assert asked.status == 204 and asked.body == b"" and asked.headers["vary"] == "Origin"
+        told = told_to_browsers(asked)
+        assert (told["allow-origin"], told["allow-methods"]) == (PAGE, "GET, HEAD, POST")
+        assert told["allow-headers"] == "Authorization, Content-Type, X-API-Key, X-Request-Id, x-stainless-os"
+        assert int(told["max-age"]) > 0 and "allow-credentials" not in told
+        own = {"Origin": PAGE, "Authorization": "Bearer a"}
+        replies = [
+            server.post("/v1/completions", SHORT, Origin=PAGE),
+            server.post("/v1/completions", SHORT, **own),
+            server.post("/v1/completions", SHORT, **own),
+            server.post("/v1/completions", {"made_up": 1}, **own),
+            server.get("/nothing", **own),
+        ]
+        assert [reply.status for reply in replies] == [401, 200, 429, 429, 404]
+        for reply in replies:
+            assert (reply.headers["access-control-allow-origin"], reply.headers["vary"]) == (PAGE, "Origin")
+            assert {"X-Request-Id", "Retry-After"} <= set(reply.headers["access-control-expose-headers"].split(", "))
+
+
+def test_nobody_else_is_told_anything(engine: Engine, server: Server) -> None:
+    with running(engine, origins=(PAGE,)) as open_server:
+        for other in ("https://evil.example", f"{PAGE}.evil.example", f"{PAGE}:444", "http://shop.example", "null"):
+            reply = preflight(open_server, other)
+            assert reply.status == 403 and told_to_browsers(reply) == {}
+        assert told_to_browsers(open_server.get("/health", Origin=f"http://127.0.0.1:{open_server.port}")) == {}
+        assert told_to_browsers(open_server.get("/health")) == {}
+        plain = open_server.call("OPTIONS", "/v1/completions", headers={"Origin": PAGE})
+        assert plain.status == 405  # not what a browser asks
+    reply = preflight(server, PAGE)
+    assert reply.status == 403 and told_to_browsers(reply) == {} and "vary" not in reply.headers
 
 
 def test_bodies_have_a_limit(engine: Engine) -> None:

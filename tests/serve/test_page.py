@@ -28,6 +28,13 @@ def test_text_of_others_never_becomes_markup() -> None:
     assert not re.search(r"<script(?![^>]*\bsrc=)|\bon\w+=|style=", page)
 
 
+def test_answers_are_never_rounded_or_kept_by_hand() -> None:
+    """JSON of answers is for `exact.js`, which knows large numbers, and storages, which may throw, for `memory.js`."""
+    code = {name: data.decode() for name, (data, _) in assets().items() if name.endswith(".js")}
+    assert {name for name, text in code.items() if "JSON.parse(" in text} == {"exact.js", "memory.js"}
+    assert {name for name, text in code.items() if re.search(r"\b(local|session)Storage\b", text)} == {"memory.js"}
+
+
 def test_every_control_has_a_name() -> None:
     page = assets()["index.html"][0].decode()
     labelled = set(re.findall(r'<label[^>]*\bfor="([^"]+)"', page)) | set(re.findall(r'<label[^>]*>[^<]*<\w+ id="([^"]+)"', page))

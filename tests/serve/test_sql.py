@@ -129,9 +129,14 @@ def test_a_file_for_spreadsheets_holds_no_formulas(served: Server) -> None:
     ("sql", "status", "type"),
     [
         ("DROP TABLE orders", 403, "not_a_read"),
-        ("SELECT * FROM nowhere", 403, "unknown_table"),
+        ("SELECT * FROM nowhere", 400, "unknown_table"),
+        ("SELECT nothing FROM orders", 400, "unknown_column"),
         ("SELECT read_text('/etc/passwd')", 403, "forbidden_function"),
-        ("SELECT (", 403, "unparsable"),
+        ("SELECT (", 400, "unparsable"),
+        ("selec 1", 400, "unparsable"),
+        ("", 400, "unparsable"),
+        ("-- nothing", 400, "unparsable"),
+        ("SELECT 1; SELECT 2", 403, "not_a_read"),
         ("SELECT CAST('x' AS INTEGER) FROM orders", 400, "bad_input"),
     ],
 )
@@ -139,7 +144,7 @@ def test_refusals(served: Server, sql: str, status: int, type: str) -> None:
     for format in ("json", "csv"):
         reply = served.post("/v1/query", {"sql": sql, "format": format})
         assert (reply.status, reply.json["error"]["type"]) == (status, type), reply.body
-        assert reply.json["status"] == ("refused" if status == 403 else "error")
+        assert reply.json["status"] == ("error" if type == "bad_input" else "refused")
 
 
 def test_schema_and_names(served: Server) -> None:
@@ -161,9 +166,7 @@ def test_cortex_analysts_form(served: Server) -> None:
         text, sql = body["message"]["content"]
         assert QUESTION in text["text"] and "orders" in sql["statement"] and body["request_id"]
         assert sql["confidence"] == {"verified_query_used": None}
-    assert served.post(url, {**asked, "semantic_view": "db.public.other"}).error["code"] == "unknown_database"
-    refused = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Delete all orders"}]}]}
-    assert served.post(url, refused).status == 403
+    assert served.post(url, {**asked, "semantic_view": "db.public.other"}).json["error_code"] == "unknown_database"
 
 
 def put_together(told: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -191,7 +194,7 @@ def test_cortex_analysts_stream_is_its_whole_message(served: Server) -> None:
     assert dict(told)["response_metadata"] == whole["response_metadata"]
     assert reply.body.decode().endswith('event: done\ndata: {"status":"done","status_message":"Done"}\n\n')
     unknown = served.post(url, {**asked, "semantic_view": "db.public.other", "stream": True})
-    assert (unknown.status, unknown.error["code"]) == (404, "unknown_database")
+    assert (unknown.status, unknown.json["error_code"]) == (404, "unknown_database")
 
 
 def test_a_failure_in_cortex_analysts_stream_is_an_event(nano: Engine, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,17 @@ RESULT_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Rows of a statement; `truncated` says that there were more than the limit."""
+    """Rows of a statement; `truncated` says that there were more than the limit.
+
+    Where it was asked for, decimals are texts with all their digits, and `kinds` has for each column the names of its values'
+    types in Python, without NULL; `aware` is a datetime with a zone, `datetime_ns` one with nanoseconds.
+    """
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
     truncated: bool
     seconds: float
+    kinds: Sequence[Sequence[str]] | None = None
 
 
 class Worker:
@@ -76,10 +82,17 @@ class Worker:
         return process
 
     def execute(
-        self, checked: Checked, limit: int = 1000, timeout_s: float = 10.0, role: str | None = None, is_plan: bool = False
+        self,
+        checked: Checked,
+        limit: int = 1000,
+        timeout_s: float = 10.0,
+        role: str | None = None,
+        is_plan: bool = False,
+        is_exact: bool = False,
     ) -> Result:
         """Run one statement, on PostgreSQL as `role` where one is named. Limits and role of the statement itself come first.
-        With `is_plan` it does not run: the rows are the engine's plan for it, in the engine's own form.
+        With `is_plan` it does not run: the rows are the engine's plan for it, in the engine's own form. `is_exact` is for files:
+        see `Result`.
 
         Raises CapacityError at a limit or when a server is gone, MissingError when a table or column of the schema is no longer
         there, RefusedError for a role that may write, UserError when the engine refuses the statement.
@@ -103,9 +116,12 @@ class Worker:
             "max_bytes": RESULT_BYTES,
             "role": role,
             "plan": is_plan,
+            "exact": is_exact,
         }
+        deadline = time.monotonic() + timeout_s + GRACE_S
         try:
-            reply = self._exchange(json.dumps(request), time.monotonic() + timeout_s + GRACE_S)
+            reply = self._exchange(json.dumps(request), deadline)
+            rows = [tuple(row) for _ in range(reply.get("lines", 0)) for row in self._read(deadline)]
         except TimeoutError as error:
             self._end()
             raise CapacityError(f"the query took longer than {timeout_s:g} s and was stopped", "raise --timeout") from error
@@ -122,7 +138,7 @@ class Worker:
             if reply["error"] == "lost":
                 self._end()  # the next statement connects anew
             raise failure(self.database, reply["error"], reply["message"])
-        return Result(reply["columns"], [tuple(r) for r in reply["rows"]], reply["truncated"], reply["seconds"])
+        return Result(reply["columns"], rows, reply["truncated"], reply["seconds"], reply["kinds"])
 
     def _has_changed(self) -> bool:
         return has_changed(self.database, self._state)
@@ -144,9 +160,10 @@ class Worker:
         assert self._process is not None and self._process.stdin is not None
         self._process.stdin.write(request.encode() + b"\n")
         self._process.stdin.flush()
-        return self._read(deadline)
+        return dict(self._read(deadline))
 
-    def _read(self, deadline: float) -> dict[str, Any]:
+    def _read(self, deadline: float) -> Any:
+        """The next line."""
         assert self._process is not None and self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         chunks = [self._buffer]
@@ -159,7 +176,7 @@ class Worker:
                 raise EOFError
             chunks.append(chunk)
         line, _, self._buffer = b"".join(chunks).partition(b"\n")
-        return dict(json.loads(line))
+        return json.loads(line)
 
     def stop(self) -> None:
         """From another thread: end what runs. Every statement fails from now on, until `close`, which comes after that thread is

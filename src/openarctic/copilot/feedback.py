@@ -30,7 +30,8 @@ Decision = Literal["accepted", "rejected"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feedback:
-    """A verdict on the SQL that answered a question; `corrected` is the SQL that a person put in its place. `at` is in seconds.
+    """A verdict on the SQL that answered a question; `corrected` is the SQL that a person put in its place, `comment` what
+    they said of it. `at` is in seconds.
 
     Raises UserError for values outside of their limits.
     """
@@ -41,6 +42,7 @@ class Feedback:
     corrected: str = ""
     by: str = ""
     at: int = 0
+    comment: str = ""
 
     def __post_init__(self) -> None:
         check_question(self.question)
@@ -50,7 +52,7 @@ class Feedback:
             raise UserError(f"the verdict is {self.verdict!r}", "it is up or down")
         if not self.sql.strip() and not self.corrected.strip():
             raise UserError("there is no SQL to speak of", "give the SQL of the answer, or the right one")
-        for name in ("sql", "corrected"):
+        for name in ("sql", "corrected", "comment"):
             if len(getattr(self, name)) > MAX_SQL_CHARS:
                 raise UserError(f"{name} has {len(getattr(self, name))} characters, the limit is {MAX_SQL_CHARS}")
         _check_name(self.by)

@@ -31,13 +31,13 @@ class Queried:
         }
 
 
-def run_query(access: Access, worker: Worker, sql: str, limit: int, timeout_s: float) -> Queried:
-    """Check and run a statement, as one event of the audit log.
+def run_query(access: Access, worker: Worker, sql: str, limit: int, timeout_s: float, is_exact: bool = False) -> Queried:
+    """Check and run a statement, as one event of the audit log; `is_exact` as in `Worker.execute`.
 
     Raises RefusedError, CapacityError, MissingError, UserError as `Access.check` and `Worker.execute`.
     """
     with access.recorded("query", sql=sql) as event:
         event.checked = checked = access.check(sql)
-        result = worker.execute(checked, limit=limit, timeout_s=timeout_s)
+        result = worker.execute(checked, limit=limit, timeout_s=timeout_s, is_exact=is_exact)
         event.rows, event.truncated = len(result.rows), result.truncated
     return Queried(checked, result, access.dialect)

@@ -1,7 +1,8 @@
 """The child process that runs statements: engine locks inside, killed from outside. Run as a file, never imported.
 
 It imports as little as possible so that it is ready in a moment. The first line of its input says what to open; requests and
-replies follow as JSON, one a line. When the input ends (the parent is gone) the process ends at once.
+replies follow as JSON, one a line, and after a reply its rows, so many a line. When the input ends (the parent is gone) the
+process ends at once.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ENGINES = Path(__file__).with_name("engines")
 FIRST_ROWS, MOST_ROWS = 16, 4096  # fetched at once; wide rows stay few
 SMALL_BATCH_BYTES = 1 << 20
+ROWS_PER_LINE = 256  # the parent parses a line in one go, in which none of its other threads gets a turn
 
 
 def main() -> None:
@@ -80,7 +83,8 @@ def _reply(engine: Any, engine_module: Any, request: dict[str, Any]) -> dict[str
     try:
         try:
             columns = engine.start(request)
-            rows, truncated = _rows(engine, request["limit"], request["max_bytes"])
+            kinds = [set[str]() for _ in columns] if request["exact"] else None
+            lines, truncated = _lines(engine, request["limit"], request["max_bytes"], kinds)
         finally:
             engine.finish()
     except MemoryError:
@@ -91,38 +95,71 @@ def _reply(engine: Any, engine_module: Any, request: dict[str, Any]) -> dict[str
         kind = engine_module.kind_of(error)
         text = f"the query took longer than {request['timeout']:g} s" if kind == "timeout" else _text(error)
         return {"error": kind, "message": text}
-    seconds = json.dumps(time.perf_counter() - started)
-    head = f'{{"columns": {json.dumps(columns)}, "truncated": {json.dumps(truncated)}, "seconds": {seconds}, "rows": ['
-    return head + ", ".join(rows) + "]}"
+    head = {
+        "columns": columns,
+        "truncated": truncated,
+        "seconds": time.perf_counter() - started,
+        "kinds": None if kinds is None else _told_kinds(kinds, engine),
+        "lines": len(lines),
+    }
+    return "\n".join([json.dumps(head), *lines])
+
+
+def _told_kinds(kinds: list[set[str]], engine: Any) -> list[list[str]]:
+    """Of each column, without NULL; what an engine gives as text is of the kind that it says."""
+    given: dict[int, str] = getattr(engine, "kinds", {})
+    return [[given[i]] if i in given else sorted(found - {"NoneType"}) for i, found in enumerate(kinds)]
 
 
 def _text(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:500]
 
 
-def _rows(engine: Any, limit: int, max_bytes: int) -> tuple[list[str], bool]:
-    """Encoded rows, fetched in batches so that a result which is too large is noticed before all of it is here."""
-    encoded: list[str] = []
-    total, count = 0, FIRST_ROWS
-    while len(encoded) <= limit:
-        batch = engine.fetch(min(count, limit + 1 - len(encoded)))
-        if not batch:
-            return encoded, False
+def _lines(engine: Any, limit: int, max_bytes: int, kinds: list[set[str]] | None) -> tuple[list[str], bool]:
+    """Encoded rows, some in a line, fetched in batches so that a result which is too large is noticed before all of it is here;
+    and whether there were more. With `kinds` they are exact, and the kinds of each column's values are added."""
+    lines: list[str] = []
+    total, done, count = 0, 0, FIRST_ROWS
+    while True:
+        batch = engine.fetch(min(count, limit + 1 - done))
         size = 0
-        for row in batch:
-            text = json.dumps([_cell(value) for value in row])
-            encoded.append(text)
-            size += len(text)
+        for start in range(0, min(len(batch), limit - done), ROWS_PER_LINE):
+            rows = batch[start : min(start + ROWS_PER_LINE, limit - done)]
+            lines.append(_encoded(rows, _cell if kinds is None else _exact_cell))
+            size += len(lines[-1])
             if total + size > max_bytes:
                 raise _TooLargeError
-        total += size
+            for found, column in zip(kinds or (), zip(*rows, strict=True), strict=False):
+                found |= _kinds(column)
+        total, done = total + size, done + len(batch)
+        if not batch or done > limit:
+            return lines, done > limit
         if size < SMALL_BATCH_BYTES:
             count = min(2 * count, MOST_ROWS)
-    return encoded[:limit], True
+
+
+def _encoded(rows: list[Any], cell: Callable[[object], object]) -> str:
+    try:
+        return json.dumps(rows, default=cell, allow_nan=False)  # value by value in Python takes six times as long
+    except (ValueError, TypeError):  # a float that JSON does not have, or such a key
+        return json.dumps([[cell(value) for value in row] for row in rows])
+
+
+def _kinds(values: tuple[object, ...]) -> set[str]:
+    """The names of their types; of a time with a zone, `aware`."""
+    names = {kind.__name__ for kind in set(map(type, values))}
+    if "datetime" in names and any(getattr(value, "tzinfo", None) is not None for value in values):
+        names = names - {"datetime"} | {"aware"}
+    return names
+
+
+def _exact_cell(value: object) -> object:
+    """As `_cell`, but decimals as text with all their digits."""
+    return format(value, "f") if type(value).__name__ == "Decimal" else _cell(value)
 
 
 def _cell(value: object) -> object:
-    """What JSON can carry: numbers, text, null; bytes as hex, dates as ISO text, decimals as exact numbers."""
+    """What JSON can carry: numbers, text, null; bytes as hex, dates as ISO text, decimals as the nearest number."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

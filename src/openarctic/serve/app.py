@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,13 +14,15 @@ from starlette.exceptions import HTTPException
 from openarctic import __version__
 from openarctic.errors import OpenArcticError
 from openarctic.serve import chat, completions, responses, tokens
+from openarctic.serve.answers import LatestAnswers
 from openarctic.serve.bodies import JSONRoute
 from openarctic.serve.desk import Desk, OnWork
-from openarctic.serve.errors import HTTPError, as_http, invalid, stopping
+from openarctic.serve.errors import HTTPError, as_http, for_path, invalid, stopping
 from openarctic.serve.gate import Gate
 from openarctic.serve.keys import ANYONE, Key
 from openarctic.serve.page import add_page
 from openarctic.serve.protocol import (
+    AnalystFeedback,
     AnalystRequest,
     AskRequest,
     ChatRequest,
@@ -37,35 +39,26 @@ from openarctic.serve.work import ClientGone, Work, while_connected
 if TYPE_CHECKING:
     from openarctic.copilot.execute import Result
 
-_ERROR = {
-    "description": "what was wrong",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error"],
-                "properties": {
-                    "error": {
-                        "type": "object",
-                        "required": ["message", "type", "param", "code"],
-                        "properties": {
-                            "message": {"type": "string"},
-                            "type": {"type": "string"},
-                            "param": {"type": ["string", "null"]},
-                            "code": {"type": ["string", "null"]},
-                        },
-                    }
-                },
-            }
-        }
-    },
-}
+_TEXT = {"type": "string"}
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_ERROR_FIELDS = {"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL}
+
+
+def _errors(**beside: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """What every failure is answered with: an error, and the fields beside it."""
+    error = {"type": "object", "required": list(_ERROR_FIELDS), "properties": _ERROR_FIELDS}
+    schema = {"type": "object", "required": ["error", *beside], "properties": {"error": error, **beside}}
+    answer = {"description": "what was wrong", "content": {"application/json": {"schema": schema}}}
+    return dict.fromkeys((400, 401, 403, 404, 413, 421, 422, 429, 503, 504), answer)
+
+
+RESPONSES = _errors()
+ANALYST_ERRORS = _errors(request_id=_TEXT, error_code=_TEXT, message=_TEXT)
 PARQUET = "application/vnd.apache.parquet"
-_TEXT = {"schema": {"type": "string"}}
+TRUNCATED = "X-Truncated"  # of a file: whether there were more rows than the limit
 # Kinds of answers beside JSON.
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
-FILES: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": _TEXT, PARQUET: {}}}}
-RESPONSES: dict[int | str, dict[str, Any]] = {status: _ERROR for status in (400, 401, 403, 404, 413, 421, 422, 429, 503, 504)}
+FILES: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": _TEXT}, PARQUET: {}}}}
 
 
 def build_app(service: Service, desk: Desk | None = None) -> FastAPI:
@@ -86,25 +79,25 @@ def build_app(service: Service, desk: Desk | None = None) -> FastAPI:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def answer(error: HTTPError) -> Response:
-        return JSONResponse(error.body(), error.status, headers=error.headers)
+    def answer(request: Request, error: HTTPError) -> Response:
+        return _failed(request, error.body(), error.status, error.headers)
 
     @app.exception_handler(HTTPError)
     async def ours(request: Request, error: HTTPError) -> Response:
-        return answer(error)
+        return answer(request, error)
 
     @app.exception_handler(OpenArcticError)
     async def known(request: Request, error: OpenArcticError) -> Response:
-        return answer(as_http(error))
+        return answer(request, as_http(error))
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
-        return answer(invalid(error.errors()))
+        return answer(request, invalid(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:
         kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-        return answer(HTTPError(error.status_code, str(error.detail), type=kind, headers=error.headers))
+        return answer(request, HTTPError(error.status_code, str(error.detail), type=kind, headers=error.headers))
 
     @app.exception_handler(ClientGone)
     async def gone(request: Request, error: ClientGone) -> Response:
@@ -118,18 +111,30 @@ def _events(stream: AsyncIterator[bytes]) -> Response:
 
 
 async def _watched(request: Request, work: Coroutine[Any, Any, Any], answer: Callable[[Any], Response]) -> Response:
-    """The answer of what `work` gives; it ends when the client goes away. Failures are told as the command line tells them."""
+    """The answer of what `work` gives, made in a thread as it may be large; work ends when the client goes away. Failures are
+    told as the command line tells them."""
+
+    async def made() -> Response:
+        return await asyncio.to_thread(answer, await work)
+
     try:
-        return answer(await while_connected(request, work))
+        return await while_connected(request, made())
     except OpenArcticError as error:
         http = as_http(error)
         told = {**http.body()["error"], **error.to_dict()}
-        return JSONResponse({"status": error.status, "error": told}, http.status)
+        return _failed(request, {"status": error.status, "error": told}, http.status)
 
 
-def _json(body: Any) -> Response:
-    """Dates and decimals as text."""
-    return Response(json.dumps(body, default=str), media_type="application/json")
+def _failed(request: Request, body: dict[str, Any], status: int, headers: Mapping[str, str] | None = None) -> Response:
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    return JSONResponse(for_path(body, request.url.path, request_id), status, headers)
+
+
+def _json(body: dict[str, Any]) -> Response:
+    """Dates as text."""
+    from openarctic.serve import files
+
+    return Response(files.as_json(body), media_type="application/json")
 
 
 def _key(request: Request) -> Key:
@@ -148,12 +153,15 @@ def _noted(request: Request) -> OnWork:
 
 
 def _add_plain_routes(app: FastAPI, service: Service) -> None:
+    # Load balancers and monitors ask with HEAD: the server leaves the body out.
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", tags=["server"])
     @app.get("/ping", tags=["server"], include_in_schema=False)
     async def health() -> dict[str, str]:
         """The process lives."""
         return {"status": "ok"}
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", tags=["server"])
     async def ready() -> Response:
         """Whether requests are taken: not while the server stops."""
@@ -166,7 +174,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
         """Of OpenArctic."""
         return {"version": __version__}
 
-    @app.get("/metrics", tags=["server"], responses={200: {"content": {"text/plain": _TEXT}}})
+    @app.get("/metrics", tags=["server"], responses={200: {"content": {"text/plain": {"schema": _TEXT}}}})
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -182,6 +190,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
             **({"target_form": service.engine.target_form} if service.engine.target_form else {}),
         }
 
+    @app.head("/v1/models", include_in_schema=False)
     @app.get("/v1/models", tags=["models"])
     async def models() -> dict[str, Any]:
         """The model that is served."""
@@ -237,6 +246,7 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
 
 def _add_database_routes(app: FastAPI, desk: Desk) -> None:
     # Each route loads what it needs when it is called: see Desk.warm.
+    answers = LatestAnswers()
 
     @app.get("/v1/databases", tags=["databases"])
     async def databases() -> dict[str, Any]:
@@ -261,9 +271,12 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
         def answer(found: tuple[dict[str, Any], Result]) -> Response:
             if body.format == "json":
                 return _json(found[0])
-            is_csv = body.format == "csv"
-            data, kind = (files.as_csv(found[1]), "text/csv") if is_csv else (files.as_parquet(found[1]), PARQUET)
-            headers = {"Content-Disposition": f'attachment; filename="result.{body.format}"'}
+            result = found[1]
+            data, kind = (files.as_csv(result), "text/csv") if body.format == "csv" else (files.as_parquet(result), PARQUET)
+            headers = {
+                "Content-Disposition": f'attachment; filename="result.{body.format}"',
+                TRUNCATED: "true" if result.truncated else "false",
+            }
             return Response(data, media_type=kind, headers=headers)
 
         return await _watched(request, sql.query(desk, body, _key(request)), answer)
@@ -282,12 +295,19 @@ def _add_database_routes(app: FastAPI, desk: Desk) -> None:
 
         return sql.keep_feedback(desk, body, _key(request))
 
-    @app.post("/api/v2/cortex/analyst/message", tags=["databases"], responses=STREAMED)
+    @app.post("/api/v2/cortex/analyst/message", tags=["databases"], responses=ANALYST_ERRORS | STREAMED)
     async def analyst(body: AnalystRequest, request: Request) -> Response:
         """A question in Cortex Analyst's form."""
         from openarctic.serve import cortex
 
         asked = cortex.asked(desk, body)
         if body.stream:
-            return _events(cortex.stream(desk, asked, _key(request)))
-        return await _watched(request, cortex.message(desk, asked, _key(request)), _json)
+            return _events(cortex.stream(desk, answers, asked, _key(request)))
+        return await _watched(request, cortex.message(desk, answers, asked, _key(request)), _json)
+
+    @app.post("/api/v2/cortex/analyst/feedback", tags=["databases"], responses=ANALYST_ERRORS)
+    async def analyst_feedback(body: AnalystFeedback, request: Request) -> dict[str, Any]:
+        """A verdict on an answer in Cortex Analyst's form, for review."""
+        from openarctic.serve import cortex
+
+        return cortex.keep_feedback(desk, answers, body, _key(request))

@@ -19,6 +19,7 @@ from openarctic.errors import (
     UserError,
 )
 
+CORTEX = "/api/v2/cortex"
 # The first class that fits decides.
 STATUSES: tuple[tuple[type[OpenArcticError], int, str], ...] = (
     (MissingError, 404, "not_found_error"),
@@ -28,6 +29,8 @@ STATUSES: tuple[tuple[type[OpenArcticError], int, str], ...] = (
     (CapacityError, 503, "overloaded_error"),
     (CorruptError, 500, "server_error"),
 )
+# What the guard says of a statement that is a mistake and no offence: clients take 403 for a matter of keys.
+MISTAKES = ("unparsable", "unknown_table", "unknown_column")
 
 
 MAX_MESSAGE = 2000
@@ -62,6 +65,15 @@ def _shortened(text: str, size: int) -> str:
     return text if len(text) <= size else f"{text[:size]}..."
 
 
+def for_path(body: dict[str, Any], path: str, request_id: str) -> dict[str, Any]:
+    """The body of an error; under Cortex Analyst's paths also with the fields that its clients read."""
+    if not path.startswith(CORTEX):
+        return body
+    error = body["error"]
+    own = {"request_id": request_id, "error_code": error.get("code") or error["type"], "message": error["message"]}
+    return {**body, **own}
+
+
 def stopping() -> HTTPError:
     """The answer of a server that drains."""
     return HTTPError(503, "the server is stopping", type="overloaded_error", code="stopping", headers={"Retry-After": "5"})
@@ -76,6 +88,8 @@ def as_http(error: OpenArcticError, fields: Sequence[str] = ()) -> HTTPError:
     for kind, status, type in STATUSES:
         if isinstance(error, kind):
             code = error.type if isinstance(error, RefusedError) else None
+            if code in MISTAKES:
+                status, type = 400, "invalid_request_error"
             return HTTPError(status, message, type=type, param=param, code=code)
     return HTTPError(500, "internal error", type="server_error")
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from openarctic.serve.errors import HTTPError, stopping
-from openarctic.serve.keys import ANYONE, Key, find_key
+from openarctic.serve import cors
+from openarctic.serve.errors import HTTPError, for_path, stopping
+from openarctic.serve.keys import ANYONE, Key, find_key, given_key
 from openarctic.serve.service import Service, event, named_event, new_id
 from openarctic.serve.settings import LOOPBACK, ServeSettings
 
@@ -62,6 +63,11 @@ class Gate:
         exchange = _Exchange(scope, receive, send, self.service.settings)
         try:
             try:
+                self._check_host(exchange)
+                self._check_origin(exchange)
+                if exchange.is_preflight:
+                    await exchange.allow()
+                    return
                 key = self._admit(exchange)
             except HTTPError as error:
                 await exchange.refuse(error)
@@ -90,8 +96,6 @@ class Gate:
             exchange.log(route, scope.get("state", {}).get("usage"))
 
     def _admit(self, exchange: _Exchange) -> Key:
-        self._check_host(exchange)
-        self._check_origin(exchange)
         key = self._key(exchange)
         if exchange.is_work:
             if self.service.is_draining:
@@ -124,8 +128,7 @@ class Gate:
             return ANYONE
         if not keys:
             return ANYONE
-        scheme, _, given = (exchange.header("authorization") or "").partition(" ")
-        given = given.strip() if scheme.lower() == "bearer" else exchange.header("x-api-key") or ""
+        given = given_key(exchange.header("authorization") or "") or exchange.header("x-api-key") or ""
         key = find_key(keys, given) if given else None
         if key is None:
             message = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
@@ -204,6 +207,15 @@ class _Exchange:
         self._size = 0
         self._is_too_large = False
         self._is_stream = False
+        origin = self.header("origin")
+        self._cors = [(b"vary", b"Origin")] if settings.origins else []
+        is_of_other_site = origin is not None and origin in settings.origins
+        if origin is not None and is_of_other_site:
+            self._cors += cors.allowance(origin)
+        # Sent by the browser itself, without the key.
+        self.is_preflight = (
+            is_of_other_site and self.method == "OPTIONS" and self.header("access-control-request-method") is not None
+        )
         given = self.header("x-request-id") or ""
         self.id = given if re.fullmatch(r"[\w.\-]{1,128}", given) else new_id("req-")
 
@@ -236,7 +248,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._is_stream = (b"content-type", b"text/event-stream") in _plain(message.get("headers", []))
-            message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", self.id.encode())]}
+            message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", self.id.encode()), *self._cors]}
         else:
             if self._first is None:
                 self._first = time.monotonic()
@@ -244,11 +256,17 @@ class _Exchange:
                 self._told += message.get("body", b"")
         await self._send(message)
 
+    async def allow(self) -> None:
+        """Answer the question of an allowed site's page whether it may call."""
+        headers = cors.preflight(self.header("access-control-request-headers") or "")
+        await self.send({"type": "http.response.start", "status": 204, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b""})
+
     async def refuse(self, error: HTTPError) -> None:
         """Answer with an error, unless an answer has begun."""
         if self.status != NO_ANSWER:
             return
-        body = json.dumps(error.body()).encode()
+        body = json.dumps(for_path(error.body(), self.path, self.id)).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": error.status, "headers": pairs})

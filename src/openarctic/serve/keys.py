@@ -67,6 +67,15 @@ def find_key(keys: Sequence[Key], given: str) -> Key | None:
     return found
 
 
+def given_key(authorization: str) -> str:
+    """The key of an Authorization header: `Bearer KEY` or, of Cortex Analyst's clients, `Snowflake Token="KEY"`; else ""."""
+    scheme, _, rest = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    token = re.fullmatch(r'Token="([^"]*)"', rest.strip(), re.IGNORECASE)
+    return token[1] if token and scheme.lower() == "snowflake" else ""
+
+
 def key_line(name: str, key: str, scopes: Iterable[str] = SCOPES, roles: Iterable[str] = ()) -> str:
     """The key file's line for a key."""
     return " ".join([name, digest_of(key), ",".join(scopes), *([",".join(roles)] if roles else [])])

@@ -43,6 +43,7 @@ def add_page(app: FastAPI) -> None:
             return Response(status_code=304, headers=headers)
         return Response(data, media_type=KINDS[name.rpartition(".")[2]], headers=headers)
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
         return send("index.html", request)

@@ -406,6 +406,7 @@ class AnalystMessage(Body):
 
     role: Literal["user", "analyst"]
     content: Annotated[list[AnalystContent], Field(min_length=1)]
+    request_id: str | None = None  # clients send an answer back with the id that it came with
 
 
 class AnalystRequest(Body):
@@ -417,3 +418,11 @@ class AnalystRequest(Body):
     semantic_model: None = None
     semantic_models: None = None
     stream: bool | None = None
+
+
+class AnalystFeedback(Body):
+    """`POST /api/v2/cortex/analyst/feedback`: a verdict on the answer of an id."""
+
+    request_id: Annotated[str, Field(max_length=200)]
+    positive: bool
+    feedback_message: Annotated[str, Field(max_length=10_000)] = ""

@@ -112,7 +112,10 @@ async def query(desk: Desk, request: QueryRequest, key: Key) -> tuple[dict[str, 
         started = time.perf_counter()
         copilot = seat.copilot
         queried = await in_thread(
-            seat, lambda: run_query(copilot.access, copilot.worker, request.sql, request.limit, request.timeout)
+            seat,
+            lambda: run_query(
+                copilot.access, copilot.worker, request.sql, request.limit, request.timeout, is_exact=request.format != "json"
+            ),
         )
     result, chart = queried.result, None
     if request.chart:
@@ -137,10 +140,10 @@ async def schema(desk: Desk, name: str | None, key: Key) -> dict[str, Any]:
     return {"dialect": seen.dialect, "tables": tables}
 
 
-def keep_feedback(desk: Desk, request: FeedbackRequest, key: Key) -> dict[str, Any]:
+def keep_feedback(desk: Desk, request: FeedbackRequest, key: Key, comment: str = "") -> dict[str, Any]:
     """Add a line to the file of feedback, from which people draw verified queries. Raises HTTPError where none is kept."""
     if desk.feedback is None:
         raise HTTPError(404, "this server keeps no feedback", type="not_found_error", code="no_feedback")
     by = "" if key is ANYONE else key.name
-    desk.feedback.append(Feedback(**request.model_dump(), by=by))
+    desk.feedback.append(Feedback(**request.model_dump(), by=by, comment=comment))
     return {"status": "ok"}

@@ -11,7 +11,8 @@ Each has
   `setting` (an option is not one), `failed`;
 - a class `Engine(target, memory_bytes)` with `start(request)`, which begins a statement (`sql`, `tables`, `timeout`, `role`; or,
   where `plan` is set, begins to list its plan instead) and gives its column names, `fetch(count)`, which gives its next rows, and
-  `finish()`, which ends it, whatever became of it.
+  `finish()`, which ends it, whatever became of it. What `fetch` gives as text although it is none is told in `kinds`, from a
+  column's place to a name that `Result.kinds` has.
 
 A target is a dict that JSON can carry; it may hold credentials, so it travels through a pipe alone.
 """

@@ -12,6 +12,15 @@ from typing import Any
 THREADS = 2
 # Types whose Python values lose something: infinity, years before 1, months of an interval. Their text is exact.
 INEXACT = ("DATE", "TIME", "INTERVAL")
+KINDS = {
+    "DATE": "date",
+    "TIME": "time",
+    "TIMESTAMP": "datetime",
+    "TIMESTAMP_S": "datetime",
+    "TIMESTAMP_MS": "datetime",
+    "TIMESTAMP_NS": "datetime_ns",
+    "TIMESTAMP WITH TIME ZONE": "aware",
+}
 
 
 def connect(target: dict[str, Any], memory_bytes: int | None = None) -> Any:
@@ -73,6 +82,7 @@ class Engine:
     def __init__(self, target: dict[str, Any], memory_bytes: int) -> None:
         self.connection = connect(target, memory_bytes)
         self.timer: threading.Timer | None = None
+        self.kinds: dict[int, str] = {}
 
     def start(self, request: dict[str, Any]) -> list[str]:
         """Bind and begin; rows are made as they are fetched."""
@@ -83,6 +93,7 @@ class Engine:
             return [column[0] for column in self.connection.execute(f"EXPLAIN (FORMAT JSON) {sql}").description]
         described = self.connection.execute(f"DESCRIBE {sql}").fetchall()
         kinds = [row[1] for row in described]
+        self.kinds = {i: KINDS[kind] for i, kind in enumerate(kinds) if kind in KINDS}
         if any(kind.startswith(INEXACT) for kind in kinds):
             places = (f"CAST(#{i} AS VARCHAR)" if k.startswith(INEXACT) else f"#{i}" for i, k in enumerate(kinds, start=1))
             sql = f"SELECT {', '.join(places)} FROM ({sql}) AS result"

@@ -23,6 +23,7 @@ AS_TEXT = """
     daterange int4multirange int8multirange nummultirange tsmultirange tstzmultirange datemultirange
     text varchar bpchar name "char" unknown
 """.split()
+KINDS = {"date": "date", "time": "time", "timestamp": "datetime", "timestamptz": "aware"}
 
 # What makes a role one that may write, worst first. Temporary tables, which everybody may make, are not counted: read-only
 # transactions refuse them.
@@ -158,6 +159,7 @@ class Engine:
         self.search_path: str = self.connection.execute("SHOW search_path").fetchone()[0]
         self.connection.rollback()
         self.cursor: Any = None
+        self.kinds: dict[int, str] = {}
 
     def start(self, request: dict[str, Any]) -> list[str]:
         """A cursor in a transaction of its own: the server makes rows as they are fetched."""
@@ -175,7 +177,10 @@ class Engine:
         # No cursor on the server can hold a plan.
         self.cursor = self.connection.cursor() if request.get("plan") else self.connection.cursor(name=CURSOR)
         self.cursor.execute(("EXPLAIN (FORMAT JSON) " if request.get("plan") else "") + request["sql"])
-        return [column.name for column in self.cursor.description or ()]
+        described = self.cursor.description or ()
+        types = [self.connection.adapters.types.get(column.type_code) for column in described]
+        self.kinds = {i: KINDS[type.name] for i, type in enumerate(types) if type is not None and type.name in KINDS}
+        return [column.name for column in described]
 
     def fetch(self, count: int) -> list[tuple[Any, ...]]:
         """The next rows."""

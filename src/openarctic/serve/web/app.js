@@ -1,4 +1,5 @@
 // The web copilot: a question, its stages, SQL that can be changed, rows and a chart. Text of others only ever becomes text.
+import { forGood } from "./memory.js";
 import { ask, download, get, key, query, say, Trouble } from "./server.js";
 import { Table } from "./table.js";
 import { Thread } from "./thread.js";
@@ -7,6 +8,7 @@ const $ = (id) => document.getElementById(id);
 const HISTORY = "openarctic.history";
 const THEME = "openarctic.theme";
 const LIMIT = 10000;
+const MOST_SAVED = 1000000; // rows of a file
 
 const table = new Table($("scroller"), $("head"), $("rows"));
 const thread = new Thread($("thread"), (turn) => showAgain(turn));
@@ -41,7 +43,7 @@ function askQuestion() {
     stage("Looking at the schema", true);
     const wanted = { question, database: $("database").value, chart: true, limit: LIMIT, ...thread.context };
     for await (const [name, told] of ask(wanted, signal)) {
-      if (name === "linked") stage(`Writing SQL over ${told.tables.join(", ")}`, true);
+      if (name === "linked") stage(`Writing and running SQL over ${told.tables.join(", ")}`, true);
       if (name === "sql") stage("Running it", true);
       if (name === "done") answered(told);
       if (name === "error") throw new Trouble(told.error.message, told.error.hint ?? "");
@@ -202,6 +204,16 @@ function select(view, focuses = false) {
   if (view === "table") table.draw(true);
 }
 
+async function save(format) {
+  stage("Making the file", true);
+  try {
+    const isWhole = await download({ sql: state.sql, database: $("database").value, format, limit: MOST_SAVED });
+    stage(isWhole ? "Done: the file has all rows." : "The file has only the first rows; there are more.");
+  } catch (error) {
+    trouble(error);
+  }
+}
+
 // Schema
 
 async function loadSchema() {
@@ -252,12 +264,12 @@ function insert(word) {
 
 // History, in this browser alone
 
-const history = () => JSON.parse(localStorage.getItem(HISTORY) ?? "[]");
+const history = () => forGood.object(HISTORY, []);
 
 function remember(question, sql) {
   const entry = { question, sql, database: $("database").value };
   const older = history().filter((e) => e.question !== question || e.sql !== sql || e.database !== entry.database);
-  localStorage.setItem(HISTORY, JSON.stringify([entry, ...older].slice(0, 100)));
+  forGood.set(HISTORY, JSON.stringify([entry, ...older].slice(0, 100)));
   drawHistory();
 }
 
@@ -304,7 +316,7 @@ function paint(theme) {
   const isDark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   $("theme").textContent = isDark ? "Light" : "Dark";
   $("theme").onclick = () => {
-    localStorage.setItem(THEME, isDark ? "light" : "dark");
+    forGood.set(THEME, isDark ? "light" : "dark");
     paint(isDark ? "light" : "dark");
   };
 }
@@ -338,7 +350,7 @@ $("correct").addEventListener("click", () => judge("down", state.sql));
 $("copy").addEventListener("click", () => copied($("copy"), table.asText()));
 $("copy-sql").addEventListener("click", () => copied($("copy-sql"), $("sql").value));
 for (const format of ["csv", "parquet"]) {
-  $(format).addEventListener("click", () => download({ sql: state.sql, database: $("database").value, format, limit: 1000000 }).catch(trouble));
+  $(format).addEventListener("click", () => save(format));
 }
 for (const name of ["table", "chart"]) {
   $(`tab-${name}`).addEventListener("click", () => select(name));
@@ -354,12 +366,12 @@ $("database").addEventListener("change", () => {
   loadSchema().catch(trouble);
 });
 $("search").addEventListener("input", drawSchema);
-$("forget").addEventListener("click", () => (localStorage.removeItem(HISTORY), drawHistory()));
+$("forget").addEventListener("click", () => (forGood.remove(HISTORY), drawHistory()));
 $("browse").addEventListener("click", () => $("browse").setAttribute("aria-expanded", String($("side").classList.toggle("open"))));
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !event.target.closest("input, textarea, select")) (event.preventDefault(), $("question").focus());
 });
-paint(localStorage.getItem(THEME));
+paint(forGood.get(THEME));
 drawHistory();
 open().catch(trouble);
 $("question").focus();

@@ -1,4 +1,6 @@
 // Ten thousand rows without stutter: only those in sight are in the page, between two gaps as high as the rest.
+import { write } from "./exact.js";
+
 const ROW = 30; // pixels, as in style.css
 const SPARE = 20;
 
@@ -13,7 +15,8 @@ export class Table {
     this.columns = columns;
     this.rows = rows.map((row, place) => ({ row, place }));
     this.sorted = null;
-    this.numeric = columns.map((_, i) => rows.some((row) => row[i] !== null) && rows.every((row) => row[i] === null || typeof row[i] === "number"));
+    this.numeric = columns.map((_, i) => rows.some((row) => row[i] !== null) && rows.every((row) => row[i] === null || isNumber(row[i])));
+    this.scroller.querySelector("table").setAttribute("aria-rowcount", rows.length + 1); // with the head
     this.drawHead();
     this.scroller.scrollTo(0, 0);
     this.draw(true);
@@ -43,7 +46,7 @@ export class Table {
     this.rows.sort((a, b) => {
       const [x, y] = [a.row[column], b.row[column]];
       if (x === null || y === null) return x === y ? a.place - b.place : x === null ? 1 : -1; // NULL last, either way
-      const difference = typeof x === "number" && typeof y === "number" ? x - y : compare(String(x), String(y));
+      const difference = isNumber(x) && isNumber(y) ? (x < y ? -1 : Number(x > y)) : compare(text(x), text(y));
       return difference * order || a.place - b.place;
     });
     this.drawHead();
@@ -57,12 +60,13 @@ export class Table {
     const last = Math.min(this.rows.length, first + Math.ceil(this.scroller.clientHeight / ROW) + 2 * SPARE);
     if (!anew && first === this.first && last === this.last) return;
     Object.assign(this, { first, last });
-    const rows = this.rows.slice(first, last).map(({ row }) => this.drawRow(row));
+    const rows = this.rows.slice(first, last).map(({ row }, i) => this.drawRow(row, first + i + 2)); // the head is row 1
     this.body.replaceChildren(this.gap(first), ...rows, this.gap(this.rows.length - last));
   }
 
-  drawRow(row) {
+  drawRow(row, number) {
     const line = document.createElement("tr");
+    line.setAttribute("aria-rowindex", number);
     line.append(...row.map((value, i) => {
       const cell = document.createElement("td");
       cell.textContent = text(value);
@@ -93,5 +97,7 @@ export class Table {
 
 export function text(value) {
   if (value === null) return "NULL";
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  return typeof value === "object" ? write(value) : String(value);
 }
+
+const isNumber = (value) => typeof value === "number" || typeof value === "bigint";

@@ -1,4 +1,6 @@
 // The conversation so far: what the next question may be about. It is kept in this tab alone, and the server keeps nothing.
+import { inTab } from "./memory.js";
+
 const KEY = "openarctic.thread";
 const MOST = 20;
 const FIELDS = ["question", "sql", "read_as", "confidence", "calibrated"];
@@ -11,7 +13,7 @@ export class Thread {
 
   // The turns of an earlier load of this tab, if they are about the same database.
   restore(database) {
-    const kept = JSON.parse(sessionStorage.getItem(KEY) ?? "null");
+    const kept = inTab.object(KEY, null);
     this.turns = kept?.database === database ? kept.turns : [];
     this.database = database;
     this.draw();
@@ -49,7 +51,7 @@ export class Thread {
   }
 
   keep() {
-    sessionStorage.setItem(KEY, JSON.stringify({ database: this.database, turns: this.turns }));
+    inTab.set(KEY, JSON.stringify({ database: this.database, turns: this.turns }));
     this.draw();
   }
 
