@@ -21,7 +21,7 @@ from openarctic.formats.gguf import read_gguf  # noqa: E402
 from openarctic.model import load_model  # noqa: E402
 from openarctic.tokenizer import Tokenizer  # noqa: E402
 from openarctic.train.base import load_base  # noqa: E402
-from openarctic.train.config import TrainConfig  # noqa: E402
+from openarctic.train.config import TrainConfig, check_unchanged, fixed_fields  # noqa: E402
 from openarctic.train.dry_run import bytes_needed, check_room, estimate  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
 from openarctic.train.pretrain import SMALL_HYBRID, PretrainRecipe, pretrain_job  # noqa: E402
@@ -103,6 +103,28 @@ def test_data_that_do_not_fit_are_told(tmp_path: Path, shards: list[Path], token
         pretrain_job(RECIPE, [shards[0], shards[0]], tokenizer, tmp_path)
     with pytest.raises(UserError, match="epochs of its"):
         pretrain_job(replace(RECIPE, max_epochs=0.01), shards, tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize(("type_", "told"), [("Q9", "Q9 is unknown"), ("Q4_K", "rows of a multiple of 256 values, .* has 32")])
+def test_a_type_that_cannot_be_exported_is_told_before_the_run(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, base: Path, type_: str, told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        pretrain_job(replace(RECIPE, export_type=type_), shards, tokenizer, tmp_path)
+    with pytest.raises(UserError, match=told):
+        sft_job(SftRecipe(export_type=type_), [write_lines(tmp_path / "a.jsonl", OTHERS)], base, tmp_path)
+
+
+def test_a_finished_run_is_exported_in_another_type(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    recipe = replace(RECIPE, train=replace(RECIPE.train, steps=1))
+    for type_ in ("F16", "BF16"):
+        path, _ = pretrain_job(replace(recipe, export_type=type_), shards, tokenizer, tmp_path).run(tmp_path)
+        assert read_gguf(path).tensors["blk.0.attn_q.weight"].type == type_
+
+
+def test_a_field_that_an_older_version_fixed_may_change() -> None:
+    saved = {**fixed_fields(RECIPE), "export_type": "F16"}
+    check_unchanged(saved, replace(RECIPE, export_type="Q8_0"), Path("step-1"))
 
 
 def test_a_dry_run_says_what_the_run_takes(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:

@@ -82,18 +82,19 @@ class TrainConfig:
 
 def fixed_fields(config: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted name -> value, as JSON keeps it, of every field of a (nested) config that may not change in a resumed run."""
-    return dict(_fixed(config, prefix))
+    values = ((name, value) for name, value, may_change in _leaves(config, prefix) if not may_change)
+    return {name: json.loads(json.dumps(value, default=_plain)) for name, value in values}
 
 
-def _fixed(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(config: Any, prefix: str = "", may_change: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    """(dotted name, value, whether it may change) of every field that is no group."""
     for each in fields(config):
-        value = getattr(config, each.name)
-        if each.metadata.get("may_change"):
-            continue
+        name, value = f"{prefix}{each.name}", getattr(config, each.name)
+        is_free = may_change or bool(each.metadata.get("may_change"))
         if is_dataclass(value):
-            yield from _fixed(value, f"{prefix}{each.name}.")
+            yield from _leaves(value, f"{name}.", is_free)
         else:
-            yield f"{prefix}{each.name}", json.loads(json.dumps(value, default=_plain))
+            yield name, value, is_free
 
 
 def _plain(value: Any) -> Any:
@@ -112,8 +113,9 @@ def resolved(config: Any) -> dict[str, Any]:
 def check_unchanged(saved: dict[str, Any], config: Any, checkpoint: Path) -> None:
     """Raise UserError naming the fields in which `config` differs from the fixed fields that a checkpoint was made with."""
     now = fixed_fields(config)
+    free = {name for name, _, may_change in _leaves(config) if may_change}  # older versions may have fixed some of them
     absent = "absent"
-    differing = [name for name in {**saved, **now} if saved.get(name, absent) != now.get(name, absent)]
+    differing = [name for name in {**saved, **now} if name not in free and saved.get(name, absent) != now.get(name, absent)]
     if differing:
         told = ", ".join(f"{name} ({saved.get(name, absent)} -> {now.get(name, absent)})" for name in differing)
         raise UserError(

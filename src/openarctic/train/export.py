@@ -9,9 +9,25 @@ from pathlib import Path
 import torch
 
 from openarctic.errors import UserError
-from openarctic.formats import to_gguf, write_gguf
+from openarctic.formats import HybridConfig, to_gguf, write_gguf
+from openarctic.formats.names import state_dict_shapes, tensor_table
+from openarctic.formats.quants import TYPES
 from openarctic.model import ArcticForCausalLM
 from openarctic.tokenizer import Tokenizer
+
+
+def check_export_type(shape: HybridConfig, type_: str) -> None:
+    """Raise UserError, before a run, for a type that there is not or that cannot hold a matrix of the model."""
+    if type_ not in TYPES:
+        raise UserError(f"export_type {type_} is unknown", f"known: {', '.join(TYPES)}")
+    shapes = state_dict_shapes(shape)
+    for spec in tensor_table(shape):
+        if not spec.is_kept_f32 and shapes[spec.hf[0]][-1] % TYPES[type_].block_values:
+            raise UserError(
+                f"export_type {type_} takes rows of a multiple of {TYPES[type_].block_values} values, "
+                f"{spec.hf[0]} has {shapes[spec.hf[0]][-1]}",
+                "choose another type, such as F16, or change the model's sizes",
+            )
 
 
 def export_model(model: ArcticForCausalLM, tokenizer: Tokenizer, out: Path, name: str, type_: str = "F16") -> tuple[Path, ...]:

@@ -28,8 +28,8 @@ from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import load_base, note_frozen
-from openarctic.train.config import MAY_CHANGE, TrainConfig
-from openarctic.train.export import export_model
+from openarctic.train.config import MAY_CHANGE, TrainConfig, may_change
+from openarctic.train.export import check_export_type, export_model
 from openarctic.train.job import Job
 from openarctic.train.objectives import LanguageModelling
 from openarctic.train.parallel.config import ParallelConfig
@@ -72,7 +72,7 @@ class PretrainRecipe:
     batch_tokens: int = 8192
     max_epochs: float | None = 4.0
     validation_sequences: int = 64  # at most, of each domain
-    export_type: str = "F16"
+    export_type: str = may_change("F16")
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig, metadata=MAY_CHANGE)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3, validate_every=200, spike_sigmas=10.0))
@@ -100,6 +100,7 @@ def pretrain_job(
     for own in shards.values():
         own.check_vocab(model.config.vocab_size)
     recipe = replace(recipe, model=model.config.shape, train=config)
+    check_export_type(recipe.model, recipe.export_type)
     model.set_routing(recipe.routing)
     return Job(
         recipe=recipe,

@@ -25,8 +25,8 @@ from openarctic.model import ArcticForCausalLM
 from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import identify_base, load_base, note_frozen, read_tokenizer
-from openarctic.train.config import TrainConfig
-from openarctic.train.export import export_model
+from openarctic.train.config import TrainConfig, may_change
+from openarctic.train.export import check_export_type, export_model
 from openarctic.train.job import Job
 from openarctic.train.objectives import SupervisedTuning
 from openarctic.train.packing import Pack, Segment
@@ -50,7 +50,7 @@ class SftRecipe:
     max_pack_tokens: int = 2048
     validation_share: float = 0.0
     frozen: tuple[str, ...] = ()
-    export_type: str = "F16"
+    export_type: str = may_change("F16")
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     train: TrainConfig = field(default_factory=lambda: TuneConfig(lr=2e-4, expert_lr=None, validate_every=100))
 
@@ -91,6 +91,7 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
     config = replace(recipe.train, steps=recipe.train.steps or steps)
     recipe = replace(recipe, train=config)
     model = load_base(base)
+    check_export_type(model.config.shape, recipe.export_type)
     model.set_routing(recipe.routing)
     for name, parameter in model.named_parameters():
         if any(fnmatch(name, pattern) for pattern in recipe.frozen):
