@@ -21,6 +21,14 @@ class Outer:
     name: str = "a"
     flag: bool = False
     inner: Inner = field(default_factory=Inner)
+    words: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize("text", ["5", '"abc"', "abc", "[1]", '{"a": 1}', "null"])
+def test_a_list_is_a_list_of_the_right_kind(text: str) -> None:
+    assert override(Outer(), ['words=["a", "b"]']).words == ("a", "b")
+    with pytest.raises(UserError, match="not a JSON list of str"):
+        override(Outer(), [f"words={text}"])
 
 
 def test_nested_fields_are_set_and_nothing_else() -> None:

@@ -93,11 +93,21 @@ def _parse(text: str, kind: Any, full: str) -> Any:
         if get_origin(kind) is Literal:
             return _choice(text, get_args(kind), full)
         if get_origin(kind) is tuple:
-            return tuple(json.loads(text))
+            return _items(json.loads(text), get_args(kind)[0])
     except (ValueError, KeyError) as error:
+        if get_origin(kind) is tuple:
+            told = f"a JSON list of {get_args(kind)[0].__name__}"
+            raise UserError(f"config field {full}: {text!r} is not {told}", f"write --set '{full}=[...]'") from error
         name = getattr(kind, "__name__", str(kind))
         raise UserError(f"config field {full}: {text!r} is not of type {name}") from error
     raise UserError(f"config field {full} cannot be set from the command line")
+
+
+def _items(values: Any, kind: type) -> tuple[Any, ...]:
+    """A JSON list of that kind as a tuple. Raises ValueError."""
+    if not isinstance(values, list) or not all(type(value) is kind for value in values):
+        raise ValueError(f"a list of {kind.__name__} is wanted")
+    return tuple(values)
 
 
 def _choice(text: str, choices: Sequence[Any], full: str) -> Any:

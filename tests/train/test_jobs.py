@@ -354,6 +354,8 @@ def test_the_command_refuses_what_is_missing(tmp_path: Path, capsys: pytest.Capt
     assert main(["train", "pretrain", "--out", str(tmp_path)]) == 2
     assert main(["train", "tiny", "--out", str(tmp_path), "--resume", "sometimes"]) == 2
     assert main(["train", "tiny", "--out", str(tmp_path), "--set", "train.optimizer=sgd"]) == 2
+    for threads in ("0", "-3"):
+        assert main(["train", "tiny", "--out", str(tmp_path), "--threads", threads]) == 2
     told = capsys.readouterr().err
-    for part in ("--out is missing", "--base is missing", "--tokenizer is missing", "'sometimes' is not", "one of adamw, muon"):
+    for part in ("--out is missing", "--base is missing", "--tokenizer is missing", "'sometimes' is not", "one of adamw, muon", "threads is -3"):
         assert part in told

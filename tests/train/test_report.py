@@ -120,6 +120,15 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["train", "report"]) == 2
 
 
+def test_a_loss_that_is_null_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 1)
+    worse = [record(2, loss=None, validation={"web": None}, entropy=[None, 0.5]), record(3, loss=None)]
+    (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [record(1), *worse]))
+    assert "loss, mean of the last steps</td><td>5.0000<" in page(run)
+    (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in worse))
+    assert "loss, mean of the last steps</td><td>nan<" in page(run)
+
+
 def test_values_that_are_not_finite_are_left_out_of_curves(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     worse = [record(13, validation={"web": float("inf")}, entropy=[float("nan"), 0.9]), record(14, validation={"web": 3.0})]

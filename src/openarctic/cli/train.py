@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train and say where the files are."""
     from openarctic.errors import UserError
+    from openarctic.machine import checked_threads
 
     if args.recipe == "report":
         return _report(args)
@@ -76,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
     _require_torch()
     import torch
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if args.threads is not None:
+        torch.set_num_threads(checked_threads(args.threads))
     with contextlib.ExitStack() as stack:
         job = _job(args, stack)
         is_first = job.processes.rank == 0

@@ -86,15 +86,15 @@ def page(run: Path) -> str:
 def summary(log: Sequence[Record]) -> dict[str, Any]:
     """The last numbers of a run: step, tokens, seconds, smoothed loss, validation, rate."""
     last = log[-1]
-    recent = log[-min(len(log), 20) :]
+    recent = [loss for _, loss in _points(log, "loss")][-20:]
     validation: dict[str, float] = {}
     for record in log:
-        validation |= record.get("validation", {})
+        validation |= {name: loss for name, loss in record.get("validation", {}).items() if _is_number(loss)}
     return {
         "steps": last["step"],
         "tokens": last.get("tokens", 0),
         "seconds": last.get("seconds", 0.0),
-        "loss": sum(r["loss"] for r in recent) / len(recent),
+        "loss": sum(recent) / len(recent) if recent else math.nan,
         "validation": validation,
         "tokens_per_s": last.get("tokens", 0) / last["seconds"] if last.get("seconds") else 0.0,
     }
@@ -130,8 +130,8 @@ def _charts(log: Sequence[Record]) -> list[str]:
     loss = _points(log, "loss")
     lines = [Line("loss", loss, is_faint=True), Line("smoothed", _smoothed(loss))]
     for name in dict.fromkeys(name for record in log for name in record.get("validation", {})):
-        held_out = [(float(r["step"]), float(r["validation"][name])) for r in log if name in r.get("validation", {})]
-        lines.append(Line(f"validation {name}", held_out))
+        held_out = [(r["step"], r.get("validation", {}).get(name)) for r in log]
+        lines.append(Line(f"validation {name}", [(float(step), float(loss)) for step, loss in held_out if _is_number(loss)]))
     charts = [_chart("Loss", "cross-entropy, nats", lines)]
     single = (
         ("accuracy", "Accuracy", "share of targets that were the likeliest"),
@@ -157,12 +157,16 @@ def _charts(log: Sequence[Record]) -> list[str]:
 
 
 def _points(log: Sequence[Record], key: str) -> Points:
-    points = [(float(r["step"]), float(r[key])) for r in log if isinstance(r.get(key), int | float)]
-    return [(step, value) for step, value in points if math.isfinite(value)]
+    return [(float(r["step"]), float(r[key])) for r in log if _is_number(r.get(key))]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _layer_points(log: Sequence[Record], key: str, layer: int) -> Points:
-    return [(float(r["step"]), float(r[key][layer])) for r in log if len(r.get(key, ())) > layer]
+    """Of a layer's number in each record that has one."""
+    return [(float(r["step"]), float(r[key][layer])) for r in log if len(r.get(key, ())) > layer and _is_number(r[key][layer])]
 
 
 def _smoothed(points: Points) -> Points:
