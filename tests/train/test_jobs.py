@@ -127,6 +127,18 @@ def test_a_field_that_an_older_version_fixed_may_change() -> None:
     check_unchanged(saved, replace(RECIPE, export_type="Q8_0"), Path("step-1"))
 
 
+def test_sequences_longer_than_the_context_are_told_before_the_run(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, base: Path
+) -> None:
+    short = replace(RECIPE, model=replace(RECIPE.model, max_position_embeddings=32))
+    with pytest.raises(UserError, match="a sequence of 64 tokens is longer than the model's context, 32"):
+        pretrain_job(short, shards, tokenizer, tmp_path)
+    values = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**values, "max_position_embeddings": 8}))
+    with pytest.raises(UserError, match="an example of .* tokens is longer than the model's context, 8"):
+        sft_job(SftRecipe(min_shared_tokens=4), [write_lines(tmp_path / "a.jsonl", PAIRS)], base, tmp_path)
+
+
 def test_a_dry_run_says_what_the_run_takes(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
     job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
     found = estimate(job, tmp_path)

@@ -31,7 +31,7 @@ from openarctic.train.base import load_base, note_frozen
 from openarctic.train.config import MAY_CHANGE, TrainConfig, may_change
 from openarctic.train.export import check_export_type, export_model
 from openarctic.train.job import Job
-from openarctic.train.objectives import LanguageModelling
+from openarctic.train.objectives import LanguageModelling, check_context
 from openarctic.train.parallel.config import ParallelConfig
 from openarctic.train.processes import ALONE, Processes
 from openarctic.train.trainer import Progress
@@ -101,6 +101,8 @@ def pretrain_job(
         own.check_vocab(model.config.vocab_size)
     recipe = replace(recipe, model=model.config.shape, train=config)
     check_export_type(recipe.model, recipe.export_type)
+    hint = "set a shorter sequence_length, or for a model from scratch a larger model.max_position_embeddings"
+    check_context(recipe.model, longest, "a sequence", hint)
     model.set_routing(recipe.routing)
     return Job(
         recipe=recipe,

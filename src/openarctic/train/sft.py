@@ -28,7 +28,7 @@ from openarctic.train.base import identify_base, load_base, note_frozen, read_to
 from openarctic.train.config import TrainConfig, may_change
 from openarctic.train.export import check_export_type, export_model
 from openarctic.train.job import Job
-from openarctic.train.objectives import SupervisedTuning
+from openarctic.train.objectives import SupervisedTuning, check_context
 from openarctic.train.packing import Pack, Segment
 from openarctic.train.trainer import Progress
 from openarctic.train.tune import EpochSource, TuneConfig
@@ -92,6 +92,8 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
     recipe = replace(recipe, train=config)
     model = load_base(base)
     check_export_type(model.config.shape, recipe.export_type)
+    hint = f"set max_tokens={model.config.max_position_embeddings} and long_examples=drop"
+    check_context(model.config.shape, max(map(len, examples)), "an example", hint)
     model.set_routing(recipe.routing)
     for name, parameter in model.named_parameters():
         if any(fnmatch(name, pattern) for pattern in recipe.frozen):
