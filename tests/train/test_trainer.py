@@ -301,6 +301,27 @@ def test_weights_are_sound_where_the_source_ends_the_run(tmp_path: Path) -> None
     assert event["event"] == "rollback" and (event["step"], event["to"], event["skipped_batches"]) == (3, 2, [2])
 
 
+def test_a_run_whose_batches_end_early_says_so_and_is_validated(tmp_path: Path) -> None:
+    told: list[str] = []
+    held = {"held out": [documents(100)]}
+    _, progress = run(tmp_path, config(validate_every=2), Ending(3), validation=held, say=told.append)
+    assert progress.step == 3 and told == ["the batches ended after 3 of 8 steps, 0 batches were skipped"]
+    assert ["validation" in record for record in read_log(tmp_path)] == [False, True, True]
+
+
+def test_a_run_that_made_no_step_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="all 2 batches were skipped"):
+        train(tiny_hybrid(), Failing(0, 1), Ending(2), config(), tmp_path / "bad")
+    with pytest.raises(UserError, match="there is no batch to train on"):
+        run(tmp_path / "empty", config(), Ending(0))
+
+
+@pytest.mark.parametrize("name", ["lr", "expert_lr", "weight_decay", "aux_loss_coef", "minutes"])
+def test_infinite_rates_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is inf"):
+        config(**{name: math.inf})
+
+
 def test_rollbacks_count_although_the_run_was_killed_before_it_saved(tmp_path: Path) -> None:
     def killed(progress: Any, record: Any) -> None:
         if read_events(tmp_path / "cut"):

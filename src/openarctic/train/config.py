@@ -7,6 +7,7 @@ A field marked `may_change` may differ when a stopped run goes on; a change of a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -72,6 +73,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} is {value}", "it must be greater than 0")
+        for name in ("lr", "expert_lr", "weight_decay", "aux_loss_coef", "minutes"):
+            if getattr(self, name) == math.inf:
+                raise UserError(f"{name} is inf", "it must be finite")
         for name in ("weight_decay", "warmup_steps", "aux_loss_coef", "spike_sigmas", "max_rollbacks"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}", "it must not be negative")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from openarctic.config import read_object, write_text
-from openarctic.errors import CapacityError, UserError
+from openarctic.errors import CapacityError
 from openarctic.machine import check_memory
 from openarctic.planner.activations import saved_bytes
 from openarctic.planner.training import TrainingBytes, training_bytes
@@ -189,8 +189,6 @@ def _try(job: Job, out: Path) -> _Trial:
     config = replace(job.config, steps=steps, minutes=None, checkpoint_steps=None, checkpoint_minutes=1e9, validate_every=None)
     with tempfile.TemporaryDirectory(prefix="dry-run-", dir=out) as folder:
         train(job.model, job.objective, watched, config, Path(folder), on_step=watched.note)
-        if not watched.seen:
-            raise UserError("there is no batch to try", "give more data, or hold less of it out")
         checkpoint_seconds = time.monotonic() - watched.seen[-1][0]
         newest = checkpoints_folder(Path(folder)) / f"step-{saved_steps(Path(folder))[-1]}"
         checkpoint_bytes = sum(path.stat().st_size for path in newest.iterdir())

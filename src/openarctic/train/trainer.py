@@ -96,7 +96,7 @@ def train(
     and also `share` (of the run that is done) and `eta_seconds`; `say` gets lines for people. Where several `processes` train
     together, `spread` is how they share the model, and each has a source of its own part.
 
-    Raises UserError for a run without an end, a changed config, a folder in use and losses that stay bad, CorruptError when no
+    Raises UserError for a run without an end or without a step, a changed config, a folder in use and losses that stay bad, CorruptError when no
     checkpoint is whole; KeyboardInterrupt or SystemExit(143), after saving, for Ctrl-C or SIGTERM.
     """
     if not config.steps and not config.minutes:
@@ -142,6 +142,7 @@ class _Run:
         self.flops = step_flops(model)
         self.peak_flops = gemm_flops(torch.bfloat16 if config.precision == "bf16" else torch.float32, self.device)
         self.saved_seconds = 0.0
+        self.validated_step = 0
         self.trimmed_seconds = 0.0  # of training, when free memory was last handed back
         self.is_stopped = False
         self.last = 0.0
@@ -275,11 +276,33 @@ class _Run:
                     on_step(self.progress, {**record, "share": self._share(), "eta_seconds": self._eta()})
                 if self.is_stopped:
                     break
+            if self._share() < 1 and not self.is_stopped:
+                self._end_short()
             self.save()
         if self.tensorboard:
             self.tensorboard.close()
         stop.raise_asked(by_others=self.is_stopped)
         return self.progress
+
+    def _end_short(self) -> None:
+        """The source has ended before the run: validate, and say so. Raises UserError where nothing was trained."""
+        step, wanted = self.progress.step, self.config.steps
+        if not step:
+            drawn = self.progress.batches
+            if drawn:
+                raise UserError(
+                    f"no step was made: all {drawn} batches were skipped after bad losses",
+                    "lower the learning rate or look at the data; events.jsonl names the batches",
+                )
+            raise UserError("there is no batch to train on", "give more data, or hold less of it out")
+        if self.validation and self.config.validate_every and self.validated_step != step:
+            found = {"validation": self._validate()}
+            if self.processes.rank == 0:
+                self.log.add_to_last(found)
+                if self.tensorboard:
+                    self.tensorboard.step({"step": step, **found})
+        if wanted:
+            self.say(f"the batches ended after {step:,} of {wanted:,} steps, {len(self.guard.skipped)} batches were skipped")
 
     def _share(self) -> float:
         """Of the run that is done."""
@@ -442,6 +465,7 @@ class _Run:
         self.model.eval()
         losses = {name: self._mean_loss(batches) for name, batches in self.validation.items()}
         self.model.train()
+        self.validated_step = self.progress.step
         set_random_state(before)
         self.last = time.monotonic()
         return losses
