@@ -25,6 +25,7 @@ from openarctic.train.config import TrainConfig, check_unchanged, fixed_fields  
 from openarctic.train.dry_run import bytes_needed, check_room, estimate  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
 from openarctic.train.pretrain import SMALL_HYBRID, PretrainRecipe, pretrain_job  # noqa: E402
+from openarctic.train.room import check_device_memory  # noqa: E402
 from openarctic.train.runlog import read_log  # noqa: E402
 from openarctic.train.sft import Example, SftRecipe, packs_of, read_examples, sequences_of, sft_job, share_beginnings  # noqa: E402
 
@@ -196,8 +197,36 @@ def test_too_little_memory_or_disk_is_said_before_the_run(
         check_room(job, tmp_path / "run")
     monkeypatch.undo()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": bytes_needed(job).checkpoint})())
-    with pytest.raises(CapacityError, match="the checkpoints take"):
+    with pytest.raises(CapacityError, match="checkpoints and model files take"):
         check_room(job, tmp_path / "run")
+
+
+def test_weights_that_do_not_fit_are_told_before_the_model_is_made(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 4 * load_base(base).num_parameters()
+    monkeypatch.setattr("openarctic.machine.available_bytes", lambda *_: needed - 1)
+    for settings in (RECIPE, replace(RECIPE, base=str(base))):
+        with pytest.raises(CapacityError, match="billion parameters in fp32 takes"):
+            pretrain_job(settings, shards, tokenizer, tmp_path)
+    monkeypatch.setattr("openarctic.machine.available_bytes", lambda *_: needed)
+    assert pretrain_job(RECIPE, shards, tokenizer, tmp_path)
+
+
+def test_an_accelerator_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (1000, 8000))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 700)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 200)
+    check_device_memory(1500, "it", "less", torch.device("cuda"))
+    with pytest.raises(CapacityError, match="of the accelerator's memory"):
+        check_device_memory(1501, "it", "less", torch.device("cuda"))
+
+
+def test_the_exported_files_take_what_was_told(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    job = pretrain_job(replace(RECIPE, train=replace(RECIPE.train, steps=1)), shards, tokenizer, tmp_path)
+    gguf, folder = job.run(tmp_path)
+    written = gguf.stat().st_size + sum(path.stat().st_size for path in folder.iterdir())
+    assert job.exported_bytes < written < job.exported_bytes + 150_000  # a tokenizer, twice
 
 
 def test_a_run_that_goes_on_needs_no_room_for_the_checkpoints_it_has(
@@ -205,10 +234,11 @@ def test_a_run_that_goes_on_needs_no_room_for_the_checkpoints_it_has(
 ) -> None:
     pretrain_job(RECIPE, shards, tokenizer, tmp_path).run(tmp_path)
     job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
-    free = 2 * bytes_needed(job).checkpoint  # of three that may lie there at once; one and a first one without moments do
+    # Of three checkpoints that may lie there at once, one and a first one without moments do.
+    free = 2 * bytes_needed(job).checkpoint + job.exported_bytes
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free})())
     check_room(job, tmp_path)
-    with pytest.raises(CapacityError, match="the checkpoints take"):
+    with pytest.raises(CapacityError, match="checkpoints and model files take"):
         check_room(job, tmp_path / "elsewhere")
 
 

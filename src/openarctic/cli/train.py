@@ -219,7 +219,7 @@ def _told(found: Estimate) -> list[tuple[str, str]]:
         ("  of it gradients", f"{found.gradient_bytes / 1e9:.3f} GB"),
         ("  of it moments", f"{found.moment_bytes / 1e9:.3f} GB"),
         ("  of it activations", "not planned" if found.activation_bytes is None else f"{found.activation_bytes / 1e9:.3f} GB"),
-        ("a checkpoint", f"{found.checkpoint_bytes / 1e9:.3f} GB, all at once {found.disk_bytes / 1e9:.3f} GB"),
+        ("a checkpoint", f"{found.checkpoint_bytes / 1e9:.3f} GB, all at once and the model {found.disk_bytes / 1e9:.3f} GB"),
     ]
 
 

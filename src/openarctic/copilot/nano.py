@@ -18,6 +18,7 @@ from openarctic.formats.quants import byte_size
 from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import identify_base
+from openarctic.train.export import gguf_bytes
 from openarctic.train.job import Job
 from openarctic.train.objectives import PackTuning
 from openarctic.train.recipes import NanoRecipe
@@ -91,6 +92,7 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
         source=EpochSource(pairs.epoch, pairs.fingerprint(), identify_base(base)),
         finish=finish,
         validation={"held-out databases": held_out} if held_out else {},
+        exported_bytes=gguf_bytes(model.config.shape, recipe.trained_type),
     )
 
 

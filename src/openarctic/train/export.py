@@ -10,24 +10,35 @@ import torch
 
 from openarctic.errors import UserError
 from openarctic.formats import HybridConfig, to_gguf, write_gguf
-from openarctic.formats.names import state_dict_shapes, tensor_table
-from openarctic.formats.quants import TYPES
+from openarctic.formats.names import tensor_table
+from openarctic.formats.quants import TYPES, byte_size
 from openarctic.model import ArcticForCausalLM
+from openarctic.planner.training import FP32
 from openarctic.tokenizer import Tokenizer
+from openarctic.train.room import num_parameters
 
 
 def check_export_type(shape: HybridConfig, type_: str) -> None:
     """Raise UserError, before a run, for a type that there is not or that cannot hold a matrix of the model."""
     if type_ not in TYPES:
         raise UserError(f"export_type {type_} is unknown", f"known: {', '.join(TYPES)}")
-    shapes = state_dict_shapes(shape)
+    block = TYPES[type_].block_values
     for spec in tensor_table(shape):
-        if not spec.is_kept_f32 and shapes[spec.hf[0]][-1] % TYPES[type_].block_values:
+        if not spec.is_kept_f32 and spec.shape[-1] % block:
             raise UserError(
-                f"export_type {type_} takes rows of a multiple of {TYPES[type_].block_values} values, "
-                f"{spec.hf[0]} has {shapes[spec.hf[0]][-1]}",
+                f"export_type {type_} takes rows of a multiple of {block} values, {spec.hf[0]} has {spec.shape[-1]}",
                 "choose another type, such as F16, or change the model's sizes",
             )
+
+
+def gguf_bytes(shape: HybridConfig, type_: str) -> int:
+    """Of the weights in a GGUF file with matrices of that type."""
+    return sum(byte_size("F32" if spec.is_kept_f32 else type_, spec.gguf_shape) for spec in tensor_table(shape))
+
+
+def exported_bytes(shape: HybridConfig, type_: str) -> int:
+    """Of the weights in all that `export_model` writes; the folder has them in fp32, as they were trained."""
+    return gguf_bytes(shape, type_) + FP32 * num_parameters(shape)
 
 
 def export_model(model: ArcticForCausalLM, tokenizer: Tokenizer, out: Path, name: str, type_: str = "F16") -> tuple[Path, ...]:

@@ -29,11 +29,12 @@ from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import load_base, note_frozen
 from openarctic.train.config import MAY_CHANGE, TrainConfig, may_change
-from openarctic.train.export import check_export_type, export_model
+from openarctic.train.export import check_export_type, export_model, exported_bytes
 from openarctic.train.job import Job
 from openarctic.train.objectives import LanguageModelling, check_context
 from openarctic.train.parallel.config import ParallelConfig
 from openarctic.train.processes import ALONE, Processes
+from openarctic.train.room import check_weights
 from openarctic.train.trainer import Progress
 
 SMALL_HYBRID = HybridConfig(
@@ -113,6 +114,7 @@ def pretrain_job(
         finish=partial(_finish, recipe, tokenizer, out),
         validation=_held_out(recipe, shards),
         largest_batch=(recipe.batch_tokens // processes.count // longest, longest),
+        exported_bytes=exported_bytes(recipe.model, recipe.export_type),
         notes=(*source.changes, *note_frozen(model)),
         processes=processes,
     )
@@ -121,6 +123,7 @@ def pretrain_job(
 def _from_scratch(shape: HybridConfig, tokenizer: Tokenizer) -> ArcticForCausalLM:
     """Random weights; the vocabulary is the tokenizer's."""
     shape = replace(shape, vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id)
+    check_weights(shape)
     model = ArcticForCausalLM(ArcticConfig.from_shape(shape))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
