@@ -19,6 +19,7 @@ from openarctic.errors import CapacityError, MissingError, UserError  # noqa: E4
 from openarctic.formats.bundled import model_path  # noqa: E402
 from openarctic.formats.gguf import read_gguf  # noqa: E402
 from openarctic.model import load_model  # noqa: E402
+from openarctic.model.routing import RoutingConfig  # noqa: E402
 from openarctic.tokenizer import Tokenizer  # noqa: E402
 from openarctic.train.base import load_base  # noqa: E402
 from openarctic.train.config import TrainConfig, check_unchanged, fixed_fields  # noqa: E402
@@ -227,6 +228,18 @@ def test_the_exported_files_take_what_was_told(tmp_path: Path, shards: list[Path
     gguf, folder = job.run(tmp_path)
     written = gguf.stat().st_size + sum(path.stat().st_size for path in folder.iterdir())
     assert job.exported_bytes < written < job.exported_bytes + 150_000  # a tokenizer, twice
+
+
+def test_loss_free_balancing_ends_in_files_or_is_refused_before_the_run(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer
+) -> None:
+    recipe = replace(RECIPE, routing=RoutingConfig(bias_update_rate=0.01))
+    for share in (0.0, 0.1):  # none, and less than one of four steps
+        with pytest.raises(UserError, match="leaves no step to learn without"):
+            pretrain_job(replace(recipe, train=replace(RECIPE.train, unbiased_share=share)), shards, tokenizer, tmp_path)
+    job = pretrain_job(replace(recipe, train=replace(RECIPE.train, unbiased_share=0.25)), shards, tokenizer, tmp_path)
+    assert job.notes == ("the last 25% of the run are without the biases of loss-free balancing, as the exported files are",)
+    assert len(job.run(tmp_path)) == 2
 
 
 def test_a_run_that_goes_on_needs_no_room_for_the_checkpoints_it_has(

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 from openarctic.data import Batch  # noqa: E402
 from openarctic.errors import MissingError, UserError  # noqa: E402
 from openarctic.model.routing import RoutingConfig  # noqa: E402
-from openarctic.train.checkpoint import latest_checkpoint, saved_steps  # noqa: E402
+from openarctic.train.checkpoint import latest_checkpoint, open_checkpoint, saved_steps  # noqa: E402
 from openarctic.train.config import fixed_fields  # noqa: E402
 from openarctic.train.objectives import LanguageModelling, Loss  # noqa: E402
 from openarctic.train.pretrain import PretrainRecipe  # noqa: E402
@@ -338,6 +338,28 @@ def test_rollbacks_count_although_the_run_was_killed_before_it_saved(tmp_path: P
     train(whole, Failing(4), Stream(), settings, tmp_path / "whole")
     assert equal(resumed, whole)
     assert sum(event["event"] == "rollback" for event in read_events(tmp_path / "cut")) == 1
+
+
+def test_the_last_stretch_is_learned_without_biases(tmp_path: Path) -> None:
+    settings = config(unbiased_share=0.5, checkpoint_steps=1, keep_last=9)
+    balanced = RoutingConfig(bias_update_rate=0.01)
+    whole, _ = run(tmp_path / "whole", settings, routing=balanced)
+    assert not any(name.endswith("choice_bias") for name in whole.state_dict())
+    for step in range(9):
+        found = open_checkpoint(tmp_path / "whole", step)
+        assert any(name.endswith("choice_bias") for name in found.names) == (step <= 4)
+    for stop in (2, 5):  # before the border, and after
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / f"cut {stop}", settings, StopsAt(stop), routing=balanced)
+        resumed, _ = run(tmp_path / f"cut {stop}", settings, model=tiny_hybrid(seed=5), routing=balanced)
+        assert equal(whole, resumed)
+    # A rollback over the border gets the biases back.
+    settings = config(unbiased_share=0.5, checkpoint_steps=3)
+    clean, _ = run(tmp_path / "clean", settings, Without(4), routing=balanced)
+    hurt = tiny_hybrid()
+    hurt.set_routing(balanced)
+    train(hurt, Failing(4), Stream(), settings, tmp_path / "hurt")
+    assert equal(clean, hurt)
 
 
 def test_the_rate_of_loss_free_balancing_may_change(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class TrainConfig:
     decay_share: float = 0.2
     final_rate: float = 0.0
     aux_loss_coef: float = 0.01
+    unbiased_share: float = may_change(0.1)  # last share of the run, without the biases of loss-free balancing
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: products under autocast; weights and moments stay as they are
     recompute: bool = may_change(False)  # selective recomputation: less memory, the same bits
     seed: int = 0
@@ -79,7 +80,7 @@ class TrainConfig:
         for name in ("weight_decay", "warmup_steps", "aux_loss_coef", "spike_sigmas", "max_rollbacks"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}", "it must not be negative")
-        for name in ("decay_share", "final_rate", "beta1", "beta2", "muon_momentum"):
+        for name in ("unbiased_share", "decay_share", "final_rate", "beta1", "beta2", "muon_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}", "it must lie between 0 and 1")
 

@@ -29,7 +29,7 @@ from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import load_base, note_frozen
 from openarctic.train.config import MAY_CHANGE, TrainConfig, may_change
-from openarctic.train.export import check_export_type, export_model, exported_bytes
+from openarctic.train.export import check_export_type, export_model, exported_bytes, note_balancing
 from openarctic.train.job import Job
 from openarctic.train.objectives import LanguageModelling, check_context
 from openarctic.train.parallel.config import ParallelConfig
@@ -115,7 +115,7 @@ def pretrain_job(
         validation=_held_out(recipe, shards),
         largest_batch=(recipe.batch_tokens // processes.count // longest, longest),
         exported_bytes=exported_bytes(recipe.model, recipe.export_type),
-        notes=(*source.changes, *note_frozen(model)),
+        notes=(*source.changes, *note_frozen(model), *note_balancing(recipe.routing, config)),
         processes=processes,
     )
 

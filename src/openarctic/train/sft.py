@@ -26,7 +26,7 @@ from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import identify_base, load_base, note_frozen, read_tokenizer
 from openarctic.train.config import TrainConfig, may_change
-from openarctic.train.export import check_export_type, export_model, exported_bytes
+from openarctic.train.export import check_export_type, export_model, exported_bytes, note_balancing
 from openarctic.train.job import Job
 from openarctic.train.objectives import SupervisedTuning, check_context
 from openarctic.train.packing import Pack, Segment
@@ -109,7 +109,7 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
         validation={"held out": Epochs(recipe, examples[:held_out])(0)} if held_out else {},
         largest_batch=(1, max(recipe.batch_tokens, recipe.max_pack_tokens if epochs.groups else 0)),
         exported_bytes=exported_bytes(model.config.shape, recipe.export_type),
-        notes=(*dropped, *note_frozen(model)),
+        notes=(*dropped, *note_frozen(model), *note_balancing(recipe.routing, config)),
     )
 
 

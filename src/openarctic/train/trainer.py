@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -143,6 +143,7 @@ class _Run:
         self.peak_flops = gemm_flops(torch.bfloat16 if config.precision == "bf16" else torch.float32, self.device)
         self.saved_seconds = 0.0
         self.validated_step = 0
+        self.routing = model.routing
         self.trimmed_seconds = 0.0  # of training, when free memory was last handed back
         self.is_stopped = False
         self.last = 0.0
@@ -218,6 +219,7 @@ class _Run:
 
     def _restore(self, saved: Checkpoint, is_rollback: bool = False) -> None:
         """Put everything back to where a checkpoint was written."""
+        self._choose_with_biases(any(name.endswith(".choice_bias") for name in saved.names))
         own = {f"model.{n}": p for n, p in self.trained.items()} | {f"model.{n}": b for n, b in self._buffers()}
         known = set().union(*self.processes.gather(set(own)))  # experts may be spread over processes
         # Biases of loss-free balancing come and go with its rate, which may change.
@@ -246,6 +248,13 @@ class _Run:
         else:  # by another number of processes: chances that none of them had
             seed_everything(self.config.seed + self.processes.rank + 1_000_003 * (saved.step + 1))
         self.drawn.clear()
+
+    def _choose_with_biases(self, are_wanted: bool) -> None:
+        """Routers have the biases of loss-free balancing, where the run balances so, but for its last stretch: exported files
+        have no place for them, so the model must learn to do without."""
+        routing = self.routing if are_wanted else replace(self.routing, bias_update_rate=0.0)
+        if routing != self.model.routing:
+            self.model.set_routing(routing)
 
     def _roll_back(self, why: str) -> None:
         """Return to the last good checkpoint; the batches that did the harm will be skipped."""
@@ -340,7 +349,9 @@ class _Run:
 
     def _step(self, batches: Sequence[Any], wants_stop: bool) -> dict[str, Any] | None:
         """One update, its record in the log, and a checkpoint where one is due; None when the guard undid it."""
-        rate = learning_rate(self.config, self.progress.step, self._share())
+        share = self._share()
+        rate = learning_rate(self.config, self.progress.step, share)
+        self._choose_with_biases(share < 1 - self.config.unbiased_share)
         sums = self._backward(batches)
         now = time.monotonic()
         # The first process's clock and anybody's wish to stop count for all.
