@@ -13,6 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from openarctic.cli import main  # noqa: E402
+from openarctic.config import override  # noqa: E402
+from openarctic.data import TokenShards  # noqa: E402
 from openarctic.data.prepare import PrepareOptions, prepare  # noqa: E402
 from openarctic.engine import Engine  # noqa: E402
 from openarctic.errors import CapacityError, MissingError, UserError  # noqa: E402
@@ -25,7 +27,8 @@ from openarctic.train.base import load_base  # noqa: E402
 from openarctic.train.config import TrainConfig, check_unchanged, fixed_fields  # noqa: E402
 from openarctic.train.dry_run import bytes_needed, check_room, estimate  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
-from openarctic.train.pretrain import SMALL_HYBRID, PretrainRecipe, pretrain_job  # noqa: E402
+from openarctic.train.pretrain import SMALL_HYBRID, PretrainRecipe, curriculum_of, pretrain_job  # noqa: E402
+from openarctic.train.recipes import NanoRecipe  # noqa: E402
 from openarctic.train.room import check_device_memory  # noqa: E402
 from openarctic.train.runlog import read_log  # noqa: E402
 from openarctic.train.sft import Example, SftRecipe, packs_of, read_examples, sequences_of, sft_job, share_beginnings  # noqa: E402
@@ -105,6 +108,17 @@ def test_data_that_do_not_fit_are_told(tmp_path: Path, shards: list[Path], token
         pretrain_job(RECIPE, [shards[0], shards[0]], tokenizer, tmp_path)
     with pytest.raises(UserError, match="epochs of its"):
         pretrain_job(replace(RECIPE, max_epochs=0.01), shards, tokenizer, tmp_path)
+
+
+def test_hints_can_be_followed(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError) as caught:
+        pretrain_job(replace(RECIPE, max_epochs=0.01), shards, tokenizer, tmp_path)
+    assert "on_excess=reweight" in str(caught.value.hint)
+    recipe = override(RECIPE, ["on_excess=reweight"])
+    assert curriculum_of(recipe, {"numbers": TokenShards(shards[0])}).on_excess == "reweight"
+    with pytest.raises(UserError) as caught:
+        override(NanoRecipe(), ["train.steps=9"])
+    assert caught.value.hint == "did you mean tune.steps?"
 
 
 @pytest.mark.parametrize(("type_", "told"), [("Q9", "Q9 is unknown"), ("Q4_K", "rows of a multiple of 256 values, .* has 32")])
@@ -412,5 +426,12 @@ def test_the_command_refuses_what_is_missing(tmp_path: Path, capsys: pytest.Capt
     for threads in ("0", "-3"):
         assert main(["train", "tiny", "--out", str(tmp_path), "--threads", threads]) == 2
     told = capsys.readouterr().err
-    for part in ("--out is missing", "--base is missing", "--tokenizer is missing", "'sometimes' is not", "one of adamw, muon", "threads is -3"):
+    for part in (
+        "--out is missing",
+        "--base is missing",
+        "--tokenizer is missing",
+        "'sometimes' is not",
+        "one of adamw, muon",
+        "threads is -3",
+    ):
         assert part in told

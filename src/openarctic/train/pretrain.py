@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -72,6 +72,7 @@ class PretrainRecipe:
     sequence_length: int = 512
     batch_tokens: int = 8192
     max_epochs: float | None = 4.0
+    on_excess: Literal["error", "reweight"] = may_change("error")  # of max_epochs; the source itself compares what comes of it
     validation_sequences: int = 64  # at most, of each domain
     export_type: str = may_change("F16")
     routing: RoutingConfig = field(default_factory=RoutingConfig)
@@ -151,7 +152,7 @@ def _open(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, TokenShard
 
 def curriculum_of(recipe: PretrainRecipe, shards: Mapping[str, TokenShards]) -> Curriculum:
     """The stages that the recipe names, for the domains that there are."""
-    settings: dict[str, Any] = {"max_epochs": recipe.max_epochs}
+    settings: dict[str, Any] = {"max_epochs": recipe.max_epochs, "on_excess": recipe.on_excess}
     if recipe.curriculum == "even":
         sizes = {name: own.num_tokens for name, own in shards.items()}
         total = sum(sizes.values())
