@@ -39,9 +39,16 @@ def test_nested_fields_are_set_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "message", "hint"),
-    [("inner.lrr=1", "inner.lrr", "inner.lr?"), ("lr=1", "lr", "inner.lr?"), ("train.steps=1", "train.steps", "inner.steps?"),
-     ("name.x=1", "name.x", "name?"), ("zzz=1", "zzz", "known: name, flag, inner, words"), ("inner.lr=fast", "not of type float", None), ("name", "no value", "=")],
-)  # fmt: skip
+    [
+        ("inner.lrr=1", "inner.lrr", "inner.lr?"),
+        ("lr=1", "lr", "inner.lr?"),
+        ("train.steps=1", "train.steps", "inner.steps?"),
+        ("name.x=1", "name.x", "name?"),
+        ("zzz=1", "zzz", "known: name, flag, inner, words"),
+        ("inner.lr=fast", "not of type float", None),
+        ("name", "no value", "="),
+    ],
+)
 def test_bad_overrides_say_why(setting: str, message: str, hint: str | None) -> None:
     with pytest.raises(UserError, match=message) as caught:
         override(Outer(), [setting])

@@ -151,7 +151,7 @@ def test_sequences_longer_than_the_context_are_told_before_the_run(
         pretrain_job(short, shards, tokenizer, tmp_path)
     values = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**values, "max_position_embeddings": 8}))
-    with pytest.raises(UserError, match="an example of .* tokens is longer than the model's context, 8"):
+    with pytest.raises(UserError, match=r"an example of .* tokens is longer than the model's context, 8"):
         sft_job(SftRecipe(min_shared_tokens=4), [write_lines(tmp_path / "a.jsonl", PAIRS)], base, tmp_path)
 
 

@@ -96,8 +96,8 @@ def train(
     and also `share` (of the run that is done) and `eta_seconds`; `say` gets lines for people. Where several `processes` train
     together, `spread` is how they share the model, and each has a source of its own part.
 
-    Raises UserError for a run without an end or without a step, a changed config, a folder in use and losses that stay bad, CorruptError when no
-    checkpoint is whole; KeyboardInterrupt or SystemExit(143), after saving, for Ctrl-C or SIGTERM.
+    Raises UserError for a run without an end or without a step, a changed config, a folder in use and losses that stay bad,
+    CorruptError when no checkpoint is whole; KeyboardInterrupt or SystemExit(143), after saving, for Ctrl-C or SIGTERM.
     """
     if not config.steps and not config.minutes:
         raise UserError("the training has no end", "set steps or minutes")
