@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "train a model from a recipe"
 DESCRIPTION = """\
-Recipes (docs/train.md has their fields, which --set changes):
+Recipes (docs/train.md has all of their fields, which --set changes; those of training are train.*, of nano tune.*):
   tiny      a minute from text to a model, on text that is installed with this package
   pretrain  a dense-MoE hybrid from scratch, or trained on from --base, on the folders that `openarctic data prepare` made
             (--data, one a domain)
