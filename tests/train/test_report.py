@@ -90,6 +90,14 @@ def test_an_expert_without_tokens_has_no_colour(tmp_path: Path) -> None:
     assert {match for match in re.findall(r'y="(\d+)"', layer[0])} == {"0", "1"}
 
 
+def test_layers_have_the_models_numbers_where_the_log_knows_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "log.jsonl").write_text("".join(json.dumps(record(step, moe_layers=[5, 11])) + "\n" for step in (1, 2)))
+    text = page(run)
+    assert 'aria-label="Layer 5"' in text and 'aria-label="Layer 11"' in text and "layer 11</span>" not in text
+    assert "&#9632;</span> layer 11" in text and "rows: layers 5, 11," in text and "layer 0" not in text.lower()
+
+
 def test_long_runs_make_pages_no_larger(tmp_path: Path) -> None:
     assert len(page(write_run(tmp_path / "long", 5000))) < 3 * len(page(write_run(tmp_path / "short", 400)))
 

@@ -57,6 +57,7 @@ def test_the_loss_falls_and_every_step_is_logged(tmp_path: Path) -> None:
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
     assert log[-1]["tokens"] == progress.tokens == 30 * 48
     assert {"loss", "aux_loss", "lr", "grad_norm", "tokens_per_s", "expert_load"} <= set(log[0])
+    assert log[0]["moe_layers"] == [0, 1]
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 30
     assert read_events(tmp_path) == []
 
@@ -76,6 +77,23 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, changes: dict[str, Any]) -
     resumed, progress = run(tmp_path / "cut", settings, model=tiny_hybrid(seed=5), routing=RESTLESS)
     assert progress.step == 8 and equal(whole, resumed)
     assert computed(tmp_path / "whole") == computed(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, 2), (5.0, 3)])
+def test_a_second_sigterm_stops_at_once_unless_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, steps: int
+) -> None:
+    monkeypatch.setattr("openarctic.train.trainer._Stop.SAME_SECONDS", seconds)
+
+    class StopsTwice(StopsAt):
+        def next_batch(self) -> Batch:
+            if self.number == self.stops_at:
+                os.kill(os.getpid(), self.kind)
+            return super().next_batch()
+
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, config(checkpoint_steps=1), StopsTwice(2, signal.SIGTERM))
+    assert caught.value.code == 143 and saved_steps(tmp_path)[-1] == steps
 
 
 def test_an_earlier_step_can_be_resumed_and_later_checkpoints_are_set_aside(tmp_path: Path) -> None:
@@ -348,11 +366,10 @@ def test_the_last_stretch_is_learned_without_biases(tmp_path: Path) -> None:
     for step in range(9):
         found = open_checkpoint(tmp_path / "whole", step)
         assert any(name.endswith("choice_bias") for name in found.names) == (step <= 4)
-    for stop in (2, 5):  # before the border, and after
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / f"cut {stop}", settings, StopsAt(stop), routing=balanced)
-        resumed, _ = run(tmp_path / f"cut {stop}", settings, model=tiny_hybrid(seed=5), routing=balanced)
-        assert equal(whole, resumed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", settings, StopsAt(5), routing=balanced)  # past the border
+    resumed, _ = run(tmp_path / "cut", settings, model=tiny_hybrid(seed=5), routing=balanced)
+    assert equal(whole, resumed)
     # A rollback over the border gets the biases back.
     settings = config(unbiased_share=0.5, checkpoint_steps=3)
     clean, _ = run(tmp_path / "clean", settings, Without(4), routing=balanced)

@@ -152,8 +152,15 @@ def _charts(log: Sequence[Record]) -> list[str]:
         layers = max((len(r.get(key, ())) for r in log), default=0)
         shown = [_layer_points(log, key, layer) for layer in range(layers)]
         if any(value for points in shown for _, value in points):
-            charts.append(_chart(title, told, [Line(f"layer {i}", points) for i, points in enumerate(shown)]))
+            numbers = _layer_numbers(log, layers)
+            charts.append(_chart(title, told, [Line(f"layer {n}", own) for n, own in zip(numbers, shown, strict=True)]))
     return charts
+
+
+def _layer_numbers(log: Sequence[Record], count: int) -> Sequence[int]:
+    """The model's numbers of its layers with experts; of an older log, which has none, their order."""
+    numbers: Sequence[int] = next((r["moe_layers"] for r in reversed(log) if "moe_layers" in r), range(count))
+    return numbers if len(numbers) == count else range(count)
 
 
 def _points(log: Sequence[Record], key: str) -> Points:
@@ -260,17 +267,17 @@ def _experts(log: Sequence[Record]) -> list[str]:
     if not routed:
         return []
     layers, experts = len(routed[-1]["expert_load"]), len(routed[-1]["expert_load"][0])
-    columns = _columns(routed)
+    numbers, columns = _layer_numbers(routed, layers), _columns(routed)
     end = columns[-1]
     parts = [
         '<h2>Expert load</h2><p class="key">The share of a layer\'s tokens that each expert gets. Colour: none at 0, half at the '
         "even share, full at twice the even share and above. A row without colour is an expert that learns nothing.</p>",
         '<div class="grid">',
-        _heat("All layers, at the end", "rows: layers, columns: experts", end, 1 / experts),
+        _heat("All layers, at the end", f"rows: layers {', '.join(map(str, numbers))}, columns: experts", end, 1 / experts),
     ]
     for layer in sorted({round(i * (layers - 1) / max(1, min(MAX_LAYERS, layers) - 1)) for i in range(min(MAX_LAYERS, layers))}):
         over_time = [[column[layer][e] for column in columns] for e in range(experts)]
-        parts.append(_heat(f"Layer {layer}", "rows: experts, columns: the run from left to right", over_time, 1 / experts))
+        parts.append(_heat(f"Layer {numbers[layer]}", "rows: experts, columns: the run from left to right", over_time, 1 / experts))
     return [*parts, "</div>"]
 
 

@@ -144,6 +144,7 @@ class _Run:
         self.saved_seconds = 0.0
         self.validated_step = 0
         self.routing = model.routing
+        self.moe_layers = [i for i in range(model.config.num_hidden_layers) if model.config.shape.is_moe_layer(i)]
         self.trimmed_seconds = 0.0  # of training, when free memory was last handed back
         self.is_stopped = False
         self.last = 0.0
@@ -464,6 +465,8 @@ class _Run:
             "z_loss": round(sums["z_loss"], 5),
             **self.balance.summary(self.processes, self.device),
         }
+        if record["expert_load"]:
+            record["moe_layers"] = self.moe_layers
         every = self.config.validate_every
         if self.validation and every and (self.progress.step % every == 0 or self._share() >= 1):
             record["validation"] = self._validate()
@@ -500,12 +503,17 @@ class _Run:
 
 
 class _Stop:
-    """Remembers the first Ctrl-C or SIGTERM, so that the step under way ends whole and is saved; a second stops at once."""
+    """Remembers the first Ctrl-C or SIGTERM, so that the step under way ends whole and is saved; a second stops at once.
+
+    But for a SIGTERM soon after the first: SLURM sends it to every process, and torchrun passes its own on.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SAME_SECONDS = 5.0
 
     def __enter__(self) -> _Stop:
         self.signal: int | None = None
+        self._asked = 0.0  # when, by the monotonic clock
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
@@ -516,8 +524,12 @@ class _Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
-        self.signal = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._asked = number, now
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        elif now - self._asked >= self.SAME_SECONDS:
+            raise SystemExit(128 + number)
 
     def raise_asked(self, by_others: bool) -> None:
         """What a program ends with that was asked to stop, or is one of several of which another was."""
