@@ -21,6 +21,14 @@ class Outer:
     name: str = "a"
     flag: bool = False
     inner: Inner = field(default_factory=Inner)
+    words: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize("text", ["5", '"abc"', "abc", "[1]", '{"a": 1}', "null"])
+def test_a_list_is_a_list_of_the_right_kind(text: str) -> None:
+    assert override(Outer(), ['words=["a", "b"]']).words == ("a", "b")
+    with pytest.raises(UserError, match="not a JSON list of str"):
+        override(Outer(), [f"words={text}"])
 
 
 def test_nested_fields_are_set_and_nothing_else() -> None:
@@ -31,8 +39,16 @@ def test_nested_fields_are_set_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "message", "hint"),
-    [("inner.lrr=1", "inner.lrr", "lr"), ("inner.lr=fast", "not of type float", None), ("name", "no value", "=")],
-)  # fmt: skip
+    [
+        ("inner.lrr=1", "inner.lrr", "inner.lr?"),
+        ("lr=1", "lr", "inner.lr?"),
+        ("train.steps=1", "train.steps", "inner.steps?"),
+        ("name.x=1", "name.x", "name?"),
+        ("zzz=1", "zzz", "known: name, flag, inner, words"),
+        ("inner.lr=fast", "not of type float", None),
+        ("name", "no value", "="),
+    ],
+)
 def test_bad_overrides_say_why(setting: str, message: str, hint: str | None) -> None:
     with pytest.raises(UserError, match=message) as caught:
         override(Outer(), [setting])

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -58,20 +58,33 @@ def override(config: Config, settings: Sequence[str]) -> Config:
         path, separator, text = setting.partition("=")
         if not separator:
             raise UserError(f"--set {setting!r} has no value", "write --set field=value")
+        if path not in (known := list(_paths(config))):
+            near = _nearest(path, known)
+            told = f"did you mean {near}?" if near else f"known: {', '.join(f.name for f in fields(config))}"
+            raise UserError(f"unknown config field {path}", told)
         config = _set(config, path.split("."), text, path)
     return config
 
 
+def _paths(config: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every field, groups among them."""
+    for each in fields(config):
+        yield f"{prefix}{each.name}"
+        if is_dataclass(value := getattr(config, each.name)):
+            yield from _paths(value, f"{prefix}{each.name}.")
+
+
+def _nearest(path: str, known: Sequence[str]) -> str | None:
+    """The field that was meant: best one of the same last name, which may stand in another group."""
+    *_, name = path.split(".")
+    same = [each for each in known if each.split(".")[-1] == name]
+    return next(iter(difflib.get_close_matches(path, same, 1, cutoff=0.0) or difflib.get_close_matches(path, known, 1)), None)
+
+
 def _set(config: Any, path: Sequence[str], text: str, full: str) -> Any:
-    names = [f.name for f in fields(config)]
     name = path[0]
-    if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        raise UserError(f"unknown config field {full}", f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}")
     current = getattr(config, name)
     if len(path) > 1:
-        if not is_dataclass(current):
-            raise UserError(f"config field {full}: {name} has no fields")
         return replace(config, **{name: _set(current, path[1:], text, full)})
     if is_dataclass(current):
         raise UserError(f"config field {full} is a group", f"set one of {', '.join(f.name for f in fields(current))}")
@@ -93,11 +106,21 @@ def _parse(text: str, kind: Any, full: str) -> Any:
         if get_origin(kind) is Literal:
             return _choice(text, get_args(kind), full)
         if get_origin(kind) is tuple:
-            return tuple(json.loads(text))
+            return _items(json.loads(text), get_args(kind)[0])
     except (ValueError, KeyError) as error:
+        if get_origin(kind) is tuple:
+            told = f"a JSON list of {get_args(kind)[0].__name__}"
+            raise UserError(f"config field {full}: {text!r} is not {told}", f"write --set '{full}=[...]'") from error
         name = getattr(kind, "__name__", str(kind))
         raise UserError(f"config field {full}: {text!r} is not of type {name}") from error
     raise UserError(f"config field {full} cannot be set from the command line")
+
+
+def _items(values: Any, kind: type) -> tuple[Any, ...]:
+    """A JSON list of that kind as a tuple. Raises ValueError."""
+    if not isinstance(values, list) or not all(type(value) is kind for value in values):
+        raise ValueError(f"a list of {kind.__name__} is wanted")
+    return tuple(values)
 
 
 def _choice(text: str, choices: Sequence[Any], full: str) -> Any:

@@ -13,18 +13,23 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from openarctic.cli import main  # noqa: E402
+from openarctic.config import override  # noqa: E402
+from openarctic.data import TokenShards  # noqa: E402
 from openarctic.data.prepare import PrepareOptions, prepare  # noqa: E402
 from openarctic.engine import Engine  # noqa: E402
 from openarctic.errors import CapacityError, MissingError, UserError  # noqa: E402
 from openarctic.formats.bundled import model_path  # noqa: E402
 from openarctic.formats.gguf import read_gguf  # noqa: E402
 from openarctic.model import load_model  # noqa: E402
+from openarctic.model.routing import RoutingConfig  # noqa: E402
 from openarctic.tokenizer import Tokenizer  # noqa: E402
 from openarctic.train.base import load_base  # noqa: E402
-from openarctic.train.config import TrainConfig  # noqa: E402
+from openarctic.train.config import TrainConfig, check_unchanged, fixed_fields  # noqa: E402
 from openarctic.train.dry_run import bytes_needed, check_room, estimate  # noqa: E402
 from openarctic.train.packing import Pack  # noqa: E402
-from openarctic.train.pretrain import SMALL_HYBRID, PretrainRecipe, pretrain_job  # noqa: E402
+from openarctic.train.pretrain import SMALL_HYBRID, PretrainRecipe, curriculum_of, pretrain_job  # noqa: E402
+from openarctic.train.recipes import NanoRecipe  # noqa: E402
+from openarctic.train.room import check_device_memory  # noqa: E402
 from openarctic.train.runlog import read_log  # noqa: E402
 from openarctic.train.sft import Example, SftRecipe, packs_of, read_examples, sequences_of, sft_job, share_beginnings  # noqa: E402
 
@@ -105,6 +110,51 @@ def test_data_that_do_not_fit_are_told(tmp_path: Path, shards: list[Path], token
         pretrain_job(replace(RECIPE, max_epochs=0.01), shards, tokenizer, tmp_path)
 
 
+def test_hints_can_be_followed(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError) as caught:
+        pretrain_job(replace(RECIPE, max_epochs=0.01), shards, tokenizer, tmp_path)
+    assert "on_excess=reweight" in str(caught.value.hint)
+    recipe = override(RECIPE, ["on_excess=reweight"])
+    assert curriculum_of(recipe, {"numbers": TokenShards(shards[0])}).on_excess == "reweight"
+    with pytest.raises(UserError) as caught:
+        override(NanoRecipe(), ["train.steps=9"])
+    assert caught.value.hint == "did you mean tune.steps?"
+
+
+@pytest.mark.parametrize(("type_", "told"), [("Q9", "Q9 is unknown"), ("Q4_K", "rows of a multiple of 256 values, .* has 32")])
+def test_a_type_that_cannot_be_exported_is_told_before_the_run(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, base: Path, type_: str, told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        pretrain_job(replace(RECIPE, export_type=type_), shards, tokenizer, tmp_path)
+    with pytest.raises(UserError, match=told):
+        sft_job(SftRecipe(export_type=type_), [write_lines(tmp_path / "a.jsonl", OTHERS)], base, tmp_path)
+
+
+def test_a_finished_run_is_exported_in_another_type(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    recipe = replace(RECIPE, train=replace(RECIPE.train, steps=1))
+    for type_ in ("F16", "BF16"):
+        path, _ = pretrain_job(replace(recipe, export_type=type_), shards, tokenizer, tmp_path).run(tmp_path)
+        assert read_gguf(path).tensors["blk.0.attn_q.weight"].type == type_
+
+
+def test_a_field_that_an_older_version_fixed_may_change() -> None:
+    saved = {**fixed_fields(RECIPE), "export_type": "F16"}
+    check_unchanged(saved, replace(RECIPE, export_type="Q8_0"), Path("step-1"))
+
+
+def test_sequences_longer_than_the_context_are_told_before_the_run(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, base: Path
+) -> None:
+    short = replace(RECIPE, model=replace(RECIPE.model, max_position_embeddings=32))
+    with pytest.raises(UserError, match="a sequence of 64 tokens is longer than the model's context, 32"):
+        pretrain_job(short, shards, tokenizer, tmp_path)
+    values = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**values, "max_position_embeddings": 8}))
+    with pytest.raises(UserError, match=r"an example of .* tokens is longer than the model's context, 8"):
+        sft_job(SftRecipe(min_shared_tokens=4), [write_lines(tmp_path / "a.jsonl", PAIRS)], base, tmp_path)
+
+
 def test_a_dry_run_says_what_the_run_takes(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
     job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
     found = estimate(job, tmp_path)
@@ -162,8 +212,48 @@ def test_too_little_memory_or_disk_is_said_before_the_run(
         check_room(job, tmp_path / "run")
     monkeypatch.undo()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": bytes_needed(job).checkpoint})())
-    with pytest.raises(CapacityError, match="the checkpoints take"):
+    with pytest.raises(CapacityError, match="checkpoints and model files take"):
         check_room(job, tmp_path / "run")
+
+
+def test_weights_that_do_not_fit_are_told_before_the_model_is_made(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 4 * load_base(base).num_parameters()
+    monkeypatch.setattr("openarctic.machine.available_bytes", lambda *_: needed - 1)
+    for settings in (RECIPE, replace(RECIPE, base=str(base))):
+        with pytest.raises(CapacityError, match="billion parameters in fp32 takes"):
+            pretrain_job(settings, shards, tokenizer, tmp_path)
+    monkeypatch.setattr("openarctic.machine.available_bytes", lambda *_: needed)
+    assert pretrain_job(RECIPE, shards, tokenizer, tmp_path)
+
+
+def test_an_accelerator_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (1000, 8000))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 700)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 200)
+    check_device_memory(1500, "it", "less", torch.device("cuda"))
+    with pytest.raises(CapacityError, match="of the accelerator's memory"):
+        check_device_memory(1501, "it", "less", torch.device("cuda"))
+
+
+def test_the_exported_files_take_what_was_told(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:
+    job = pretrain_job(replace(RECIPE, train=replace(RECIPE.train, steps=1)), shards, tokenizer, tmp_path)
+    gguf, folder = job.run(tmp_path)
+    written = gguf.stat().st_size + sum(path.stat().st_size for path in folder.iterdir())
+    assert job.exported_bytes < written < job.exported_bytes + 150_000  # a tokenizer, twice
+
+
+def test_loss_free_balancing_ends_in_files_or_is_refused_before_the_run(
+    tmp_path: Path, shards: list[Path], tokenizer: Tokenizer
+) -> None:
+    recipe = replace(RECIPE, routing=RoutingConfig(bias_update_rate=0.01))
+    for share in (0.0, 0.1):  # none, and less than one of four steps
+        with pytest.raises(UserError, match="leaves no step to learn without"):
+            pretrain_job(replace(recipe, train=replace(RECIPE.train, unbiased_share=share)), shards, tokenizer, tmp_path)
+    job = pretrain_job(replace(recipe, train=replace(RECIPE.train, unbiased_share=0.25)), shards, tokenizer, tmp_path)
+    assert job.notes == ("the last 25% of the run are without the biases of loss-free balancing, as the exported files are",)
+    assert len(job.run(tmp_path)) == 2
 
 
 def test_a_run_that_goes_on_needs_no_room_for_the_checkpoints_it_has(
@@ -171,10 +261,11 @@ def test_a_run_that_goes_on_needs_no_room_for_the_checkpoints_it_has(
 ) -> None:
     pretrain_job(RECIPE, shards, tokenizer, tmp_path).run(tmp_path)
     job = pretrain_job(RECIPE, shards, tokenizer, tmp_path)
-    free = 2 * bytes_needed(job).checkpoint  # of three that may lie there at once; one and a first one without moments do
+    # Of three checkpoints that may lie there at once, one and a first one without moments do.
+    free = 2 * bytes_needed(job).checkpoint + job.exported_bytes
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free})())
     check_room(job, tmp_path)
-    with pytest.raises(CapacityError, match="the checkpoints take"):
+    with pytest.raises(CapacityError, match="checkpoints and model files take"):
         check_room(job, tmp_path / "elsewhere")
 
 
@@ -332,6 +423,15 @@ def test_the_command_refuses_what_is_missing(tmp_path: Path, capsys: pytest.Capt
     assert main(["train", "pretrain", "--out", str(tmp_path)]) == 2
     assert main(["train", "tiny", "--out", str(tmp_path), "--resume", "sometimes"]) == 2
     assert main(["train", "tiny", "--out", str(tmp_path), "--set", "train.optimizer=sgd"]) == 2
+    for threads in ("0", "-3"):
+        assert main(["train", "tiny", "--out", str(tmp_path), "--threads", threads]) == 2
     told = capsys.readouterr().err
-    for part in ("--out is missing", "--base is missing", "--tokenizer is missing", "'sometimes' is not", "one of adamw, muon"):
+    for part in (
+        "--out is missing",
+        "--base is missing",
+        "--tokenizer is missing",
+        "'sometimes' is not",
+        "one of adamw, muon",
+        "threads is -3",
+    ):
         assert part in told

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,6 +197,21 @@ def test_weights_are_drawn_back_to_the_base() -> None:
 def test_a_share_of_the_base_beyond_all_is_told_before_anything_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"base_share is 1\.5"):
         make_nano(replace(RECIPE, base_share=1.5), tmp_path / "none", find_base(), tmp_path / "run", log=print)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"vocab_size": 99_999_999}, "vocab_size is 99999999, the base has 49152 tokens"),
+        ({"vocab_size": 0}, "vocab_size is 0"),
+        ({"expert_intermediate_size": 48}, "rows of 48 values, no multiple of 32"),
+    ],
+)
+def test_settings_that_the_base_does_not_allow_are_told_before_anything_is_read(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        make_nano(replace(RECIPE, **changes), tmp_path / "none", find_base(), tmp_path / "run", log=print)
 
 
 def test_a_base_that_cannot_ask_is_told(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import torch.nn.functional as F  # noqa: E402
 
 from openarctic.data import Batch  # noqa: E402
 from openarctic.errors import UserError  # noqa: E402
-from openarctic.train.objectives import DocumentAttention, LanguageModelling, document_mask  # noqa: E402
+from openarctic.train.objectives import DocumentAttention, LanguageModelling, PackTuning, document_mask  # noqa: E402
+from openarctic.train.packing import Pack, Segment  # noqa: E402
 
 from .worlds import documents, tiny_hybrid  # noqa: E402
 
@@ -64,3 +65,6 @@ def test_what_does_not_fit_is_named() -> None:
     too_long = Batch(long % 32, long % 32, 0 * long, long, 0 * long[:, 0])
     with pytest.raises(UserError, match="100 tokens is longer than the model's context, 64"):
         LanguageModelling().check(model, too_long)
+    PackTuning().check(model, Pack([1] * 40, [Segment([2], [3] * 23), Segment([2], [3])]))  # more tokens than positions
+    with pytest.raises(UserError, match="65 tokens is longer than the model's context, 64"):
+        PackTuning().check(model, Pack([1] * 40, [Segment([2], [3]), Segment([2], [3] * 24)]))

@@ -90,6 +90,14 @@ def test_an_expert_without_tokens_has_no_colour(tmp_path: Path) -> None:
     assert {match for match in re.findall(r'y="(\d+)"', layer[0])} == {"0", "1"}
 
 
+def test_layers_have_the_models_numbers_where_the_log_knows_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "log.jsonl").write_text("".join(json.dumps(record(step, moe_layers=[5, 11])) + "\n" for step in (1, 2)))
+    text = page(run)
+    assert 'aria-label="Layer 5"' in text and 'aria-label="Layer 11"' in text and "layer 11</span>" not in text
+    assert "&#9632;</span> layer 11" in text and "rows: layers 5, 11," in text and "layer 0" not in text.lower()
+
+
 def test_long_runs_make_pages_no_larger(tmp_path: Path) -> None:
     assert len(page(write_run(tmp_path / "long", 5000))) < 3 * len(page(write_run(tmp_path / "short", 400)))
 
@@ -118,6 +126,15 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [row[:3] for row in listed["rows"]] == [["first", 12, 1200], ["second", 3, 300]]
     assert main(["runs", "list", str(tmp_path / "none")]) == 2
     assert main(["train", "report"]) == 2
+
+
+def test_a_loss_that_is_null_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 1)
+    worse = [record(2, loss=None, validation={"web": None}, entropy=[None, 0.5]), record(3, loss=None)]
+    (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [record(1), *worse]))
+    assert "loss, mean of the last steps</td><td>5.0000<" in page(run)
+    (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in worse))
+    assert "loss, mean of the last steps</td><td>nan<" in page(run)
 
 
 def test_values_that_are_not_finite_are_left_out_of_curves(tmp_path: Path) -> None:

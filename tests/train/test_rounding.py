@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from openarctic.errors import UserError  # noqa: E402
 from openarctic.formats.quants import dequantize, quantize  # noqa: E402
 from openarctic.train.packing import pack_loss  # noqa: E402
-from openarctic.train.rounding import rounded, rounded_in_torch, through_types  # noqa: E402
+from openarctic.train.rounding import check_types, rounded, rounded_in_torch, through_types  # noqa: E402
 
 from .test_packing import tiny_model, tiny_pack  # noqa: E402
 
@@ -30,6 +30,11 @@ def test_torch_and_the_files_encoder_agree_to_the_bit(type: str) -> None:
 def test_an_unknown_type_is_told() -> None:
     with pytest.raises(UserError, match="Q6_K"):
         rounded_in_torch(torch.zeros(1, 32), "Q6_K")
+    with pytest.raises(UserError, match="Q6_K"):
+        check_types(torch.nn.Linear(32, 1), {"weight": "Q6_K"})
+    with pytest.raises(UserError, match="rows of 48 values"):
+        check_types(torch.nn.Linear(48, 1), {"weight": "Q4_1"})
+    check_types(torch.nn.Linear(64, 1), {"weight": "Q4_1"})
 
 
 def test_the_loss_is_that_of_rounded_weights_and_gradients_reach_the_parameters() -> None:

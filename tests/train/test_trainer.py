@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 from openarctic.data import Batch  # noqa: E402
 from openarctic.errors import MissingError, UserError  # noqa: E402
 from openarctic.model.routing import RoutingConfig  # noqa: E402
-from openarctic.train.checkpoint import latest_checkpoint, saved_steps  # noqa: E402
+from openarctic.train.checkpoint import latest_checkpoint, open_checkpoint, saved_steps  # noqa: E402
 from openarctic.train.config import fixed_fields  # noqa: E402
 from openarctic.train.objectives import LanguageModelling, Loss  # noqa: E402
 from openarctic.train.pretrain import PretrainRecipe  # noqa: E402
@@ -57,6 +57,7 @@ def test_the_loss_falls_and_every_step_is_logged(tmp_path: Path) -> None:
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
     assert log[-1]["tokens"] == progress.tokens == 30 * 48
     assert {"loss", "aux_loss", "lr", "grad_norm", "tokens_per_s", "expert_load"} <= set(log[0])
+    assert log[0]["moe_layers"] == [0, 1]
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 30
     assert read_events(tmp_path) == []
 
@@ -76,6 +77,23 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, changes: dict[str, Any]) -
     resumed, progress = run(tmp_path / "cut", settings, model=tiny_hybrid(seed=5), routing=RESTLESS)
     assert progress.step == 8 and equal(whole, resumed)
     assert computed(tmp_path / "whole") == computed(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, 2), (5.0, 3)])
+def test_a_second_sigterm_stops_at_once_unless_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, steps: int
+) -> None:
+    monkeypatch.setattr("openarctic.train.trainer._Stop.SAME_SECONDS", seconds)
+
+    class StopsTwice(StopsAt):
+        def next_batch(self) -> Batch:
+            if self.number == self.stops_at:
+                os.kill(os.getpid(), self.kind)
+            return super().next_batch()
+
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, config(checkpoint_steps=1), StopsTwice(2, signal.SIGTERM))
+    assert caught.value.code == 143 and saved_steps(tmp_path)[-1] == steps
 
 
 def test_an_earlier_step_can_be_resumed_and_later_checkpoints_are_set_aside(tmp_path: Path) -> None:
@@ -301,6 +319,27 @@ def test_weights_are_sound_where_the_source_ends_the_run(tmp_path: Path) -> None
     assert event["event"] == "rollback" and (event["step"], event["to"], event["skipped_batches"]) == (3, 2, [2])
 
 
+def test_a_run_whose_batches_end_early_says_so_and_is_validated(tmp_path: Path) -> None:
+    told: list[str] = []
+    held = {"held out": [documents(100)]}
+    _, progress = run(tmp_path, config(validate_every=2), Ending(3), validation=held, say=told.append)
+    assert progress.step == 3 and told == ["the batches ended after 3 of 8 steps, 0 batches were skipped"]
+    assert ["validation" in record for record in read_log(tmp_path)] == [False, True, True]
+
+
+def test_a_run_that_made_no_step_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="all 2 batches were skipped"):
+        train(tiny_hybrid(), Failing(0, 1), Ending(2), config(), tmp_path / "bad")
+    with pytest.raises(UserError, match="there is no batch to train on"):
+        run(tmp_path / "empty", config(), Ending(0))
+
+
+@pytest.mark.parametrize("name", ["lr", "expert_lr", "weight_decay", "aux_loss_coef", "minutes"])
+def test_infinite_rates_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is inf"):
+        config(**{name: math.inf})
+
+
 def test_rollbacks_count_although_the_run_was_killed_before_it_saved(tmp_path: Path) -> None:
     def killed(progress: Any, record: Any) -> None:
         if read_events(tmp_path / "cut"):
@@ -317,6 +356,27 @@ def test_rollbacks_count_although_the_run_was_killed_before_it_saved(tmp_path: P
     train(whole, Failing(4), Stream(), settings, tmp_path / "whole")
     assert equal(resumed, whole)
     assert sum(event["event"] == "rollback" for event in read_events(tmp_path / "cut")) == 1
+
+
+def test_the_last_stretch_is_learned_without_biases(tmp_path: Path) -> None:
+    settings = config(unbiased_share=0.5, checkpoint_steps=1, keep_last=9)
+    balanced = RoutingConfig(bias_update_rate=0.01)
+    whole, _ = run(tmp_path / "whole", settings, routing=balanced)
+    assert not any(name.endswith("choice_bias") for name in whole.state_dict())
+    for step in range(9):
+        found = open_checkpoint(tmp_path / "whole", step)
+        assert any(name.endswith("choice_bias") for name in found.names) == (step <= 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", settings, StopsAt(5), routing=balanced)  # past the border
+    resumed, _ = run(tmp_path / "cut", settings, model=tiny_hybrid(seed=5), routing=balanced)
+    assert equal(whole, resumed)
+    # A rollback over the border gets the biases back.
+    settings = config(unbiased_share=0.5, checkpoint_steps=3)
+    clean, _ = run(tmp_path / "clean", settings, Without(4), routing=balanced)
+    hurt = tiny_hybrid()
+    hurt.set_routing(balanced)
+    train(hurt, Failing(4), Stream(), settings, tmp_path / "hurt")
+    assert equal(clean, hurt)
 
 
 def test_the_rate_of_loss_free_balancing_may_change(tmp_path: Path) -> None:

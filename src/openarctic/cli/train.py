@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "train a model from a recipe"
 DESCRIPTION = """\
-Recipes (docs/train.md has their fields, which --set changes):
+Recipes (docs/train.md has all of their fields, which --set changes; those of training are train.*, of nano tune.*):
   tiny      a minute from text to a model, on text that is installed with this package
   pretrain  a dense-MoE hybrid from scratch, or trained on from --base, on the folders that `openarctic data prepare` made
             (--data, one a domain)
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train and say where the files are."""
     from openarctic.errors import UserError
+    from openarctic.machine import checked_threads
 
     if args.recipe == "report":
         return _report(args)
@@ -76,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
     _require_torch()
     import torch
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if args.threads is not None:
+        torch.set_num_threads(checked_threads(args.threads))
     with contextlib.ExitStack() as stack:
         job = _job(args, stack)
         is_first = job.processes.rank == 0
@@ -218,7 +219,7 @@ def _told(found: Estimate) -> list[tuple[str, str]]:
         ("  of it gradients", f"{found.gradient_bytes / 1e9:.3f} GB"),
         ("  of it moments", f"{found.moment_bytes / 1e9:.3f} GB"),
         ("  of it activations", "not planned" if found.activation_bytes is None else f"{found.activation_bytes / 1e9:.3f} GB"),
-        ("a checkpoint", f"{found.checkpoint_bytes / 1e9:.3f} GB, all at once {found.disk_bytes / 1e9:.3f} GB"),
+        ("a checkpoint", f"{found.checkpoint_bytes / 1e9:.3f} GB, all at once and the model {found.disk_bytes / 1e9:.3f} GB"),
     ]
 
 

@@ -12,15 +12,17 @@ import torch
 from openarctic.copilot.nano_pairs import Log, NanoPairs, written_pairs
 from openarctic.engine.engine import ASKS_KEY
 from openarctic.errors import MissingError, UserError
-from openarctic.formats import GGUFFile, from_gguf, read_gguf, to_gguf, write_gguf
+from openarctic.formats import GGUFFile, config_from_gguf, from_gguf, read_gguf, to_gguf, write_gguf
 from openarctic.formats.names import tensor_table
 from openarctic.formats.quants import byte_size
 from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import identify_base
+from openarctic.train.export import gguf_bytes
 from openarctic.train.job import Job
 from openarctic.train.objectives import PackTuning
 from openarctic.train.recipes import NanoRecipe
+from openarctic.train.rounding import check_types
 from openarctic.train.trainer import OnStep, Progress
 from openarctic.train.tune import EpochSource
 from openarctic.train.upcycle import upcycle
@@ -65,11 +67,14 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
         raise UserError(f"base_share is {recipe.base_share}, it must be 0 to 1")
     torch.manual_seed(recipe.tune.seed)
     source = read_gguf(base)
+    _check_vocabulary(recipe, source)
     tokenizer = Tokenizer.from_gguf_metadata(source.metadata).truncate(recipe.vocab_size)
     model = hybrid_base(recipe, source)
+    matrices = [n for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and ".gate." not in n]
+    types = dict.fromkeys(matrices, recipe.trained_type)
+    check_types(model, types)
     pairs = NanoPairs(recipe, data, tokenizer, log)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    matrices = [n for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and ".gate." not in n]
     pairs.written = written_pairs(recipe, pairs, source, out / "written.jsonl", torch.get_num_threads(), log)
     held_out = pairs.validation()
 
@@ -83,11 +88,19 @@ def nano_job(recipe: NanoRecipe, data: Path, base: Path, out: Path, log: Log) ->
         recipe=recipe,
         config=recipe.tune,
         model=model,
-        objective=PackTuning(dict.fromkeys(matrices, recipe.trained_type)),
+        objective=PackTuning(types),
         source=EpochSource(pairs.epoch, pairs.fingerprint(), identify_base(base)),
         finish=finish,
         validation={"held-out databases": held_out} if held_out else {},
+        exported_bytes=gguf_bytes(model.config.shape, recipe.trained_type),
     )
+
+
+def _check_vocabulary(recipe: NanoRecipe, source: GGUFFile) -> None:
+    """The base's is cut, never grown."""
+    held = config_from_gguf(source).vocab_size
+    if not 1 <= recipe.vocab_size <= held:
+        raise UserError(f"vocab_size is {recipe.vocab_size}, the base has {held} tokens", f"set vocab_size to at most {held}")
 
 
 def hybrid_base(recipe: NanoRecipe, source: GGUFFile) -> ArcticForCausalLM:

@@ -170,7 +170,7 @@ def limit_repeats(curriculum: Curriculum, available: Mapping[str, int]) -> tuple
                 raise UserError(
                     f"domain {name}: {tokens / available[name]:.2f} epochs of its {available[name]:,} tokens are needed, "
                     f"at most {curriculum.cap(name):g} are allowed",
-                    "lower the budget or its proportion, add data, raise max_epochs, or set on_excess to reweight",
+                    "lower the budget or its proportion, add data, raise max_epochs, or set on_excess=reweight",
                 )
         return curriculum, []
     stages, changes = [], []

@@ -9,17 +9,23 @@ import torch
 
 from openarctic.errors import MissingError
 from openarctic.formats.gguf import read_gguf
+from openarctic.formats.sources import open_source
 from openarctic.formats.upcycled import upcycle_record
 from openarctic.model import ArcticForCausalLM, load_model
 from openarctic.tokenizer import Tokenizer
+from openarctic.train.room import check_weights
 from openarctic.train.upcycle import freeze_dense
 
 
 def load_base(path: Path) -> ArcticForCausalLM:
     """A checkpoint folder or GGUF file in fp32, on the GPU where there is one.
 
-    Where an upcycled one says so (`--freeze-dense`), only what is new in it learns. Raises what reading it raises.
+    Where an upcycled one says so (`--freeze-dense`), only what is new in it learns. Raises what reading it raises, and
+    CapacityError where its weights do not fit.
     """
+    source = open_source(path)
+    source.close()
+    check_weights(source.config)
     model = load_model(path).float().to("cuda" if torch.cuda.is_available() else "cpu")
     if upcycle_record(path).get("freeze_dense"):
         freeze_dense(model)

@@ -7,6 +7,7 @@ A field marked `may_change` may differ when a stopped run goes on; a change of a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ class TrainConfig:
     decay_share: float = 0.2
     final_rate: float = 0.0
     aux_loss_coef: float = 0.01
+    unbiased_share: float = may_change(0.1)  # last share of the run, without the biases of loss-free balancing
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: products under autocast; weights and moments stay as they are
     recompute: bool = may_change(False)  # selective recomputation: less memory, the same bits
     seed: int = 0
@@ -72,28 +74,32 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} is {value}", "it must be greater than 0")
+        for name in ("lr", "expert_lr", "weight_decay", "aux_loss_coef", "minutes"):
+            if getattr(self, name) == math.inf:
+                raise UserError(f"{name} is inf", "it must be finite")
         for name in ("weight_decay", "warmup_steps", "aux_loss_coef", "spike_sigmas", "max_rollbacks"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}", "it must not be negative")
-        for name in ("decay_share", "final_rate", "beta1", "beta2", "muon_momentum"):
+        for name in ("unbiased_share", "decay_share", "final_rate", "beta1", "beta2", "muon_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}", "it must lie between 0 and 1")
 
 
 def fixed_fields(config: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted name -> value, as JSON keeps it, of every field of a (nested) config that may not change in a resumed run."""
-    return dict(_fixed(config, prefix))
+    values = ((name, value) for name, value, may_change in _leaves(config, prefix) if not may_change)
+    return {name: json.loads(json.dumps(value, default=_plain)) for name, value in values}
 
 
-def _fixed(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(config: Any, prefix: str = "", may_change: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    """(dotted name, value, whether it may change) of every field that is no group."""
     for each in fields(config):
-        value = getattr(config, each.name)
-        if each.metadata.get("may_change"):
-            continue
+        name, value = f"{prefix}{each.name}", getattr(config, each.name)
+        is_free = may_change or bool(each.metadata.get("may_change"))
         if is_dataclass(value):
-            yield from _fixed(value, f"{prefix}{each.name}.")
+            yield from _leaves(value, f"{name}.", is_free)
         else:
-            yield f"{prefix}{each.name}", json.loads(json.dumps(value, default=_plain))
+            yield name, value, is_free
 
 
 def _plain(value: Any) -> Any:
@@ -112,8 +118,9 @@ def resolved(config: Any) -> dict[str, Any]:
 def check_unchanged(saved: dict[str, Any], config: Any, checkpoint: Path) -> None:
     """Raise UserError naming the fields in which `config` differs from the fixed fields that a checkpoint was made with."""
     now = fixed_fields(config)
+    free = {name for name, _, may_change in _leaves(config) if may_change}  # older versions may have fixed some of them
     absent = "absent"
-    differing = [name for name in {**saved, **now} if saved.get(name, absent) != now.get(name, absent)]
+    differing = [name for name in {**saved, **now} if name not in free and saved.get(name, absent) != now.get(name, absent)]
     if differing:
         told = ", ".join(f"{name} ({saved.get(name, absent)} -> {now.get(name, absent)})" for name in differing)
         raise UserError(

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from openarctic.config import read_object, write_text
-from openarctic.errors import CapacityError, UserError
-from openarctic.machine import check_memory
+from openarctic.errors import CapacityError
 from openarctic.planner.activations import saved_bytes
 from openarctic.planner.training import TrainingBytes, training_bytes
 from openarctic.train.boxes import local_part
@@ -28,6 +27,7 @@ from openarctic.train.checkpoint import checkpoints_folder, saved_steps
 from openarctic.train.job import Job
 from openarctic.train.objectives import BatchSize, device_of
 from openarctic.train.optimizer import is_hidden_matrix
+from openarctic.train.room import check_device_memory
 from openarctic.train.throughput import gemm_flops, held_experts, memory_bytes, step_flops
 from openarctic.train.trainer import Progress, train
 from openarctic.train.tune import EpochSource
@@ -53,7 +53,7 @@ class Estimate:
     activation_bytes: int | None  # of the largest batch, by arithmetic; None where its size is not known
     memory_bytes: int
     checkpoint_bytes: int
-    disk_bytes: int  # of all checkpoints at once
+    disk_bytes: int  # of all checkpoints at once and the exported files
     seconds_per_step: float
     tokens_per_s: float
     peak_flops: float
@@ -83,25 +83,25 @@ def activation_bytes(job: Job) -> int | None:
 
 
 def disk_needed(job: Job, checkpoint_bytes: int) -> int:
-    """Bytes of all checkpoints that the run keeps at once: the last ones, the one being written, and every Nth."""
+    """Bytes of all checkpoints that the run keeps at once (the last ones, the one being written, and every Nth), and of the
+    exported files."""
     config = job.config
     marked = config.steps // config.keep_every if config.steps and config.keep_every else 0
-    return checkpoint_bytes * (config.keep_last + 1 + marked)
+    return checkpoint_bytes * (config.keep_last + 1 + marked) + job.exported_bytes
 
 
 def check_room(job: Job, out: Path) -> None:
     """Raise CapacityError, with both numbers, before a run that lacks memory or disk for what it holds at least."""
     needed = bytes_needed(job)
-    if device_of(job.model).type == "cpu":  # the weights are there already
-        hint = "smaller batches with train.accumulate, train.recompute=true, fewer trained parameters, or a smaller model"
-        held = needed.gradients + needed.moments + (activation_bytes(job) or 0)
-        check_memory(held, "training (gradients, moments and activations)", hint)
+    hint = "smaller batches with train.accumulate, train.recompute=true, fewer trained parameters, or a smaller model"
+    held = needed.gradients + needed.moments + (activation_bytes(job) or 0)  # the weights are there already
+    check_device_memory(held, "training (gradients, moments and activations)", hint, device_of(job.model))
     out.mkdir(parents=True, exist_ok=True)
     # A run that goes on has some of its checkpoints already; they make way for later ones.
     there = sum(path.stat().st_size for path in checkpoints_folder(out).glob("step-*/*"))
     disk, free = disk_needed(job, bytes_needed(job, of_all=True).checkpoint), shutil.disk_usage(out).free
     if disk > free + there:
-        told = f"the checkpoints take {disk / 1e9:.1f} GB, {(free + there) / 1e9:.1f} GB are free for them at {out}"
+        told = f"checkpoints and model files take {disk / 1e9:.1f} GB, {(free + there) / 1e9:.1f} GB are free for them at {out}"
         raise CapacityError(told, "make room, or set train.keep_last=1")
 
 
@@ -189,8 +189,6 @@ def _try(job: Job, out: Path) -> _Trial:
     config = replace(job.config, steps=steps, minutes=None, checkpoint_steps=None, checkpoint_minutes=1e9, validate_every=None)
     with tempfile.TemporaryDirectory(prefix="dry-run-", dir=out) as folder:
         train(job.model, job.objective, watched, config, Path(folder), on_step=watched.note)
-        if not watched.seen:
-            raise UserError("there is no batch to try", "give more data, or hold less of it out")
         checkpoint_seconds = time.monotonic() - watched.seen[-1][0]
         newest = checkpoints_folder(Path(folder)) / f"step-{saved_steps(Path(folder))[-1]}"
         checkpoint_bytes = sum(path.stat().st_size for path in newest.iterdir())

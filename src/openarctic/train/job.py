@@ -26,6 +26,7 @@ class Job:
     finish: Callable[[ArcticForCausalLM, Progress], tuple[Path, ...]]
     validation: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     largest_batch: tuple[int, int] | None = None  # sequences and tokens of each, where the recipe knows
+    exported_bytes: int = 0  # of what `finish` writes
     notes: tuple[str, ...] = ()  # what whoever starts it should know
     processes: Processes = ALONE
     spread: SpreadModel | None = None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from openarctic.data import IGNORED, Batch
 from openarctic.errors import UserError
+from openarctic.formats import HybridConfig
 from openarctic.model import ArcticForCausalLM
 from openarctic.model.routing import RouteStats
 from openarctic.train.packing import Pack, pack_loss
@@ -75,9 +76,11 @@ class PackTuning:
         return BatchSize(sum(len(s.target) for s in batch.segments), len(batch), len(batch.segments), seen)
 
     def check(self, model: ArcticForCausalLM, batch: Pack) -> None:
-        """Ids must be of the model's vocabulary."""
+        """Ids must be of the model's vocabulary, positions within its context."""
         ids = batch.prefix + [i for s in batch.segments for i in s.prompt + s.target]
         _check_ids(np.asarray(ids), model.config.vocab_size)
+        # Every segment's positions go on from the prefix.
+        check_context(model.config.shape, len(batch.prefix) + max(map(len, batch.segments)), "an example")
 
     def __call__(self, model: nn.Module, batch: Pack) -> Loss:
         """Forward of a pack."""
@@ -98,12 +101,7 @@ class LanguageModelling:
     def check(self, model: ArcticForCausalLM, batch: Batch) -> None:
         """Ids must be of the model's vocabulary, positions within its context."""
         _check_ids(batch.input_ids, model.config.vocab_size)
-        longest = int(batch.position_ids.max()) + 1
-        if longest > model.config.max_position_embeddings:
-            raise UserError(
-                f"a document of {longest} tokens is longer than the model's context, {model.config.max_position_embeddings}",
-                "set a shorter sequence length, or a larger max_position_embeddings",
-            )
+        check_context(model.config.shape, int(batch.position_ids.max()) + 1, "a document")
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Forward of a batch; the loss is computed piece by piece, without all logits at once."""
@@ -145,6 +143,15 @@ class SupervisedTuning:
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter is."""
     return next(model.parameters()).device
+
+
+def check_context(shape: HybridConfig, tokens: int, what: str, hint: str = "give shorter ones") -> None:
+    """Raise UserError where `what`, of so many tokens, is longer than a model's context."""
+    if tokens > shape.max_position_embeddings:
+        raise UserError(
+            f"{what} of {tokens} tokens is longer than the model's context, {shape.max_position_embeddings}",
+            hint,
+        )
 
 
 def _triangle(n: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,12 +28,13 @@ from openarctic.model import ArcticConfig, ArcticForCausalLM
 from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import load_base, note_frozen
-from openarctic.train.config import MAY_CHANGE, TrainConfig
-from openarctic.train.export import export_model
+from openarctic.train.config import MAY_CHANGE, TrainConfig, may_change
+from openarctic.train.export import check_export_type, export_model, exported_bytes, note_balancing
 from openarctic.train.job import Job
-from openarctic.train.objectives import LanguageModelling
+from openarctic.train.objectives import LanguageModelling, check_context
 from openarctic.train.parallel.config import ParallelConfig
 from openarctic.train.processes import ALONE, Processes
+from openarctic.train.room import check_weights
 from openarctic.train.trainer import Progress
 
 SMALL_HYBRID = HybridConfig(
@@ -71,8 +72,9 @@ class PretrainRecipe:
     sequence_length: int = 512
     batch_tokens: int = 8192
     max_epochs: float | None = 4.0
+    on_excess: Literal["error", "reweight"] = may_change("error")  # of max_epochs; the source itself compares what comes of it
     validation_sequences: int = 64  # at most, of each domain
-    export_type: str = "F16"
+    export_type: str = may_change("F16")
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig, metadata=MAY_CHANGE)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3, validate_every=200, spike_sigmas=10.0))
@@ -100,6 +102,9 @@ def pretrain_job(
     for own in shards.values():
         own.check_vocab(model.config.vocab_size)
     recipe = replace(recipe, model=model.config.shape, train=config)
+    check_export_type(recipe.model, recipe.export_type)
+    hint = "set a shorter sequence_length, or for a model from scratch a larger model.max_position_embeddings"
+    check_context(recipe.model, longest, "a sequence", hint)
     model.set_routing(recipe.routing)
     return Job(
         recipe=recipe,
@@ -110,7 +115,8 @@ def pretrain_job(
         finish=partial(_finish, recipe, tokenizer, out),
         validation=_held_out(recipe, shards),
         largest_batch=(recipe.batch_tokens // processes.count // longest, longest),
-        notes=(*source.changes, *note_frozen(model)),
+        exported_bytes=exported_bytes(recipe.model, recipe.export_type),
+        notes=(*source.changes, *note_frozen(model), *note_balancing(recipe.routing, config)),
         processes=processes,
     )
 
@@ -118,6 +124,7 @@ def pretrain_job(
 def _from_scratch(shape: HybridConfig, tokenizer: Tokenizer) -> ArcticForCausalLM:
     """Random weights; the vocabulary is the tokenizer's."""
     shape = replace(shape, vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id)
+    check_weights(shape)
     model = ArcticForCausalLM(ArcticConfig.from_shape(shape))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -145,7 +152,7 @@ def _open(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, TokenShard
 
 def curriculum_of(recipe: PretrainRecipe, shards: Mapping[str, TokenShards]) -> Curriculum:
     """The stages that the recipe names, for the domains that there are."""
-    settings: dict[str, Any] = {"max_epochs": recipe.max_epochs}
+    settings: dict[str, Any] = {"max_epochs": recipe.max_epochs, "on_excess": recipe.on_excess}
     if recipe.curriculum == "even":
         sizes = {name: own.num_tokens for name, own in shards.items()}
         total = sum(sizes.values())

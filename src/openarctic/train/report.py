@@ -86,15 +86,15 @@ def page(run: Path) -> str:
 def summary(log: Sequence[Record]) -> dict[str, Any]:
     """The last numbers of a run: step, tokens, seconds, smoothed loss, validation, rate."""
     last = log[-1]
-    recent = log[-min(len(log), 20) :]
+    recent = [loss for _, loss in _points(log, "loss")][-20:]
     validation: dict[str, float] = {}
     for record in log:
-        validation |= record.get("validation", {})
+        validation |= {name: loss for name, loss in record.get("validation", {}).items() if _is_number(loss)}
     return {
         "steps": last["step"],
         "tokens": last.get("tokens", 0),
         "seconds": last.get("seconds", 0.0),
-        "loss": sum(r["loss"] for r in recent) / len(recent),
+        "loss": sum(recent) / len(recent) if recent else math.nan,
         "validation": validation,
         "tokens_per_s": last.get("tokens", 0) / last["seconds"] if last.get("seconds") else 0.0,
     }
@@ -130,8 +130,8 @@ def _charts(log: Sequence[Record]) -> list[str]:
     loss = _points(log, "loss")
     lines = [Line("loss", loss, is_faint=True), Line("smoothed", _smoothed(loss))]
     for name in dict.fromkeys(name for record in log for name in record.get("validation", {})):
-        held_out = [(float(r["step"]), float(r["validation"][name])) for r in log if name in r.get("validation", {})]
-        lines.append(Line(f"validation {name}", held_out))
+        held_out = [(r["step"], r.get("validation", {}).get(name)) for r in log]
+        lines.append(Line(f"validation {name}", [(float(step), float(loss)) for step, loss in held_out if _is_number(loss)]))
     charts = [_chart("Loss", "cross-entropy, nats", lines)]
     single = (
         ("accuracy", "Accuracy", "share of targets that were the likeliest"),
@@ -152,17 +152,28 @@ def _charts(log: Sequence[Record]) -> list[str]:
         layers = max((len(r.get(key, ())) for r in log), default=0)
         shown = [_layer_points(log, key, layer) for layer in range(layers)]
         if any(value for points in shown for _, value in points):
-            charts.append(_chart(title, told, [Line(f"layer {i}", points) for i, points in enumerate(shown)]))
+            numbers = _layer_numbers(log, layers)
+            charts.append(_chart(title, told, [Line(f"layer {n}", own) for n, own in zip(numbers, shown, strict=True)]))
     return charts
 
 
+def _layer_numbers(log: Sequence[Record], count: int) -> Sequence[int]:
+    """The model's numbers of its layers with experts; of an older log, which has none, their order."""
+    numbers: Sequence[int] = next((r["moe_layers"] for r in reversed(log) if "moe_layers" in r), range(count))
+    return numbers if len(numbers) == count else range(count)
+
+
 def _points(log: Sequence[Record], key: str) -> Points:
-    points = [(float(r["step"]), float(r[key])) for r in log if isinstance(r.get(key), int | float)]
-    return [(step, value) for step, value in points if math.isfinite(value)]
+    return [(float(r["step"]), float(r[key])) for r in log if _is_number(r.get(key))]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _layer_points(log: Sequence[Record], key: str, layer: int) -> Points:
-    return [(float(r["step"]), float(r[key][layer])) for r in log if len(r.get(key, ())) > layer]
+    """Of a layer's number in each record that has one."""
+    return [(float(r["step"]), float(r[key][layer])) for r in log if len(r.get(key, ())) > layer and _is_number(r[key][layer])]
 
 
 def _smoothed(points: Points) -> Points:
@@ -256,17 +267,17 @@ def _experts(log: Sequence[Record]) -> list[str]:
     if not routed:
         return []
     layers, experts = len(routed[-1]["expert_load"]), len(routed[-1]["expert_load"][0])
-    columns = _columns(routed)
+    numbers, columns = _layer_numbers(routed, layers), _columns(routed)
     end = columns[-1]
     parts = [
         '<h2>Expert load</h2><p class="key">The share of a layer\'s tokens that each expert gets. Colour: none at 0, half at the '
         "even share, full at twice the even share and above. A row without colour is an expert that learns nothing.</p>",
         '<div class="grid">',
-        _heat("All layers, at the end", "rows: layers, columns: experts", end, 1 / experts),
+        _heat("All layers, at the end", f"rows: layers {', '.join(map(str, numbers))}, columns: experts", end, 1 / experts),
     ]
     for layer in sorted({round(i * (layers - 1) / max(1, min(MAX_LAYERS, layers) - 1)) for i in range(min(MAX_LAYERS, layers))}):
         over_time = [[column[layer][e] for column in columns] for e in range(experts)]
-        parts.append(_heat(f"Layer {layer}", "rows: experts, columns: the run from left to right", over_time, 1 / experts))
+        parts.append(_heat(f"Layer {numbers[layer]}", "rows: experts, columns: the run from left to right", over_time, 1 / experts))
     return [*parts, "</div>"]
 
 

@@ -20,8 +20,20 @@ from openarctic.formats.quants import dequantize, quantize
 BLOCK = 32
 # Largest code of the types with a scale and a minimum.
 _LEVELS = {"Q4_1": 15, "Q5_1": 31}
+_TRAINABLE = ("Q8_0", *_LEVELS)
 
 Result = TypeVar("Result")
+
+
+def check_types(model: nn.Module, types: Mapping[str, str]) -> None:
+    """Raise UserError, before a run, for a type that the named parameter cannot be trained through."""
+    parameters = dict(model.named_parameters())
+    for name, type in types.items():
+        if type not in _TRAINABLE:
+            raise _unknown(type)
+        if parameters[name].shape[-1] % BLOCK:
+            told = f"{name} has rows of {parameters[name].shape[-1]} values, no multiple of {BLOCK}"
+            raise UserError(f"cannot train through {type}: {told}", "change the sizes of what is trained")
 
 
 def rounded(values: Tensor, type: str) -> Tensor:
@@ -49,7 +61,11 @@ def rounded_in_torch(values: Tensor, type: str) -> Tensor:
         scale = (high - low) / _LEVELS[type]
         codes = (blocks - low).mul_(_inverse(scale)).add_(0.5).floor_().clamp_(max=_LEVELS[type])
         return codes.mul_(scale.half().float()).add_(low.half().float()).view_as(values)
-    raise UserError(f"cannot train through {type}", f"known: Q8_0, {', '.join(_LEVELS)}")
+    raise _unknown(type)
+
+
+def _unknown(type: str) -> UserError:
+    return UserError(f"cannot train through {type}", f"known: {', '.join(_TRAINABLE)}")
 
 
 def _inverse(scale: Tensor) -> Tensor:

@@ -40,6 +40,12 @@ class RunLog:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
+    def add_to_last(self, told: dict[str, Any]) -> None:
+        """Add to the object of the last step."""
+        *before, (_, last) = _lines(self._out / LOG)
+        assert last is not None
+        self._rewrite("".join(line for line, _ in before) + json.dumps({**last, **told}) + "\n")
+
     def event(self, kind: str, **told: Any) -> None:
         """Add an event, with the time of day."""
         with (self._out / EVENTS).open("a", encoding="utf-8") as file:
@@ -47,12 +53,16 @@ class RunLog:
 
     def take_back(self, step: int) -> None:
         """Remove what was logged after `step`, and a line that a kill cut short."""
-        if self._file:
-            self._file.close()
         path = self._out / LOG
         lines = list(_lines(path)) if path.exists() else []
         kept = [line for line, record in lines if record and line.endswith("\n") and record.get("step", 0) <= step]
-        write_text(path, "".join(kept))
+        self._rewrite("".join(kept))
+
+    def _rewrite(self, text: str) -> None:
+        path = self._out / LOG
+        if self._file:
+            self._file.close()
+        write_text(path, text)
         if self._file:
             self._file = path.open("a", encoding="utf-8")
 

@@ -25,10 +25,10 @@ from openarctic.model import ArcticForCausalLM
 from openarctic.model.routing import RoutingConfig
 from openarctic.tokenizer import Tokenizer
 from openarctic.train.base import identify_base, load_base, note_frozen, read_tokenizer
-from openarctic.train.config import TrainConfig
-from openarctic.train.export import export_model
+from openarctic.train.config import TrainConfig, may_change
+from openarctic.train.export import check_export_type, export_model, exported_bytes, note_balancing
 from openarctic.train.job import Job
-from openarctic.train.objectives import SupervisedTuning
+from openarctic.train.objectives import SupervisedTuning, check_context
 from openarctic.train.packing import Pack, Segment
 from openarctic.train.trainer import Progress
 from openarctic.train.tune import EpochSource, TuneConfig
@@ -50,7 +50,7 @@ class SftRecipe:
     max_pack_tokens: int = 2048
     validation_share: float = 0.0
     frozen: tuple[str, ...] = ()
-    export_type: str = "F16"
+    export_type: str = may_change("F16")
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     train: TrainConfig = field(default_factory=lambda: TuneConfig(lr=2e-4, expert_lr=None, validate_every=100))
 
@@ -91,6 +91,9 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
     config = replace(recipe.train, steps=recipe.train.steps or steps)
     recipe = replace(recipe, train=config)
     model = load_base(base)
+    check_export_type(model.config.shape, recipe.export_type)
+    hint = f"set max_tokens={model.config.max_position_embeddings} and long_examples=drop"
+    check_context(model.config.shape, max(map(len, examples)), "an example", hint)
     model.set_routing(recipe.routing)
     for name, parameter in model.named_parameters():
         if any(fnmatch(name, pattern) for pattern in recipe.frozen):
@@ -105,7 +108,8 @@ def sft_job(recipe: SftRecipe, files: Sequence[Path], base: Path, out: Path) -> 
         finish=partial(_finish, recipe, tokenizer, out),
         validation={"held out": Epochs(recipe, examples[:held_out])(0)} if held_out else {},
         largest_batch=(1, max(recipe.batch_tokens, recipe.max_pack_tokens if epochs.groups else 0)),
-        notes=(*dropped, *note_frozen(model)),
+        exported_bytes=exported_bytes(model.config.shape, recipe.export_type),
+        notes=(*dropped, *note_frozen(model), *note_balancing(recipe.routing, config)),
     )
 
 

@@ -34,8 +34,9 @@ class TensorBoard:
 def _numbers(record: dict[str, Any]) -> list[tuple[str, float]]:
     found = [(name, float(value)) for name, value in record.items() if isinstance(value, int | float) and name != "step"]
     found += [(f"validation/{name}", value) for name, value in record.get("validation", {}).items()]
+    layers = record.get("moe_layers", ())
     for name in ("entropy", "dropped", "dead_experts"):
-        found += [(f"{name}/layer {layer}", float(value)) for layer, value in enumerate(record.get(name, ()))]
+        found += [(f"{name}/layer {layer}", float(value)) for layer, value in zip(layers, record.get(name, ()), strict=False)]
     # The busiest expert's tokens over the even share: 1 is perfect balance.
-    loads = enumerate(record.get("expert_load", ()))
+    loads = zip(layers, record.get("expert_load", ()), strict=False)
     return found + [(f"busiest_expert/layer {layer}", max(load) * len(load)) for layer, load in loads]

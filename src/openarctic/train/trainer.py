@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,8 +96,8 @@ def train(
     and also `share` (of the run that is done) and `eta_seconds`; `say` gets lines for people. Where several `processes` train
     together, `spread` is how they share the model, and each has a source of its own part.
 
-    Raises UserError for a run without an end, a changed config, a folder in use and losses that stay bad, CorruptError when no
-    checkpoint is whole; KeyboardInterrupt or SystemExit(143), after saving, for Ctrl-C or SIGTERM.
+    Raises UserError for a run without an end or without a step, a changed config, a folder in use and losses that stay bad,
+    CorruptError when no checkpoint is whole; KeyboardInterrupt or SystemExit(143), after saving, for Ctrl-C or SIGTERM.
     """
     if not config.steps and not config.minutes:
         raise UserError("the training has no end", "set steps or minutes")
@@ -142,6 +142,9 @@ class _Run:
         self.flops = step_flops(model)
         self.peak_flops = gemm_flops(torch.bfloat16 if config.precision == "bf16" else torch.float32, self.device)
         self.saved_seconds = 0.0
+        self.validated_step = 0
+        self.routing = model.routing
+        self.moe_layers = [i for i in range(model.config.num_hidden_layers) if model.config.shape.is_moe_layer(i)]
         self.trimmed_seconds = 0.0  # of training, when free memory was last handed back
         self.is_stopped = False
         self.last = 0.0
@@ -217,6 +220,7 @@ class _Run:
 
     def _restore(self, saved: Checkpoint, is_rollback: bool = False) -> None:
         """Put everything back to where a checkpoint was written."""
+        self._choose_with_biases(any(name.endswith(".choice_bias") for name in saved.names))
         own = {f"model.{n}": p for n, p in self.trained.items()} | {f"model.{n}": b for n, b in self._buffers()}
         known = set().union(*self.processes.gather(set(own)))  # experts may be spread over processes
         # Biases of loss-free balancing come and go with its rate, which may change.
@@ -245,6 +249,13 @@ class _Run:
         else:  # by another number of processes: chances that none of them had
             seed_everything(self.config.seed + self.processes.rank + 1_000_003 * (saved.step + 1))
         self.drawn.clear()
+
+    def _choose_with_biases(self, are_wanted: bool) -> None:
+        """Routers have the biases of loss-free balancing, where the run balances so, but for its last stretch: exported files
+        have no place for them, so the model must learn to do without."""
+        routing = self.routing if are_wanted else replace(self.routing, bias_update_rate=0.0)
+        if routing != self.model.routing:
+            self.model.set_routing(routing)
 
     def _roll_back(self, why: str) -> None:
         """Return to the last good checkpoint; the batches that did the harm will be skipped."""
@@ -275,11 +286,33 @@ class _Run:
                     on_step(self.progress, {**record, "share": self._share(), "eta_seconds": self._eta()})
                 if self.is_stopped:
                     break
+            if self._share() < 1 and not self.is_stopped:
+                self._end_short()
             self.save()
         if self.tensorboard:
             self.tensorboard.close()
         stop.raise_asked(by_others=self.is_stopped)
         return self.progress
+
+    def _end_short(self) -> None:
+        """The source has ended before the run: validate, and say so. Raises UserError where nothing was trained."""
+        step, wanted = self.progress.step, self.config.steps
+        if not step:
+            drawn = self.progress.batches
+            if drawn:
+                raise UserError(
+                    f"no step was made: all {drawn} batches were skipped after bad losses",
+                    "lower the learning rate or look at the data; events.jsonl names the batches",
+                )
+            raise UserError("there is no batch to train on", "give more data, or hold less of it out")
+        if self.validation and self.config.validate_every and self.validated_step != step:
+            found = {"validation": self._validate()}
+            if self.processes.rank == 0:
+                self.log.add_to_last(found)
+                if self.tensorboard:
+                    self.tensorboard.step({"step": step, **found})
+        if wanted:
+            self.say(f"the batches ended after {step:,} of {wanted:,} steps, {len(self.guard.skipped)} batches were skipped")
 
     def _share(self) -> float:
         """Of the run that is done."""
@@ -317,7 +350,9 @@ class _Run:
 
     def _step(self, batches: Sequence[Any], wants_stop: bool) -> dict[str, Any] | None:
         """One update, its record in the log, and a checkpoint where one is due; None when the guard undid it."""
-        rate = learning_rate(self.config, self.progress.step, self._share())
+        share = self._share()
+        rate = learning_rate(self.config, self.progress.step, share)
+        self._choose_with_biases(share < 1 - self.config.unbiased_share)
         sums = self._backward(batches)
         now = time.monotonic()
         # The first process's clock and anybody's wish to stop count for all.
@@ -430,6 +465,8 @@ class _Run:
             "z_loss": round(sums["z_loss"], 5),
             **self.balance.summary(self.processes, self.device),
         }
+        if record["expert_load"]:
+            record["moe_layers"] = self.moe_layers
         every = self.config.validate_every
         if self.validation and every and (self.progress.step % every == 0 or self._share() >= 1):
             record["validation"] = self._validate()
@@ -442,6 +479,7 @@ class _Run:
         self.model.eval()
         losses = {name: self._mean_loss(batches) for name, batches in self.validation.items()}
         self.model.train()
+        self.validated_step = self.progress.step
         set_random_state(before)
         self.last = time.monotonic()
         return losses
@@ -465,12 +503,17 @@ class _Run:
 
 
 class _Stop:
-    """Remembers the first Ctrl-C or SIGTERM, so that the step under way ends whole and is saved; a second stops at once."""
+    """Remembers the first Ctrl-C or SIGTERM, so that the step under way ends whole and is saved; a second stops at once.
+
+    But for a SIGTERM soon after the first: SLURM sends it to every process, and torchrun passes its own on.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SAME_SECONDS = 5.0
 
     def __enter__(self) -> _Stop:
         self.signal: int | None = None
+        self._asked = 0.0  # when, by the monotonic clock
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
@@ -481,8 +524,12 @@ class _Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
-        self.signal = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._asked = number, now
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        elif now - self._asked >= self.SAME_SECONDS:
+            raise SystemExit(128 + number)
 
     def raise_asked(self, by_others: bool) -> None:
         """What a program ends with that was asked to stop, or is one of several of which another was."""
