@@ -114,7 +114,7 @@ def test_pages_of_allowed_sites_may_call(engine: Engine) -> None:
             server.post("/v1/completions", SHORT, **own),
             server.post("/v1/completions", SHORT, **own),
             server.post("/v1/completions", {"made_up": 1}, **own),
-            server.get("/nothing", **own),
+            server.get("/v1/models/nothing", **own),
         ]
         assert [reply.status for reply in replies] == [401, 200, 429, 429, 404]
         for reply in replies:
