@@ -16,6 +16,7 @@ from typing import Any
 from openarctic.errors import UserError
 
 MAX_DEPTH = 100  # of a JSON Schema; llguidance's own is 127
+MAX_PROPERTIES = 1000  # of one object: the time grows with their square
 _COUNTS = re.compile(r"\{(\d{0,9})(?:,(\d{0,9}))?\}")
 _ESCAPED_NAME = re.compile(r"[pPxuU]\{[^}]{0,40}\}")
 # A flag by which `#` begins a comment: what stands in brackets can then not be told from what does not.
@@ -93,7 +94,8 @@ def _end_of_class(pattern: str, at: int) -> int:
 
 
 def check_schema(schema: Any) -> None:
-    """Raises UserError for a JSON Schema that is nested too deep or holds text that is not valid Unicode."""
+    """Raises UserError for a JSON Schema that is nested too deep, has an object of too many properties, or holds text that is
+    not valid Unicode."""
     for _ in _patterns(schema):
         pass
 
@@ -119,6 +121,10 @@ def _patterns(schema: Any) -> Iterator[str]:
                     yield inner
                 if key == "patternProperties" and isinstance(inner, dict):
                     yield from inner
+                if key == "properties" and isinstance(inner, dict) and len(inner) > MAX_PROPERTIES:
+                    raise UserError(
+                        f"the JSON schema has an object of {len(inner)} properties, at most {MAX_PROPERTIES} are allowed"
+                    )
                 open_.append((inner, depth + 1))
         elif isinstance(value, list):
             open_ += [(inner, depth + 1) for inner in value]
@@ -176,6 +182,7 @@ def _definitions(source: str) -> tuple[dict[str, list[tuple[str, Any]]], int]:
             at = defined.end()
         elif char == '"':
             end = _end_of(source, at, '"')
+            longest = max(longest, end - at - 2)
             body.append(("text", max(0, end - at - 2)))
             at = end
         elif source.startswith("//", at) or char == "#":
