@@ -16,7 +16,10 @@ from openarctic.engine import Engine
 from openarctic.generator import Constraint
 from openarctic.serve.desk import Desk
 from openarctic.serve.errors import HTTPError
-from openarctic.serve.grammars import MAX_CHOICES, MAX_GRAMMAR_BYTES, THREADS, Form, Grammars
+from openarctic.serve.expansion import MAX_PROPERTIES
+from openarctic.serve.grammars import MAX_BYTES, MAX_CHOICES, MAX_LARK_BYTES, THREADS, Form, Grammars, check_size
+from openarctic.serve.protocol import ChatRequest, Tool
+from openarctic.serve.tools import calls_form
 
 from .test_gate import wait_until
 from .world import Server, running
@@ -32,10 +35,13 @@ def asked(outputs: dict[str, Any]) -> dict[str, Any]:
     ("outputs", "told"),
     [
         ({"regex": "(a{1000}){1000}"}, "100000 characters"),
-        ({"regex": "a" * (MAX_GRAMMAR_BYTES + 1)}, f"at most {MAX_GRAMMAR_BYTES}"),
+        ({"regex": "a" * (MAX_BYTES + 1)}, f"at most {MAX_BYTES}"),
         ({"choice": [str(i) for i in range(MAX_CHOICES + 1)]}, f"at most {MAX_CHOICES}"),
         ({"json": {"type": "string", "pattern": "((a{300}){300}){300}"}}, "100000 characters"),
-        ({"json": {"enum": ["a" * MAX_GRAMMAR_BYTES]}}, f"at most {MAX_GRAMMAR_BYTES}"),
+        ({"json": {"items": {"properties": {str(i): {} for i in range(MAX_PROPERTIES + 1)}}}}, f"at most {MAX_PROPERTIES}"),
+        ({"json": {"enum": ["a" * MAX_BYTES]}}, f"at most {MAX_BYTES}"),
+        ({"grammar": 'start: "' + "a" * 100_001 + '"'}, "100000 characters"),
+        ({"grammar": "start: A | " + " " * MAX_LARK_BYTES}, f"at most {MAX_LARK_BYTES}"),
         ({"grammar": 'start: C\nA: "a"{1000}\nC: A{1000}'}, "100000 characters"),
     ],
 )
@@ -52,6 +58,16 @@ def test_a_tools_schema_that_is_too_large_is_named(server: Server) -> None:
     body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "max_tokens": 3}
     reply = server.post("/v1/chat/completions", body)
     assert (reply.status, reply.error["param"]) == (400, "tools[1].function.parameters")
+
+
+def test_many_tools_may_be_larger_together(server: Server) -> None:
+    schema = {"type": "object", "description": "x" * 2000, "properties": {"a": {"type": "boolean"}}}
+    tools = [{"type": "function", "function": {"name": f"f{i}", "parameters": schema}} for i in range(60)]
+    body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "max_tokens": 1}
+    reply = server.post("/v1/chat/completions", body)
+    assert reply.error["code"] == "context_length_exceeded"  # which is what the tiny model lacks
+    form = calls_form(ChatRequest.model_validate(body), [Tool.model_validate(tool).function for tool in tools], None)
+    check_size(form)
 
 
 @pytest.fixture

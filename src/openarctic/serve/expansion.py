@@ -16,12 +16,17 @@ from typing import Any
 from openarctic.errors import UserError
 
 MAX_DEPTH = 100  # of a JSON Schema; llguidance's own is 127
+MAX_PROPERTIES = 1000  # of one object: the time grows with their square
 _COUNTS = re.compile(r"\{(\d{0,9})(?:,(\d{0,9}))?\}")
 _ESCAPED_NAME = re.compile(r"[pPxuU]\{[^}]{0,40}\}")
 # A flag by which `#` begins a comment: what stands in brackets can then not be told from what does not.
 _VERBOSE = re.compile(r"\(\?[a-zA-Z]{0,9}x")
 _DEFINES = re.compile(r"[?!]?([A-Za-z_]\w*)(?:\[[^\]\n]{0,99}\])?(?:\.-?\d+)?[ \t]*:")
 _LARK_TIMES = re.compile(r"~\s*(\d{1,9})(?:\s*\.\.\s*(\d{1,9}))?")
+# Possessive, so that a text that does not end is read once.
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_REGEX = re.compile(r"/(?:[^/\\]|\\.)*+/?", re.DOTALL)
+_BLANK = re.compile(r"[ \t\r]+")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _EMBEDDED = re.compile(r"%(?:json|regex)\s*(?=\{)")
 
@@ -93,7 +98,8 @@ def _end_of_class(pattern: str, at: int) -> int:
 
 
 def check_schema(schema: Any) -> None:
-    """Raises UserError for a JSON Schema that is nested too deep or holds text that is not valid Unicode."""
+    """Raises UserError for a JSON Schema that is nested too deep, has an object of too many properties, or holds text that is
+    not valid Unicode."""
     for _ in _patterns(schema):
         pass
 
@@ -119,6 +125,10 @@ def _patterns(schema: Any) -> Iterator[str]:
                     yield inner
                 if key == "patternProperties" and isinstance(inner, dict):
                     yield from inner
+                if key == "properties" and isinstance(inner, dict) and len(inner) > MAX_PROPERTIES:
+                    raise UserError(
+                        f"the JSON schema has an object of {len(inner)} properties, at most {MAX_PROPERTIES} are allowed"
+                    )
                 open_.append((inner, depth + 1))
         elif isinstance(value, list):
             open_ += [(inner, depth + 1) for inner in value]
@@ -174,8 +184,15 @@ def _definitions(source: str) -> tuple[dict[str, list[tuple[str, Any]]], int]:
         if defined:
             body = definitions.setdefault(defined[1], [])
             at = defined.end()
+        elif name := _NAME.match(source, at):
+            body.append(("name", name[0]))
+            at = name.end()
+        elif blank := _BLANK.match(source, at):
+            at = blank.end()
+            continue  # a new line stays one
         elif char == '"':
             end = _end_of(source, at, '"')
+            longest = max(longest, end - at - 2)
             body.append(("text", max(0, end - at - 2)))
             at = end
         elif source.startswith("//", at) or char == "#":
@@ -186,22 +203,19 @@ def _definitions(source: str) -> tuple[dict[str, list[tuple[str, Any]]], int]:
             longest = max(longest, size)
             body.append(("text", size))
             at = end
-        elif embedded := _EMBEDDED.match(source, at):
+        elif char == "%" and (embedded := _EMBEDDED.match(source, at)):
             size, at = _embedded(source, embedded.end())
             longest = max(longest, size)
             body.append(("text", size))
-        elif times := _LARK_TIMES.match(source, at) or _COUNTS.match(source, at):
+        elif char in "~{" and (times := _LARK_TIMES.match(source, at) or _COUNTS.match(source, at)):
             body.append(("repeat", (times[1], times[2])))
             at = times.end()
-        elif name := _NAME.match(source, at):
-            body.append(("name", name[0]))
-            at = name.end()
         else:
             if char in "([":
                 body.append(("open", None))
             elif char in ")]":
                 body.append(("close", None))
-            is_new_line = char == "\n" or (is_new_line and char in " \t\r")
+            is_new_line = char == "\n"
             at += 1
             continue
         is_new_line = False
@@ -210,10 +224,10 @@ def _definitions(source: str) -> tuple[dict[str, list[tuple[str, Any]]], int]:
 
 def _end_of(source: str, at: int, mark: str) -> int:
     """After the text that begins with a mark and ends with the next one that is not escaped."""
-    at += 1
-    while at < len(source) and source[at] != mark:
-        at += 2 if source[at] == "\\" else 1
-    return at + 1
+    pattern = _TEXT if mark == '"' else _REGEX
+    found = pattern.match(source, at)
+    assert found, "the mark is there, and the rest is anything"
+    return found.end()
 
 
 def _embedded(source: str, at: int) -> tuple[int, int]:

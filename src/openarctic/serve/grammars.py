@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from openarctic.errors import UserError
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from openarctic.engine.constraint import Follower
 
 THREADS = 2
-MAX_GRAMMAR_BYTES = 1 << 16
+MAX_BYTES = 1 << 16
+MAX_TOOLS_BYTES = 4 * MAX_BYTES  # of all tools together
+MAX_LARK_BYTES = 1 << 20  # our own, of SQL over a database's names, take some 200 kB
+SIZES_KEPT = 32  # as many as compiled grammars
 MAX_CHOICES = 5000
 MAX_WRITTEN_OUT = 100_000  # characters of a lexeme: half a second
 
@@ -93,10 +97,17 @@ def check_size(form: Form) -> None:
     kind, source = form.constraint.kind, form.constraint.source
     if kind == "choice" and (count := len(form.constraint.choice or ())) > MAX_CHOICES:
         raise UserError(f"{count} entries, at most {MAX_CHOICES} are allowed")
-    # First what goes through it all, as that says what is no text.
-    size = schema_size(json.loads(source)) if kind == "json" else 0
-    if (num_bytes := len(source.encode())) > MAX_GRAMMAR_BYTES:
-        raise UserError(f"{num_bytes} bytes, at most {MAX_GRAMMAR_BYTES} are allowed")
-    size = regex_size(source) if kind == "regex" else lark_size(source) if kind == "grammar" else size
-    if size > MAX_WRITTEN_OUT:
+    most = MAX_TOOLS_BYTES if form.parts else MAX_LARK_BYTES if kind == "grammar" else MAX_BYTES
+    if (size := len(source)) > most or (size := len(source.encode(errors="replace"))) > most:
+        raise UserError(f"{size} bytes, at most {most} are allowed")
+    if _written_out(kind, source) > MAX_WRITTEN_OUT:
         raise UserError(f"with its repetitions written out a pattern may have {MAX_WRITTEN_OUT} characters, this one has more")
+
+
+@lru_cache(SIZES_KEPT)
+def _written_out(kind: str, source: str) -> int:
+    if kind == "regex":
+        return regex_size(source)
+    if kind == "grammar":
+        return lark_size(source)
+    return schema_size(json.loads(source))
