@@ -135,7 +135,7 @@ def keep_feedback(desk: Desk, answers: LatestAnswers, request: AnalystFeedback, 
     if not given.sql:
         raise HTTPError(400, "that answer had no SQL to speak of", param="request_id", code="no_sql")
     kept = FeedbackRequest(question=given.question, sql=given.sql, verdict="up" if request.positive else "down")
-    return sql.keep_feedback(desk, kept, key, request.feedback_message)
+    return sql.keep_feedback(desk, kept, key, request.feedback_message or "")
 
 
 def _request_id() -> str:

@@ -425,4 +425,4 @@ class AnalystFeedback(Body):
 
     request_id: Annotated[str, Field(max_length=200)]
     positive: bool
-    feedback_message: Annotated[str, Field(max_length=10_000)] = ""
+    feedback_message: Annotated[str, Field(max_length=10_000)] | None = None
