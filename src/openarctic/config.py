@@ -58,12 +58,17 @@ def override(config: Config, settings: Sequence[str]) -> Config:
         path, separator, text = setting.partition("=")
         if not separator:
             raise UserError(f"--set {setting!r} has no value", "write --set field=value")
-        if path not in (known := list(_paths(config))):
-            near = _nearest(path, known)
-            told = f"did you mean {near}?" if near else f"known: {', '.join(f.name for f in fields(config))}"
-            raise UserError(f"unknown config field {path}", told)
+        _check_known(config, path)
         config = _set(config, path.split("."), text, path)
     return config
+
+
+def _check_known(config: Any, path: str) -> None:
+    known = list(_paths(config))
+    if path not in known:
+        near = _nearest(path, known)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(f.name for f in fields(config))}"
+        raise UserError(f"unknown config field {path}", hint)
 
 
 def _paths(config: Any, prefix: str = "") -> Iterator[str]:

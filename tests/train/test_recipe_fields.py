@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from openarctic.train.pretrain import PretrainRecipe  # noqa: E402
-from openarctic.train.recipes import NanoRecipe  # noqa: E402
-from openarctic.train.sft import SftRecipe  # noqa: E402
-from openarctic.train.tiny import tiny_recipe  # noqa: E402
+from openarctic.train.pretrain import PretrainRecipe
+from openarctic.train.recipes import NanoRecipe
+from openarctic.train.sft import SftRecipe
+from openarctic.train.tiny import tiny_recipe
 
 DOCS = (Path(__file__).parents[2] / "docs" / "train.md").read_text(encoding="utf-8")
 PRETRAIN, TINY, SFT, NANO = PretrainRecipe(), tiny_recipe(), SftRecipe(), NanoRecipe()

@@ -1,10 +1,11 @@
-"""Which domain each sequence of a stage comes from: proportions kept to 0.1 % over any 1,000 sequences, without sampling.
+"""Which domain each sequence of a stage comes from: proportions kept to 0.1 % over any 1,000 of them, without sampling.
 
 A schedule is made of rounds of 1,000 slots. A domain of proportion p owns floor(1000 p) slots, the same in every round. The few
 slots that are left over belong to no domain: each round lends them to as many different domains, those furthest behind, and a
 domain that borrows again keeps the slot it has. Hence any 1,000 consecutive sequences, wherever they begin, meet every owned slot
 once and find a domain in at most one lent slot (two lent slots of one domain are at least 1,000 apart), which is floor(1000 p) or
 one more: within one sequence of 1000 p. All sequences of a stage are equally long and full, so this holds for tokens as well.
+Each stage has a schedule of its own: a window across the border of two is a part of each, and was up to 3.6 sequences off.
 """
 
 from __future__ import annotations

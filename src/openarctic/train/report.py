@@ -277,7 +277,9 @@ def _experts(log: Sequence[Record]) -> list[str]:
     ]
     for layer in sorted({round(i * (layers - 1) / max(1, min(MAX_LAYERS, layers) - 1)) for i in range(min(MAX_LAYERS, layers))}):
         over_time = [[column[layer][e] for column in columns] for e in range(experts)]
-        parts.append(_heat(f"Layer {numbers[layer]}", "rows: experts, columns: the run from left to right", over_time, 1 / experts))
+        parts.append(
+            _heat(f"Layer {numbers[layer]}", "rows: experts, columns: the run from left to right", over_time, 1 / experts)
+        )
     return [*parts, "</div>"]
 
 
