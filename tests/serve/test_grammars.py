@@ -16,7 +16,6 @@ from openarctic.engine import Engine
 from openarctic.generator import Constraint
 from openarctic.serve.desk import Desk
 from openarctic.serve.errors import HTTPError
-from openarctic.serve.expansion import MAX_PROPERTIES
 from openarctic.serve.grammars import MAX_BYTES, MAX_CHOICES, MAX_LARK_BYTES, THREADS, Form, Grammars, check_size
 from openarctic.serve.protocol import ChatRequest, Tool
 from openarctic.serve.tools import calls_form
@@ -34,15 +33,13 @@ def asked(outputs: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("outputs", "told"),
     [
-        ({"regex": "(a{1000}){1000}"}, "100000 characters"),
+        ({"regex": "(a{1000}){1000}"}, "too large"),
         ({"regex": "a" * (MAX_BYTES + 1)}, f"at most {MAX_BYTES}"),
         ({"choice": [str(i) for i in range(MAX_CHOICES + 1)]}, f"at most {MAX_CHOICES}"),
-        ({"json": {"type": "string", "pattern": "((a{300}){300}){300}"}}, "100000 characters"),
-        ({"json": {"items": {"properties": {str(i): {} for i in range(MAX_PROPERTIES + 1)}}}}, f"at most {MAX_PROPERTIES}"),
         ({"json": {"enum": ["a" * MAX_BYTES]}}, f"at most {MAX_BYTES}"),
-        ({"grammar": 'start: "' + "a" * 100_001 + '"'}, "100000 characters"),
+        ({"grammar": 'start: "' + "a" * 1_000_000 + '"'}, "too large"),
         ({"grammar": "start: A | " + " " * MAX_LARK_BYTES}, f"at most {MAX_LARK_BYTES}"),
-        ({"grammar": 'start: C\nA: "a"{1000}\nC: A{1000}'}, "100000 characters"),
+        ({"grammar": 'start: C\nA: "a"{1000}\nC: A{1000}'}, "too large"),
     ],
 )
 def test_what_is_too_large_is_refused(server: Server, outputs: dict[str, Any], told: str) -> None:
@@ -50,14 +47,6 @@ def test_what_is_too_large_is_refused(server: Server, outputs: dict[str, Any], t
     [kind] = outputs
     assert (reply.status, reply.error["param"]) == (400, f"structured_outputs.{kind}")
     assert told in reply.error["message"] and len(reply.body) < 500
-
-
-def test_a_tools_schema_that_is_too_large_is_named(server: Server) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a{1000}){1000}"}}}
-    tools = [{"type": "function", "function": {"name": name, "parameters": own}} for name, own in (("a", {}), ("b", schema))]
-    body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "max_tokens": 3}
-    reply = server.post("/v1/chat/completions", body)
-    assert (reply.status, reply.error["param"]) == (400, "tools[1].function.parameters")
 
 
 def test_many_tools_may_be_larger_together(server: Server) -> None:

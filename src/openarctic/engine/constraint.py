@@ -46,8 +46,17 @@ class Constraints:
         matcher = LLMatcher(self._tokenizer, grammar, limits=limits(), log_level=0)
         if matcher.is_error():
             raise UserError(f"the {NAMES[kind]} is not valid: {_reason(kind, matcher.get_error())}", HINTS[kind])
-        matcher.deep_copy().compute_bitmask()  # warms the tables that copies share
+        if not _can_begin(matcher.deep_copy()):
+            raise UserError(f"the {NAMES[kind]} is too large", "fewer or smaller repetitions, shorter alternatives")
         return matcher
+
+
+def _can_begin(matcher: LLMatcher) -> bool:
+    """Whether a first token leads on within the limits; warms the tables that copies share."""
+    allowed = int.from_bytes(matcher.compute_bitmask(), "little")
+    if allowed:
+        matcher.consume_token((allowed & -allowed).bit_length() - 1)
+    return not matcher.is_error()
 
 
 def as_llguidance(kind: str, source: str, is_compact: bool = False) -> str:
@@ -76,10 +85,10 @@ def _reason(kind: str, error: str) -> str:
 
 
 def limits() -> LLParserLimits:
-    """Room for grammars that unroll a large schema: about ten times the defaults, still milliseconds a token."""
-    return LLParserLimits(
-        max_items_in_row=20_000, initial_lexer_fuel=10_000_000, step_lexer_fuel=2_000_000, step_max_items=500_000
-    )
+    """Room for the rules of grammars that unroll a large schema: about ten times the defaults, still milliseconds a token. Its
+    lexemes are short, and a pattern's cost grows with what its repetitions come to: with the default fuel one takes at most some
+    two seconds to be refused, where `(a{1000}){1000}` took half a minute."""
+    return LLParserLimits(max_items_in_row=20_000, initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, step_max_items=500_000)
 
 
 class Follower:

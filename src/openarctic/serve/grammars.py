@@ -7,18 +7,15 @@ it; a request waits no longer than its deadline; and what is too large is refuse
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from openarctic.errors import UserError
 from openarctic.generator import Constraint
 from openarctic.serve.errors import HTTPError, as_http
-from openarctic.serve.expansion import lark_size, regex_size, schema_size
 from openarctic.serve.work import deadline
 
 if TYPE_CHECKING:
@@ -29,9 +26,7 @@ THREADS = 2
 MAX_BYTES = 1 << 16
 MAX_TOOLS_BYTES = 4 * MAX_BYTES  # of all tools together
 MAX_LARK_BYTES = 1 << 20  # our own, of SQL over a database's names, take some 200 kB
-SIZES_KEPT = 32  # as many as compiled grammars
 MAX_CHOICES = 5000
-MAX_WRITTEN_OUT = 100_000  # characters of a lexeme: half a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +95,3 @@ def check_size(form: Form) -> None:
     most = MAX_TOOLS_BYTES if form.parts else MAX_LARK_BYTES if kind == "grammar" else MAX_BYTES
     if (size := len(source)) > most or (size := len(source.encode(errors="replace"))) > most:
         raise UserError(f"{size} bytes, at most {most} are allowed")
-    if _written_out(kind, source) > MAX_WRITTEN_OUT:
-        raise UserError(f"with its repetitions written out a pattern may have {MAX_WRITTEN_OUT} characters, this one has more")
-
-
-@lru_cache(SIZES_KEPT)
-def _written_out(kind: str, source: str) -> int:
-    if kind == "regex":
-        return regex_size(source)
-    if kind == "grammar":
-        return lark_size(source)
-    return schema_size(json.loads(source))

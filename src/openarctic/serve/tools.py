@@ -16,10 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openarctic.errors import UserError
 from openarctic.generator import Constraint
 from openarctic.serve.errors import HTTPError
-from openarctic.serve.expansion import check_schema
 from openarctic.serve.grammars import Form
 from openarctic.serve.protocol import ChatRequest, FunctionDefinition, NamedTool, ToolCall
 
@@ -58,9 +56,10 @@ def _with_object(tool: FunctionDefinition, place: str) -> FunctionDefinition:
     if not tool.parameters:
         return tool
     try:
-        check_schema(tool.parameters)
-    except UserError as error:
-        raise HTTPError(400, f"{place}: {error.message}", param=place) from error
+        json.dumps(tool.parameters, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        wrong = "hold text that is not valid Unicode" if isinstance(error, UnicodeEncodeError) else "are nested too deep"
+        raise HTTPError(400, f"{place} {wrong}", param=place) from error
     kind = tool.parameters.get("type", "object")
     if kind != "object":
         raise HTTPError(400, f"{place} are of type {json.dumps(kind)}, arguments are an object", param=place)
