@@ -24,7 +24,7 @@ def check_weights(shape: HybridConfig) -> None:
     Weights are made in the machine's memory and go on to the accelerator where there is one.
     """
     count = num_parameters(shape)
-    what, hint = f"the model's {count / 1e9:.2f} billion parameters in fp32", "take a smaller model, or a larger machine"
+    what, hint = f"a model of {count / 1e9:.2f} billion parameters in fp32", "take a smaller model, or a larger machine"
     check_memory(FP32 * count, what, hint)
     if torch.cuda.is_available():
         check_device_memory(FP32 * count, what, hint, torch.device("cuda"))
