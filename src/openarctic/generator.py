@@ -121,7 +121,7 @@ def _check(name: str, value: Any, low: float, high: float | None, *, above: bool
 
 def _check_token(name: str, id: Any) -> None:
     if not isinstance(id, int) or isinstance(id, bool) or id < 0:
-        raise UserError(f"{name} names token {id!r}, it must be a whole number from 0 on")
+        raise UserError(f"{name} names token {id!r}, it must be a whole number, 0 or more")
 
 
 GREEDY = Sampling()
