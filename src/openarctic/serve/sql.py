@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -19,6 +20,7 @@ from openarctic.copilot.query import run_query
 from openarctic.errors import OpenArcticError
 from openarctic.serve.desk import Desk, Linked, OnWork, Seat, answered, in_thread
 from openarctic.serve.errors import HTTPError
+from openarctic.serve.files import as_json
 from openarctic.serve.keys import ANYONE, Key
 from openarctic.serve.protocol import AskRequest, FeedbackRequest, QueryRequest
 from openarctic.serve.service import named_event
@@ -101,8 +103,13 @@ async def stages(desk: Desk, request: AskRequest, key: Key, on_work: OnWork) -> 
         return
     known = {"question": question}
     for stage, fields in ASKED_BACK if body["clarification"] else STAGES:
-        yield named_event(stage, {**known, **{field: body[field] for field in fields if field in body}})
-    yield named_event("done", body)
+        yield await asyncio.to_thread(_with_rows, stage, {**known, **{field: body[field] for field in fields if field in body}})
+    yield await asyncio.to_thread(_with_rows, "done", body)
+
+
+def _with_rows(name: str, data: dict[str, Any]) -> bytes:
+    """As `named_event`; many rows keep nobody waiting."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), as_json(data))
 
 
 async def query(desk: Desk, request: QueryRequest, key: Key) -> tuple[dict[str, Any], Result]:
