@@ -1,7 +1,8 @@
 """What a run will cost, before it runs: sizes and FLOPs by arithmetic, time and memory from a few real steps.
 
 The steps run in a temporary folder beside the run's own, with everything that a run does; the model is spoiled by them. Where an
-epoch lies ready, its largest batch is the first of them, for the memory, and time is told for its mean batch.
+epoch lies ready, the second of them has its largest batch, for the memory (the first has no moments beside it yet), and time is
+told for its mean batch.
 """
 
 from __future__ import annotations
@@ -167,8 +168,8 @@ class _Watched:
     def next_batch(self) -> Any:
         if len(self.seen) >= MIN_STEPS and self.seen[-1][1].seconds > TRIAL_SECONDS:
             raise StopIteration
-        is_first = not self.sizes and self._largest is not None
-        batch = self._largest if is_first else self._job.source.next_batch()
+        begins_second = len(self.sizes) == self._job.config.accumulate
+        batch = self._largest if begins_second and self._largest is not None else self._job.source.next_batch()
         self.sizes.append(self._job.objective.size(batch))
         return batch
 
