@@ -231,7 +231,7 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize", tags=["tokens"])
     async def tokenize(body: TokenizeRequest) -> Response:
         """Text to ids."""
-        return _json(await tokens.tokenize(service, body))  # FastAPI would look at each id
+        return JSONResponse(await tokens.tokenize(service, body))  # FastAPI would look at each id
 
     @app.post("/detokenize", tags=["tokens"])
     async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:

@@ -41,18 +41,23 @@ class EpochSource:
 
     def next_batch(self) -> Any:
         """The next one. Raises StopIteration where an epoch is empty."""
-        if not (left := self.upcoming()):
+        batches = self._current()
+        if not batches:
             raise StopIteration
         self._position += 1
-        return left[0]
+        return batches[self._position - 1]
 
     def upcoming(self) -> Sequence[Any]:
         """What is left of the epoch; the whole next one where nothing is."""
+        return self._current()[self._position :]
+
+    def _current(self) -> Sequence[Any]:
+        """The epoch of the next batch."""
         if self._batches is not None and self._position >= len(self._batches):
             self._epoch, self._position, self._batches = self._epoch + 1, 0, None
         if self._batches is None:
             self._batches = self._epochs(self._epoch)
-        return self._batches[self._position :]
+        return self._batches
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, and batches of it that were given."""
