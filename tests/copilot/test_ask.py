@@ -76,6 +76,15 @@ def test_a_linked_text_is_looked_for_where_it_stands() -> None:
     assert answer.rows and all("Tent" in name for (name,) in answer.rows)
 
 
+def test_what_the_question_words_plainly_wins_over_what_the_model_wrote() -> None:
+    sql = " SELECT COUNT(*), city FROM customers, orders WHERE customers.name LIKE 'a%' GROUP BY city HAVING COUNT(*) > 2"
+    question = "List the cities, and the number of orders, of customers whose name contains the letter A, with at least 2 orders."
+    answer = ask(question, model=ScriptedGenerator([[sql]]))
+    assert (answer.columns or [])[0] == "city" and "LIKE '%a%'" in (answer.sql or "") and "COUNT(*) >= 2" in (answer.sql or "")
+    as_written = ask(question, model=ScriptedGenerator([[sql]]), options=AskOptions(without=frozenset({"words"})))
+    assert (as_written.columns or [])[-1] == "city" and "LIKE 'a%'" in (as_written.sql or "")
+
+
 def test_a_misspelt_text_is_spelt_as_it_is_stored() -> None:
     model = ScriptedGenerator([[" SELECT COUNT(*) FROM customers WHERE city = 'Berln'"]])
     answer = ask("How many customers are in Berln?", model=model)

@@ -66,3 +66,27 @@ def test_they_are_few_and_none_is_the_statement_itself() -> None:
     sql = "SELECT genre_id, id, genre_id, id, genre_id FROM tracks"
     told = found("Show names and unit prices of the tracks", sql)
     assert sql not in told and 0 < len(told) <= MAX_VARIANTS
+
+
+def test_a_count_of_different_things() -> None:
+    told = found("How many different unit prices are there?", "SELECT COUNT(DISTINCT id) FROM tracks")
+    assert "SELECT COUNT(DISTINCT unit_price) FROM tracks" in told
+
+
+def test_a_table_that_is_only_counted() -> None:
+    told = found("How many tracks are there?", "SELECT COUNT(*) FROM tracks, genres WHERE unit_price > 1")
+    assert "SELECT COUNT(*) FROM tracks WHERE unit_price > 1" in told
+
+
+def test_the_name_of_what_a_key_points_at() -> None:
+    sql = "SELECT COUNT(*), genre_id FROM tracks GROUP BY genre_id"
+    assert "SELECT COUNT(*), genres.name FROM tracks, genres GROUP BY genres.name" in found(
+        "How many tracks has each genre?", sql
+    )
+    assert not any("genres" in told for told in found("How many tracks has each genre id?", sql))
+
+
+def test_the_table_that_is_said_next_to_a_name_wherever_that_is_said() -> None:
+    question = "What are the genres by number of tracks? List the names of the genres and their tracks."
+    sql = "SELECT genre_id, COUNT(*) FROM genres, tracks GROUP BY genre_id"
+    assert "SELECT genres.name, COUNT(*) FROM genres, tracks GROUP BY genres.name" in found(question, sql)

@@ -140,6 +140,17 @@ def test_one_database_is_divided_by_question() -> None:
     assert len({c for c, _ in calibrate(cases(40, 1), "m", "f").judged}) > 8
 
 
+def test_the_greedy_candidate_alone_is_fitted_on_too_but_never_beside_its_own_database() -> None:
+    several, misleading = cases(240, 6), [Case(c.part, c.candidates, c.right[::-1]) for c in cases(240, 6) if c.part == "db0"]
+    fit, both = calibrate(several, "m", "f"), calibrate(several, "m", "f", alone=misleading * 20)
+    assert both.calibration.correct != fit.calibration.correct
+    of_it = [i for i, case in enumerate(several) if case.part == "db0"]
+    assert [both.judged[i][1] for i in of_it] == [fit.judged[i][1] for i in of_it]
+    assert [right for _, right in both.judged] != [right for _, right in fit.judged]
+    one = cases(60, 1)
+    assert calibrate(one, "m", "f", alone=one) == calibrate(one, "m", "f")
+
+
 def test_questions_without_candidates_count_as_wrong() -> None:
     fit = calibrate([*cases(60, 6), Case("none", (), ())], "m", "f")
     assert fit.judged[-1] == (0.0, False) and len(fit.judged) == 61

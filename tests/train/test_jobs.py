@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from openarctic.train.dry_run import bytes_needed, check_room, estimate  # noqa:
 from openarctic.train.packing import Pack  # noqa: E402
 from openarctic.train.pretrain import SMALL_HYBRID, PretrainRecipe, curriculum_of, pretrain_job  # noqa: E402
 from openarctic.train.recipes import NanoRecipe  # noqa: E402
-from openarctic.train.room import check_device_memory  # noqa: E402
+from openarctic.train.room import check_device_memory, keep_few_kernels  # noqa: E402
 from openarctic.train.runlog import read_log  # noqa: E402
 from openarctic.train.sft import Example, SftRecipe, packs_of, read_examples, sequences_of, sft_job, share_beginnings  # noqa: E402
 
@@ -186,7 +187,8 @@ def test_a_dry_run_tries_the_largest_batch_and_tells_of_the_mean_one(tmp_path: P
     job.objective.__class__ = Watched
     (tmp_path / "run").mkdir()
     found = estimate(job, tmp_path / "run")
-    assert tried[2] == max(tokens) and max(tried) == max(tokens)  # the second step's first
+    assert tried[-2:] == [max(tokens)] * 2  # both of the last step
+    assert tried[:3] == [sorted(tokens)[int(share * len(tokens))] for share in (0.5, 0.25, 0.75)]
     assert found.tokens_per_step == pytest.approx(2 * sum(tokens) / len(tokens))
     assert found.seconds_per_step > 0 and found.flops_per_step > 0
 
@@ -235,6 +237,16 @@ def test_an_accelerator_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     check_device_memory(1500, "it", "less", torch.device("cuda"))
     with pytest.raises(CapacityError, match="of the accelerator's memory"):
         check_device_memory(1501, "it", "less", torch.device("cuda"))
+
+
+def test_few_kernels_are_kept_unless_the_user_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "7")
+    keep_few_kernels()
+    assert os.environ[name] == "7"
+    monkeypatch.delenv(name)
+    keep_few_kernels()
+    assert os.environ[name] == "128"
 
 
 def test_the_exported_files_take_what_was_told(tmp_path: Path, shards: list[Path], tokenizer: Tokenizer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from openarctic.cli.eval import Counter, add_model, asked_model
@@ -11,8 +12,9 @@ from openarctic.cli.progress import end
 
 SUMMARY = "fit how candidates are weighed and how sure answers are"
 DESCRIPTION = """\
-Asks Spider-form questions (as `eval spider`), describes every candidate by features, and fits which of them are right. All
-numbers it prints are of databases that were held out of the fit. Take questions over databases that the model was not trained on;
+Asks Spider-form questions (as `eval spider`), describes every candidate by features, and fits which of them are right: once with
+all candidates, once with the greedy one alone, so that the weights serve both. All numbers it prints are of databases that were
+held out of the fit. Take questions over databases that the model was not trained on;
 `--only validation` takes those that the recipe of arctic-nano keeps out. With --record, a second run needs no model's time.
 
 example:
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from openarctic.errors import UserError
     from openarctic.evals.calibrate import calibrate, unfitted
     from openarctic.evals.curve import SHOWN, accuracy_at, area, calibration_error
-    from openarctic.evals.spider import GOLD_ROWS, evaluate, read_questions
+    from openarctic.evals.spider import GOLD_ROWS, Report, evaluate, read_questions
 
     only = _kept_out() if args.only == "validation" else tuple(filter(None, (args.only or "").split(",")))
     questions = [q for path in args.questions for q in read_questions(path) if not only or q.database in only]
@@ -51,9 +53,14 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"no question is over {', '.join(only)}")
     model = asked_model(args)
     options = AskOptions(candidates=args.candidates, limit=GOLD_ROWS)
-    report = evaluate(questions, args.databases, model, options, Counter(len(questions)), unfitted(model))
+
+    def asked(options: AskOptions) -> Report:
+        return evaluate(questions, args.databases, model, options, Counter(len(questions)), unfitted(model))
+
+    report = asked(options)
+    alone = [o.case for o in asked(replace(options, candidates=1)).outcomes if o.case.candidates]
     end()
-    fit = calibrate([o.case for o in report.outcomes], model.name, fingerprint_of(model))
+    fit = calibrate([o.case for o in report.outcomes], model.name, fingerprint_of(model), alone=alone)
     if args.out is not None:
         write_text(args.out, fit.calibration.to_json())
     before = report.to_dict()

@@ -19,6 +19,8 @@ from openarctic.copilot.access import Access, open_access
 from openarctic.copilot.answers.sentence import answer_sentence
 from openarctic.copilot.audit import Event
 from openarctic.copilot.charts.choose import chart_for
+from openarctic.copilot.column_order import in_said_order
+from openarctic.copilot.comparisons import as_worded
 from openarctic.copilot.confidence import Calibration, Judge
 from openarctic.copilot.databases import Database, cached_schema
 from openarctic.copilot.execute import Result, Worker
@@ -55,6 +57,7 @@ RETRY_TEMPERATURE = 1.0
 STEPS: dict[str, str] = {
     "values": "the cell values that the question names, in the prompt and in mending",
     "mend": "tables added that a query needs, texts compared where they stand",
+    "words": "comparisons and the order of columns as the question plainly words them",
     "prune": "tables taken away that are joined for nothing",
     "channel": "how probable the question is, given each candidate (a noisy channel), for the scorer",
     "variants": "statements beside those that the model wrote, for the scorer to choose from",
@@ -285,7 +288,7 @@ class Copilot:
             asked = self.form.repair(prompt, *tally.trouble) if attempt else prompt
             completions = self._candidates(asked, grammar, options, attempt)
             clock.lap("generate")
-            candidates = _with_proposed(self._checked(question, completions, links.values, options, tally), proposal)
+            candidates = _with_proposed(self._checked(evidence, completions, options, tally), proposal)
             if self.form.is_short and self.judge.calibration is not None and not options.without & {"variants", "scorer"}:
                 candidates = self._with_variants(evidence, candidates)
             clock.lap("guard")
@@ -341,12 +344,7 @@ class Copilot:
         return self.model.generate(prompt, sampling=sampling, grammar=grammar, max_tokens=self.form.max_tokens)
 
     def _checked(
-        self,
-        question: str,
-        completions: Sequence[Completion],
-        links: Sequence[ValueLink],
-        options: AskOptions,
-        tally: Tally,
+        self, evidence: Evidence, completions: Sequence[Completion], options: AskOptions, tally: Tally
     ) -> list[Candidate]:
         """Distinct statements that pass the guard."""
         found: dict[str, Candidate] = {}
@@ -358,7 +356,8 @@ class Copilot:
             tally.parsed += 1
             sql = self.form.read(completion.text)
             is_first = i == 0 and is_first_round
-            mended = self._check(self._mended(sql, question, links, options), tally) if self.form.is_short else None
+            mended_sql = self._mended(sql, evidence, options) if self.form.is_short else sql
+            mended = self._check(mended_sql, tally) if self.form.is_short else None
             written = self._check(sql, tally) if is_first or mended is None else None
             checked = mended or written
             if is_first:
@@ -367,8 +366,8 @@ class Copilot:
             if checked is None:
                 tally.refused += 1
             else:
-                mended_sql = self._mended(sql, question, links, options) if mended else sql
-                made = Candidate(checked, completion.logprob, len(completion.ids), is_first=is_first, short_sql=mended_sql)
+                short_sql = mended_sql if mended else sql
+                made = Candidate(checked, completion.logprob, len(completion.ids), is_first=is_first, short_sql=short_sql)
                 _add(found, made)
         return list(found.values())
 
@@ -406,12 +405,14 @@ class Copilot:
         for candidate in candidates:
             candidate.asked_logprob = known.get(candidate.short_sql)
 
-    def _mended(self, short_sql: str, question: str, links: Sequence[ValueLink], options: AskOptions) -> str:
-        """With the tables that it needs and no others, and linked texts compared where they stand."""
+    def _mended(self, short_sql: str, evidence: Evidence, options: AskOptions) -> str:
+        """With the tables that it needs and no others, texts, comparisons and columns as question and database have them."""
         try:
             if "mend" not in options.without:
-                short_sql = mend(short_sql, self.schema, links)
-            return short_sql if "prune" in options.without else prune(short_sql, self.schema, question)
+                short_sql = mend(short_sql, self.schema, evidence.links)
+            if "words" not in options.without:
+                short_sql = in_said_order(as_worded(short_sql, evidence.text, self.schema), evidence)
+            return short_sql if "prune" in options.without else prune(short_sql, self.schema, evidence.text)
         except SqlglotError:
             return short_sql
 

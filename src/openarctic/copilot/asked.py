@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sqlglot import exp
+
 # An operation of a query, and the words that ask for it. `extreme` is a MAX, a MIN, or ORDER BY with LIMIT.
 CUES: dict[str, re.Pattern[str]] = {
     name: re.compile(rf"\b({pattern})\b", re.IGNORECASE)
@@ -31,6 +33,28 @@ CUES: dict[str, re.Pattern[str]] = {
         "includes|including|letter|word|prefix",
     }.items()
 }
+# An aggregate, and the words that it is asked for with.
+AGGREGATES: dict[type[exp.AggFunc], re.Pattern[str]] = {
+    kind: re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    for kind, words in {
+        exp.Count: "how many|numbers?|counts?",
+        exp.Avg: "averages?|mean|avg",
+        exp.Max: "max|maximum|highest|largest|oldest|greatest|most|longest|latest|biggest",
+        exp.Min: "min|minimum|lowest|smallest|youngest|least|shortest|earliest",
+        exp.Sum: "total|sum|overall",
+    }.items()
+}
+# What stands before a number, and how it is compared; the first that fits is meant.
+COMPARATORS: tuple[tuple[str, type[exp.Binary]], ...] = (
+    (r"(?:at least|(?:no|not) (?:less|fewer|lower|smaller|younger) than|(?:a )?minimum of|(?:on|at) (?:and|or) (?:above|over)|"
+     r"(?:more|greater|higher|larger|bigger) than or equal to)", exp.GTE),
+    (r"(?:at most|(?:no|not) (?:more|greater|higher|larger|older) than|up to|(?:a )?maximum of|at (?:and|or) (?:below|under)|"
+     r"(?:less|fewer|lower|smaller) than or equal to)", exp.LTE),
+    (r"(?:(?:more|greater|higher|bigger|larger|taller|longer|heavier|older|newer|later|faster) than|more \w+ than|"
+     r"over|above|exceeding|exceeds?|beyond)", exp.GT),
+    (r"(?:(?:less|fewer|lower|smaller|shorter|lighter|younger|cheaper|earlier|slower) than|less \w+ than|under|below)", exp.LT),
+    (r"(?:exactly|equal to|precisely)", exp.EQ),
+)  # fmt: skip
 SMALL_NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _N = r"(\d{1,3}|" + "|".join(SMALL_NUMBERS) + ")"
 _SUPERLATIVE = (

@@ -112,9 +112,9 @@ class Evidence:
         self.text, self.names, self.links, self.coverage = text, names, links, coverage
         self.asked: Asked = read_question(text)
         spoken = [m.group().lower() for m in _WORD.finditer(text)]
-        self.positions: dict[str, int] = {}
+        self.positions: dict[str, list[int]] = {}
         for at, word in enumerate(spoken):
-            self.positions.setdefault(stem(word), at)
+            self.positions.setdefault(stem(word), []).append(at)
         self.num_words = len(spoken)
         in_values = {w for link in links for w in re.findall(r"[a-z]+", link.value.lower())}
         self.words = {
@@ -126,13 +126,24 @@ class Evidence:
         stems = list(stems)
         return sum(self.place(s) is not None for s in stems) / len(stems) if stems else 0.0
 
+    def places(self, stem_: str) -> list[int]:
+        """Where a name's word is said, also in another form ("enrolled" for `enrollment`)."""
+        if stem_ in self.positions or len(stem_) < PREFIX:
+            return self.positions.get(stem_, [])
+        return next((at for word, at in self.positions.items() if word[:PREFIX] == stem_[:PREFIX]), [])
+
     def place(self, stem_: str) -> int | None:
-        """Where a name's word is said first, also in another form ("enrolled" for `enrollment`)."""
-        if stem_ in self.positions:
-            return self.positions[stem_]
-        if len(stem_) < PREFIX:
-            return None
-        return next((at for word, at in self.positions.items() if word[:PREFIX] == stem_[:PREFIX]), None)
+        """Where it is said first."""
+        return next(iter(self.places(stem_)), None)
+
+    def word_at(self, char: int) -> int:
+        """The number of words before that character of the question: places are counted in words."""
+        return sum(1 for _ in _WORD.finditer(self.text[:char]))
+
+    def first_said(self, column: str, table: str = "") -> int | None:
+        """Where a column of that name (of that table, if given) is first spoken of; None where its name is not wholly said."""
+        own = [m for (t, c), m in self.mentions.items() if c == column and table in ("", t) and m.said == 1]
+        return min((m.at for m in own), default=None)
 
     @cached_property
     def mentions(self) -> dict[tuple[str, str], Mention]:
@@ -269,11 +280,12 @@ class Evidence:
         mention = self.mentions.get(place)
         if len(holders) < 2 or mention is None:
             return 0
+        here = [p for s in self.names.columns[place] for p in self.places(s)]
         distances = {}
         for holder in holders:
-            at = [p for s in self.names.tables[holder] if (p := self.place(s)) is not None]
+            at = [p for s in self.names.tables[holder] for p in self.places(s)]
             if at:
-                distances[holder] = (-self.says(self.names.tables[holder]), min(abs(p - mention.at) for p in at))
+                distances[holder] = (-self.says(self.names.tables[holder]), min(abs(p - q) for p in at for q in here))
         if not distances:
             return 0
         return 1 if table in distances and distances[table] == min(distances.values()) else -1

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import sqlglot
 from sqlglot import exp
 
 from openarctic.copilot.linking.values import ValueLink
-from openarctic.copilot.schema import Schema
+from openarctic.copilot.schema import Column, Schema
 
 PLAIN_NAME = re.compile(r"[A-Za-z_]\w*")
 _UNEQUAL = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*")| <> """)  # outside of texts and names
@@ -273,7 +273,7 @@ def _mend_values(tree: exp.Expr, links: Sequence[ValueLink], schema: Schema) -> 
     for equal in list(tree.find_all(exp.EQ)):
         column, text = equal.this, equal.expression
         if isinstance(column, exp.Column) and isinstance(text, exp.Literal) and text.is_string and text.name in places:
-            if _is_number(column, schema):
+            if all_of(column, schema, lambda c: c.is_numeric):
                 table, name = places[text.name]
                 equal.set("this", exp.Column(this=identifier(name), table=identifier(table)))
 
@@ -290,11 +290,11 @@ def _mend_spellings(tree: exp.Expr, links: Sequence[ValueLink]) -> None:
                 text.replace(exp.Literal.string(link.value))
 
 
-def _is_number(column: exp.Column, schema: Schema) -> bool:
-    """Whether every column that the name may mean is declared as a number."""
+def all_of(column: exp.Column, schema: Schema, holds: Callable[[Column], bool]) -> bool:
+    """Whether something holds of every column of the schema that the name may mean, and there is one."""
     owners = [schema.table(column.table)] if column.table else list(schema.tables)
     found = [c for t in owners if t is not None and (c := t.column(column.name))]
-    return bool(found) and all(c.is_numeric for c in found)
+    return bool(found) and all(map(holds, found))
 
 
 def _mend_select(select: exp.Select, names: list[str], schema: Schema) -> None:

@@ -11,6 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 NUMBER_TEXT = re.compile(r"\s*[-+$]?\d[\d.,:]*\s*%?\s*")
+_DATE_TYPE = re.compile(r"DATE|TIME", re.IGNORECASE)
+_DATE_NAME = re.compile(
+    r"(^|_)(date|day|time|on|at)$|(?<=[a-z])(Date|Time|Day)$|^(date|joined|opened|hired|founded|created|born)", re.I
+)
+_YEAR_NAME = re.compile(r"(^|_)year(_|$)|(?<=[a-z])Year$|^year|year$", re.IGNORECASE)
+_YEAR_VERB = re.compile(r"published|released|founded|built|established|opened|launched|introduced|born|elected", re.IGNORECASE)
+_DATE_VALUE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +44,22 @@ class Column:
             return True
         is_moment = any(word in self.type.upper() for word in ("DATE", "TIME", "BOOL", "BLOB"))
         return not is_moment and all(NUMBER_TEXT.fullmatch(value) for value in self.values)
+
+    @property
+    def is_date(self) -> bool:
+        """Whether it holds dates, by its type or, where that says nothing, by its name and values."""
+        if _DATE_TYPE.search(self.type):
+            return True
+        if self.is_numeric or not _DATE_NAME.search(self.name):
+            return False
+        return not self.values or all(_DATE_VALUE.match(v) for v in self.values[:5])
+
+    @property
+    def is_year(self) -> bool:
+        """Whether it holds years."""
+        if _DATE_TYPE.search(self.type):
+            return False
+        return bool(_YEAR_NAME.search(self.name)) or (self.is_numeric and bool(_YEAR_VERB.fullmatch(self.name)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

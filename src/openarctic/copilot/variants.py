@@ -14,10 +14,11 @@ from sqlglot.errors import SqlglotError
 
 from openarctic.copilot.asked import Asked
 from openarctic.copilot.features import Evidence
-from openarctic.copilot.joins import identifier, short_text, sources_of
+from openarctic.copilot.joins import identifier, mend, short_text, sources_of
 from openarctic.copilot.prune import prune
 from openarctic.copilot.schema import Schema
 
+NAMING = ("name", "title")
 LOGPROB = -2.0  # what a change costs, beside the statement that it is made of
 MAX_VARIANTS = 6
 
@@ -31,6 +32,7 @@ def variants(short_sql: str, schema: Schema, evidence: Evidence) -> list[str]:
             *_other_limit(tree, evidence.asked),
             *_fewer_tables(short_sql, schema),
             *_said_columns(tree, evidence),
+            *_names_for_keys(tree, schema, evidence),
         ]
     except SqlglotError:
         return []
@@ -65,7 +67,8 @@ def _said_columns(tree: exp.Expr, evidence: Evidence) -> Iterator[str]:
     said = [(table, name) for table, name in evidence.named_columns(names) if not used & {(table, name), ("", name)}]
     for place, output in enumerate(tree.expressions):
         columns = list(output.find_all(exp.Column))
-        if len(columns) != 1 or isinstance(columns[0].this, exp.Star) or output.find(exp.Count):
+        counts_rows = output.find(exp.Count) is not None and output.find(exp.Distinct) is None
+        if len(columns) != 1 or isinstance(columns[0].this, exp.Star) or counts_rows:
             continue
         holders = [n for n in names if (n, columns[0].name.lower()) in evidence.names.columns]
         if any(evidence.said((n, columns[0].name.lower())) == 1 for n in holders):
@@ -99,5 +102,22 @@ def _other_limit(tree: exp.Expr, asked: Asked) -> Iterator[str]:
 
 
 def _fewer_tables(short_sql: str, schema: Schema) -> Iterator[str]:
-    """Without the tables that nothing is read of, also where the question speaks of them."""
+    """Without the tables that nothing is read of, also where the question speaks of them or they are counted."""
     yield prune(short_sql, schema, "")
+    yield prune(short_sql, schema, "", keeps_counted=False)
+
+
+def _names_for_keys(tree: exp.Expr, schema: Schema, evidence: Evidence) -> Iterator[str]:
+    """The name of what a selected key points at, where the question does not say the key: genres.name for genre_id."""
+    if not isinstance(tree, exp.Select):
+        return
+    names = [s.name.lower() for s in sources_of(tree)[0] if isinstance(s, exp.Table) and not s.alias]
+    for place, output in enumerate(tree.expressions):
+        column = output.unalias()
+        if not isinstance(column, exp.Column) or evidence.first_said(column.name.lower(), column.table.lower()) is not None:
+            continue
+        for other in dict.fromkeys(o for n in names for o, mine, _ in schema.links(n) if mine == column.name.lower()):
+            named = [c for c in NAMING if (t := schema.table(other)) and c in t.column_names]
+            if named:
+                instead = exp.Column(this=identifier(named[0]), table=identifier(other))
+                yield mend(_with_column(tree, place, column, instead), schema)

@@ -66,17 +66,21 @@ class Fit:
         return sum(right for _, right in self.judged) / len(self.judged)
 
 
-def calibrate(cases: Sequence[Case], model: str, fingerprint: str, base: Calibration | None = None) -> Fit:
+def calibrate(
+    cases: Sequence[Case], model: str, fingerprint: str, base: Calibration | None = None, alone: Sequence[Case] = ()
+) -> Fit:
     """Fit on all of `cases`; measure by cross-validation. With `base`, its weights of candidates are kept, and only the
-    probability of winners and the curve are made anew. Raises UserError for fewer than `LEAST` cases, or where all or none are
-    right.
+    probability of winners and the curve are made anew. `alone` are the same questions, asked for the greedy candidate only: where
+    there are several databases, the weights of candidates are fitted on both, and serve whoever asks for few.
+
+    Raises UserError for fewer than `LEAST` cases, or where all or none are right.
     """
     standing = [case for case in cases if case.candidates]
     if len(standing) < LEAST:
         raise UserError(f"{len(standing)} questions have candidates, a calibration needs at least {LEAST}", "add questions")
     names = list(FEATURES) if len(standing) >= LEAST_FOR_ALL else list(CORE)
     try:
-        return _fitted(cases, standing, names, model, fingerprint, base)
+        return _fitted(cases, standing, names, model, fingerprint, base, alone)
     except ValueError as error:
         raise UserError(
             f"nothing can be fitted: {error}", "take questions of which some are answered right, and some wrong"
@@ -84,15 +88,23 @@ def calibrate(cases: Sequence[Case], model: str, fingerprint: str, base: Calibra
 
 
 def _fitted(
-    cases: Sequence[Case], standing: list[Case], names: list[str], model: str, fingerprint: str, base: Calibration | None
+    cases: Sequence[Case],
+    standing: list[Case],
+    names: list[str],
+    model: str,
+    fingerprint: str,
+    base: Calibration | None,
+    alone: Sequence[Case],
 ) -> Fit:
-    def correct_of(own: Sequence[Case]) -> Linear:
-        return base.correct if base is not None else fit_correct(own, names)
-
     elected: list[tuple[dict[str, float], bool]] = [({}, False)] * len(standing)
     parts = [case.part for case in standing]
     if len(set(parts)) == 1:
-        parts = [str(i) for i in range(len(standing))]
+        parts, alone = [str(i) for i in range(len(standing))], ()
+
+    def correct_of(own: Sequence[Case]) -> Linear:
+        there = {case.part for case in own}
+        return base.correct if base is not None else fit_correct([*own, *(c for c in alone if c.part in there)], names)
+
     for fit_on, held in folds(parts, PARTS):
         correct = correct_of([standing[i] for i in fit_on])
         for i in held:

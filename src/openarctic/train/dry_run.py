@@ -1,8 +1,7 @@
 """What a run will cost, before it runs: sizes and FLOPs by arithmetic, time and memory from a few real steps.
 
 The steps run in a temporary folder beside the run's own, with everything that a run does; the model is spoiled by them. Where an
-epoch lies ready, the second of them has its largest batch, for the memory (the first has no moments beside it yet), and time is
-told for its mean batch.
+epoch lies ready, they have batches of all sizes, for the time of its mean batch, and at last its largest one, for the memory.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from openarctic.train.trainer import Progress, train
 from openarctic.train.tune import EpochSource
 
 ESTIMATE = "estimate.json"
-MIN_STEPS, MAX_STEPS, TRIAL_SECONDS = 4, 24, 10.0
+MIN_STEPS, MAX_STEPS, TRIAL_SECONDS = 5, 24, 15.0
 FORWARD_SHARE = 1 / 3  # of a step's time: the backward pass has two products for each of the forward's
 
 
@@ -155,23 +154,50 @@ class _Trial:
 
 
 class _Watched:
-    """A source that ends when enough steps were seen, and keeps the sizes of its batches; `epoch` has those to come."""
+    """A source that ends when enough steps were seen, and keeps the sizes of its batches.
+
+    Where an epoch lies ready (`epoch` has its sizes), they are drawn from all its sizes alike: the middle one, the quarters, the
+    eighths; and one more step has the largest.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._limit = min(MAX_STEPS, job.config.steps or MAX_STEPS)
         batches = job.source.upcoming() if isinstance(job.source, EpochSource) else ()
         self.epoch = [job.objective.size(batch) for batch in batches]
-        self._largest = max(zip(self.epoch, batches, strict=True), key=lambda pair: pair[0].tokens, default=(None, None))[1]
+        order = sorted(range(len(batches)), key=lambda i: self.epoch[i].tokens)
+        self._ranked = [batches[i] for i in order]
+        self.has_largest = False
         self.sizes: list[BatchSize] = []
         self.seen: list[tuple[float, Progress]] = []  # time of day and progress after every step
 
+    @property
+    def steps(self) -> int:
+        """At most."""
+        return self._limit + bool(self._ranked)
+
     def next_batch(self) -> Any:
-        if len(self.seen) >= MIN_STEPS and self.seen[-1][1].seconds > TRIAL_SECONDS:
-            raise StopIteration
-        begins_second = len(self.sizes) == self._job.config.accumulate
-        batch = self._largest if begins_second and self._largest is not None else self._job.source.next_batch()
+        begins_step = len(self.sizes) == len(self.seen) * self._job.config.accumulate
+        if begins_step and self._has_enough():
+            if self.has_largest or not self._ranked:
+                raise StopIteration
+            self.has_largest = True
+        batch = self._drawn() if self._ranked else self._job.source.next_batch()
         self.sizes.append(self._job.objective.size(batch))
         return batch
+
+    def _has_enough(self) -> bool:
+        if len(self.seen) >= self._limit:
+            return True
+        return len(self.seen) >= MIN_STEPS and self.seen[-1][1].seconds > TRIAL_SECONDS
+
+    def _drawn(self) -> Any:
+        if self.has_largest:
+            return self._ranked[-1]
+        share, part, count = 0.0, 0.5, len(self.sizes) + 1
+        while count:  # its bits mirrored: 1/2, 1/4, 3/4, 1/8, 5/8, ...
+            share, part, count = share + part * (count % 2), part / 2, count // 2
+        return self._ranked[int(share * len(self._ranked))]
 
     def note(self, progress: Progress, record: dict[str, Any]) -> None:
         self.seen.append((time.monotonic(), replace(progress)))
@@ -186,17 +212,19 @@ class _Watched:
 def _try(job: Job, out: Path) -> _Trial:
     """Train a few steps in a folder of their own."""
     watched = _Watched(job)
-    steps = min(MAX_STEPS, job.config.steps or MAX_STEPS)
-    config = replace(job.config, steps=steps, minutes=None, checkpoint_steps=None, checkpoint_minutes=1e9, validate_every=None)
+    config = replace(
+        job.config, steps=watched.steps, minutes=None, checkpoint_steps=None, checkpoint_minutes=1e9, validate_every=None
+    )
     with tempfile.TemporaryDirectory(prefix="dry-run-", dir=out) as folder:
         train(job.model, job.objective, watched, config, Path(folder), on_step=watched.note)
         checkpoint_seconds = time.monotonic() - watched.seen[-1][0]
         newest = checkpoints_folder(Path(folder)) / f"step-{saved_steps(Path(folder))[-1]}"
         checkpoint_bytes = sum(path.stat().st_size for path in newest.iterdir())
-    # The first step pays for what is made once.
-    skipped = 1 if len(watched.seen) > 1 else 0
-    taken = watched.sizes[skipped * config.accumulate : len(watched.seen) * config.accumulate]
-    seconds = watched.seen[-1][1].seconds - (watched.seen[0][1].seconds if skipped else 0.0)
+    # The first step pays for what is made once, the largest batch is like no other.
+    last = len(watched.seen) - watched.has_largest
+    first = 1 if last > 1 else 0
+    taken = watched.sizes[first * config.accumulate : last * config.accumulate]
+    seconds = watched.seen[last - 1][1].seconds - (watched.seen[0][1].seconds if first else 0.0)
     flops, mean = step_flops(job.model), watched.epoch or taken
     computed = sum(map(flops.of, taken))
     mean_flops = sum(map(flops.of, mean)) / len(mean) * config.accumulate

@@ -36,12 +36,13 @@ from openarctic.train.objectives import Objective, device_of
 from openarctic.train.optimizer import build_optimizers, set_rate
 from openarctic.train.processes import ALONE, Processes, SpreadModel, UndividedModel
 from openarctic.train.random_state import random_state, seed_everything, set_random_state
+from openarctic.train.room import keep_few_kernels
 from openarctic.train.runlog import RunLog, read_events
 from openarctic.train.schedule import learning_rate
 from openarctic.train.tensorboard import TensorBoard
 from openarctic.train.throughput import gemm_flops, memory_bytes, step_flops
 
-TRIM_SECONDS = 10.0
+TRIM_SECONDS = 2.0
 
 
 class Source(Protocol):
@@ -134,6 +135,7 @@ class _Run:
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not self.trained:
             raise UserError("no parameter learns", "the recipe freezes the whole model")
+        keep_few_kernels()
         recompute_selectively(model, config.recompute)
         self.optimizers = build_optimizers(model, config)
         self.progress, self.guard, self.balance = Progress(), Guard(config), ExpertBalance()

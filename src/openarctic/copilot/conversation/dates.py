@@ -8,7 +8,7 @@ from datetime import date, timedelta
 
 from sqlglot import exp
 
-from openarctic.copilot.conversation.mentions import BIRTH, is_date, is_year
+from openarctic.copilot.conversation.mentions import BIRTH
 from openarctic.copilot.conversation.query import CannotEdit, Place, Query
 from openarctic.copilot.conversation.said import YEAR, Said, Stage
 from openarctic.copilot.wording import listed
@@ -133,7 +133,7 @@ def _bounded(said: Said, query: Query, place: Place, kind: type[exp.LT | exp.GTE
 def _holds_years(query: Query, place: Place) -> bool:
     """Whether the column holds years as numbers or texts, and no dates."""
     column = query.described(place)
-    return column is not None and is_year(column) and not is_date(column)
+    return column is not None and column.is_year and not column.is_date
 
 
 def _half_open(column: exp.Column, first: date, last: date) -> exp.Expr:

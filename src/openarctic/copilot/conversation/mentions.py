@@ -44,17 +44,10 @@ ADJECTIVES = {
 }  # fmt: skip
 DATED = frozenset(("new", "recent", "late", "early"))
 BIRTH = re.compile(r"birth", re.IGNORECASE)
-_DATE_TYPE = re.compile(r"DATE|TIME", re.IGNORECASE)
-_DATE_NAME = re.compile(
-    r"(^|_)(date|day|time|on|at)$|(?<=[a-z])(Date|Time|Day)$|^(date|joined|opened|hired|founded|created|born)", re.I
-)
-_YEAR_NAME = re.compile(r"(^|_)year(_|$)|(?<=[a-z])Year$|^year|year$", re.IGNORECASE)
-_YEAR_VERB = re.compile(r"published|released|founded|built|established|opened|launched|introduced|born|elected", re.IGNORECASE)
 _FLAGS = (("t", "f"), ("y", "n"), ("yes", "no"), ("true", "false"), ("1", "0"))
 # Words that add nothing to the name of a column.
 _GENERIC = re.compile(r"\s+(?:numbers?|values?|info|information|details|data)$", re.IGNORECASE)
 _PLACES = re.compile(r"city|town|country|nation|state|region|province|county|continent|location|district|place", re.IGNORECASE)
-_DATE_VALUE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 class Mention(NamedTuple):
@@ -177,7 +170,7 @@ class Vocabulary:
         found = []
         for table, distance in self._near(query):
             for i, column in enumerate(table.columns):
-                if is_date(column) or is_year(column):
+                if column.is_date or column.is_year:
                     place = Place.of(table, column)
                     is_used = any(p == place and not part.find(exp.Null) for part, p in query.filters())
                     found.append(((not is_used, distance, bool(BIRTH.search(column.name)), i), place))
@@ -256,22 +249,6 @@ def _fit(wanted: set[str], column: Column, table: Table) -> float | None:
         extra = own - wanted
         return None if extra <= {"id", "key", "code"} or (wanted == {"name"} and not extra <= whole) else 0.3 + 0.1 * len(extra)
     return None
-
-
-def is_date(column: Column) -> bool:
-    """Whether it holds dates, by its type or, where that says nothing, by its name and values."""
-    if _DATE_TYPE.search(column.type):
-        return True
-    if column.is_numeric or not _DATE_NAME.search(column.name):
-        return False
-    return not column.values or all(_DATE_VALUE.match(v) for v in column.values[:5])
-
-
-def is_year(column: Column) -> bool:
-    """Whether it holds years."""
-    if _DATE_TYPE.search(column.type):
-        return False
-    return bool(_YEAR_NAME.search(column.name)) or (column.is_numeric and bool(_YEAR_VERB.fullmatch(column.name)))
 
 
 def is_place(name: str) -> bool:

@@ -7,25 +7,18 @@ from datetime import date
 
 from sqlglot import exp
 
+from openarctic.copilot.asked import COMPARATORS
 from openarctic.copilot.conversation.dates import COMPARED, date_place, keep_within
-from openarctic.copilot.conversation.mentions import is_year, root
+from openarctic.copilot.conversation.mentions import root
 from openarctic.copilot.conversation.query import CannotEdit, Place, Query, key_names
 from openarctic.copilot.conversation.said import NUMBER, YEAR, Said, Stage, number_of
 
-_COMPARATORS: tuple[tuple[str, type[exp.Binary]], ...] = (
-    (r"(?:at least|no (?:less|fewer) than|not (?:less|fewer) than|a minimum of)", exp.GTE),
-    (r"(?:at most|no more than|not more than|up to|a maximum of)", exp.LTE),
-    (r"(?:(?:more|greater|higher|bigger|larger|taller|longer|heavier|older|newer|later|faster) than|more \w+ than|"
-     r"over|above|exceeding|beyond)", exp.GT),
-    (r"(?:(?:less|fewer|lower|smaller|shorter|lighter|younger|cheaper|earlier|slower) than|less \w+ than|under|below)", exp.LT),
-    (r"(?:exactly|equal to|precisely)", exp.EQ),
-)  # fmt: skip
 _SAYS = {exp.GTE: "at least", exp.LTE: "at most", exp.GT: "above", exp.LT: "below", exp.EQ: "exactly"}
 
 
 def read_comparisons(said: Said) -> None:
     """Bounds on a column, on the number of each group, or on the number of rows of another table."""
-    for pattern, kind in _COMPARATORS:
+    for pattern, kind in COMPARATORS:
         while match := said.take(rf"\b(?P<how>{pattern})\s+(?P<number>{NUMBER})(?:\s*(?:years|year)(?:\s+old)?\b)?"):
             _comparison(said, match, kind, number_of(match["number"]))
 
@@ -81,7 +74,7 @@ def _number_of_table(said: Said, match: re.Match[str]) -> Place | None:
     table = said.vocabulary.table(noun[1]) if noun else None
     if table is None or not said.query.reads(table):
         return None
-    numbers = [c for c in table.columns if c.is_numeric and c.name.lower() not in key_names(table) and not is_year(c)]
+    numbers = [c for c in table.columns if c.is_numeric and c.name.lower() not in key_names(table) and not c.is_year]
     if len(numbers) != 1:
         return None
     said.explain([table.name])

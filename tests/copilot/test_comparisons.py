@@ -1,0 +1,170 @@
+"""Comparisons as the question words them."""
+
+from __future__ import annotations
+
+import pytest
+import sqlglot
+
+from openarctic.copilot.comparisons import as_worded
+from openarctic.copilot.schema import Column, Schema, Table
+
+SCHEMA = Schema(
+    dialect="sqlite",
+    tables=(
+        Table(
+            name="staff",
+            columns=(
+                Column(name="name", type="TEXT", values=("Ann", "Bob")),
+                Column(name="age", type="INTEGER"),
+                Column(name="hire_date", type="TEXT", values=("2001-02-03", "2002-06-21 10:00:00")),
+                Column(name="left_on", type="TEXT", values=("June 21, 2002",)),
+            ),
+        ),
+    ),
+)
+
+
+def worded(question: str, condition: str) -> str:
+    return as_worded(f"SELECT name FROM staff WHERE {condition}", question, SCHEMA).partition(" WHERE ")[2]
+
+
+@pytest.mark.parametrize(
+    ("question", "pattern"),
+    [
+        ("Who has the letter M in the name?", "%M%"),
+        ("Whose name does not contain M?", "%M%"),
+        ("Staff whose names start with M", "M%"),
+        ("Staff whose name begins with the letter M", "M%"),
+        ("Staff whose names end with the letter m", "%M"),
+        ("Find the names that include 'M'.", "%M%"),
+    ],
+)
+@pytest.mark.parametrize("written", ["M%", "%M", "%M%", "M"])
+def test_where_in_a_text(question: str, pattern: str, written: str) -> None:
+    assert worded(question, f"name LIKE '{written}'") == f"name LIKE '{pattern}'"
+    assert worded(question, f"NOT name LIKE '{written}'") == f"NOT name LIKE '{pattern}'"
+
+
+@pytest.mark.parametrize(
+    ("question", "condition"),
+    [
+        ("Who is called M?", "name LIKE 'M%'"),  # no word tells
+        ("Names that contain M or end with M", "name LIKE 'M%'"),  # said twice
+        ("Names that contain the letters", "name LIKE 'M%'"),  # not said
+        ("Names that start with M", "name LIKE '%M%n%'"),
+        ("Names that start with M", "name LIKE '_M'"),
+        ("Who is older than the mean, with an M in the title of the work that starts next year?", "name LIKE '%M%'"),
+    ],
+)
+def test_a_text_of_which_nothing_is_told_stays(question: str, condition: str) -> None:
+    assert worded(question, condition) == condition
+
+
+@pytest.mark.parametrize(
+    ("question", "operator"),
+    [
+        ("Who is at least 30?", ">="),
+        ("Who is 30 or older?", ">="),
+        ("Who is 30 years or older?", ">="),
+        ("Who is not younger than 30?", ">="),
+        ("Who is of an age greater than or equal to 30?", ">="),
+        ("Who is older than 30?", ">"),
+        ("Whose age is above 30?", ">"),
+        ("Whose age is over 30 or lower than 20?", ">"),
+    ],
+)
+def test_whether_a_lower_bound_is_included(question: str, operator: str) -> None:
+    assert worded(question, "age > 30") == worded(question, "age >= 30") == f"age {operator} 30"
+
+
+@pytest.mark.parametrize(
+    ("question", "operator"),
+    [("At most 30", "<="), ("30 or less", "<="), ("no more than 30", "<="), ("up to 30", "<="), ("under 30", "<")],
+)
+def test_whether_an_upper_bound_is_included(question: str, operator: str) -> None:
+    assert worded(question, "age < 30") == worded(question, "age <= 30") == f"age {operator} 30"
+
+
+def test_numbers_in_words() -> None:
+    sql = "SELECT name FROM staff GROUP BY name HAVING COUNT(*) {} 2"
+    assert as_worded(sql.format(">"), "Which names do two or more people have?", SCHEMA) == sql.format(">=")
+    assert as_worded(sql.format(">"), "Which names stand there at least twice?", SCHEMA) == sql.format(">=")
+    assert as_worded(sql.format(">="), "Which names do more than two people have?", SCHEMA) == sql.format(">")
+
+
+@pytest.mark.parametrize(
+    ("question", "condition"),
+    [
+        ("Who is at least 30?", "age < 30"),  # the other side: something else is meant
+        ("Who is at least 30, and who is above 30?", "age > 30"),  # said twice
+        ("Who is at least 30?", "age > 31"),
+        ("Who is at least 30?", "age > '30'"),
+        ("Who is 30?", "age >= 30"),
+    ],
+)
+def test_a_bound_of_which_nothing_is_told_stays(question: str, condition: str) -> None:
+    assert worded(question, condition) == condition
+
+
+@pytest.mark.parametrize(
+    "day",
+    [
+        "June 21, 2002",
+        "June 21st, 2002",
+        "Jun. 21 2002",
+        "21 June 2002",
+        "21st of June, 2002",
+        "the 21st June 2002",
+        "june 21 2002",
+    ],
+)
+@pytest.mark.parametrize("written", ["June 21, 2002", "2002", "21/2002", "the 21st of June, 2002"])
+def test_a_day_as_the_column_writes_it(day: str, written: str) -> None:
+    assert worded(f"Who was hired before {day}?", f"hire_date < '{written}'") == "hire_date < '2002-06-21'"
+
+
+@pytest.mark.parametrize(
+    ("question", "condition"),
+    [
+        ("Who was hired before 2002-06-21?", "hire_date < '2002'"),
+        ("Who was hired on June 21, 2002?", "hire_date = '2002-06-21 10:00:00'"),
+        ("Who left on June 21, 2002?", "left_on = 'June 21, 2002'"),  # that column writes days otherwise
+        ("Who was hired between May 1, 2001 and June 21, 2002?", "hire_date < '2002'"),  # which one?
+        ("Who was hired in June 2002?", "hire_date < 'June 2002'"),
+        ("Who was hired on June 21, 2002?", "name = 'Ann'"),
+    ],
+)
+def test_a_day_of_which_nothing_is_told_stays(question: str, condition: str) -> None:
+    assert worded(question, condition) == condition
+
+
+def test_two_days_are_told_apart_by_what_is_written() -> None:
+    question = "Who was hired between May 1, 2001 and June 21, 2002?"
+    condition = "hire_date > 'May 1, 2001' AND hire_date < 'June 21, 2002'"
+    assert worded(question, condition) == "hire_date > '2001-05-01' AND hire_date < '2002-06-21'"
+
+
+@pytest.mark.parametrize(
+    ("question", "direction"),
+    [("Who was hired most recently?", "DESC"), ("Who is the newest?", "DESC"), ("Who was hired earliest?", "ASC")],
+)
+def test_which_end_of_a_date(question: str, direction: str) -> None:
+    sql = "SELECT name FROM staff ORDER BY hire_date {} LIMIT 1"
+    for written in ("ASC", "DESC"):
+        told = as_worded(sql.format(written), question, SCHEMA)
+        assert sqlglot.parse_one(told, read="sqlite") == sqlglot.parse_one(sql.format(direction), read="sqlite"), told
+
+
+@pytest.mark.parametrize(
+    ("question", "order"),
+    [
+        ("Who is the youngest?", "age DESC LIMIT 1"),  # no date: the model knows best
+        ("Who is the newest?", "hire_date ASC"),
+        ("Who is the newest, and who the oldest?", "hire_date ASC LIMIT 1"),
+        ("Who is the newest?", "name ASC, hire_date ASC LIMIT 1"),
+        ("Who is the newest?", "hire_date DESC LIMIT 1"),
+    ],
+)
+def test_an_order_of_which_nothing_is_told_stays(question: str, order: str) -> None:
+    sql = f"SELECT name FROM staff ORDER BY {order}"
+    assert as_worded(sql, question, SCHEMA) == sql
