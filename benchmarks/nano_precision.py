@@ -23,7 +23,7 @@ from openarctic.bench.machine import commit, processor
 from openarctic.copilot.ask import AskOptions
 from openarctic.engine import load
 from openarctic.evals.perplexity import gold_perplexity
-from openarctic.evals.spider import Question, evaluate, read_questions
+from openarctic.evals.spider import GOLD_ROWS, Question, evaluate, read_questions
 from openarctic.formats import read_gguf
 from openarctic.formats.convert import ConvertOptions, convert
 from openarctic.formats.sources import open_source
@@ -65,7 +65,8 @@ def measure(name: str, path: Path, questions: list[Question], options: argparse.
     file = read_gguf(path)
     engine = load(path, threads=options.threads)
     perplexity, tokens = gold_perplexity(questions, options.databases, engine)
-    report = evaluate(questions, options.databases, engine, AskOptions(candidates=options.candidates)).to_dict()
+    asked = AskOptions(candidates=options.candidates, limit=GOLD_ROWS)
+    report = evaluate(questions, options.databases, engine, asked).to_dict()
     row = {
         "type": name,
         "megabytes": round(sum(p.stat().st_size for p in file.paths) / 1e6, 1),

@@ -17,6 +17,8 @@ SCHEMA = Schema(
                 Column(name="name", type="TEXT", values=("Ann", "Bob")),
                 Column(name="age", type="INTEGER"),
                 Column(name="hire_date", type="TEXT", values=("2001-02-03", "2002-06-21 10:00:00")),
+                Column(name="years_employed", type="INTEGER"),
+                Column(name="cost_per_year", type="INTEGER"),
                 Column(name="left_on", type="TEXT", values=("June 21, 2002",)),
             ),
         ),
@@ -32,7 +34,9 @@ def worded(question: str, condition: str) -> str:
     ("question", "pattern"),
     [
         ("Who has the letter M in the name?", "%M%"),
+        ("Who is without the letter M in their first name?", "%M%"),
         ("Whose name does not contain M?", "%M%"),
+        ("Whose name contains the substring 'M'?", "%M%"),
         ("Staff whose names start with M", "M%"),
         ("Staff whose name begins with the letter M", "M%"),
         ("Staff whose names end with the letter m", "%M"),
@@ -53,6 +57,18 @@ def test_where_in_a_text(question: str, pattern: str, written: str) -> None:
         ("Names that contain the letters", "name LIKE 'M%'"),  # not said
         ("Names that start with M", "name LIKE '%M%n%'"),
         ("Names that start with M", "name LIKE '_M'"),
+        ("Names that contain M as their first letter", "name LIKE 'M%'"),
+        ("Names that contain M at the end", "name LIKE '%M'"),
+        ("Names with the first letter M", "name LIKE 'M%'"),
+        ("Names of which the first character is M", "name LIKE 'M%'"),
+        ("Names whose last letter is M", "name LIKE '%M'"),
+        ("Staff who started at M", "name LIKE '%M%'"),
+        ("Staff for beginners by M", "name LIKE '%M%'"),
+        ("Contracts ending in 2020", "hire_date LIKE '2020%'"),
+        ("Staff hired on a day that ends in 20", "hire_date LIKE '%20%'"),
+        ("Names that start and end with M", "name LIKE 'M%' AND name LIKE '%M'"),
+        ("Names that start with M and contain N", "name LIKE 'M%' AND name LIKE '%N%'"),
+        ("Names that do not begin with M but include N", "NOT name LIKE 'M%' AND name LIKE '%N%'"),
         ("Who is older than the mean, with an M in the title of the work that starts next year?", "name LIKE '%M%'"),
     ],
 )
@@ -69,6 +85,9 @@ def test_a_text_of_which_nothing_is_told_stays(question: str, condition: str) ->
         ("Who is not younger than 30?", ">="),
         ("Who is of an age greater than or equal to 30?", ">="),
         ("Who is older than 30?", ">"),
+        ("Who is older than 30 and above average height?", ">"),
+        ("Who is older than 30 or more expensive than 5?", ">"),
+        ("Whose age is above 30 and up to 50?", ">"),
         ("Whose age is above 30?", ">"),
         ("Whose age is over 30 or lower than 20?", ">"),
     ],
@@ -98,6 +117,8 @@ def test_numbers_in_words() -> None:
         ("Who is at least 30?", "age < 30"),  # the other side: something else is meant
         ("Who is at least 30, and who is above 30?", "age > 30"),  # said twice
         ("Who is at least 30?", "age > 31"),
+        ("Who is at least 30?", "age > 30 AND NOT age > 30"),  # twice in the statement
+        ("Who is 30 or older than the others?", "age > 30"),
         ("Who is at least 30?", "age > '30'"),
         ("Who is 30?", "age >= 30"),
     ],
@@ -131,6 +152,13 @@ def test_a_day_as_the_column_writes_it(day: str, written: str) -> None:
         ("Who left on June 21, 2002?", "left_on = 'June 21, 2002'"),  # that column writes days otherwise
         ("Who was hired between May 1, 2001 and June 21, 2002?", "hire_date < '2002'"),  # which one?
         ("Who was hired in June 2002?", "hire_date < 'June 2002'"),
+        ("Who was hired between 2001 and June 21, 2002?", "hire_date > '2001' AND hire_date < '2002-06-21'"),
+        ("Who was hired after 2001, and born before June 21, 1982?", "hire_date > '2001'"),
+        ("Who was hired before June 21, 2002?", "hire_date != ''"),
+        ("Who was hired before June 21, 2002?", "hire_date < '3/4/2002'"),
+        ("Who was hired before June 31, 2002?", "hire_date < '2002'"),  # no such day
+        ("Who was hired before May 45 2002?", "hire_date < '2002'"),
+        ("The top 10 May 2013 staff", "hire_date >= '2013'"),
         ("Who was hired on June 21, 2002?", "name = 'Ann'"),
     ],
 )
@@ -163,8 +191,23 @@ def test_which_end_of_a_date(question: str, direction: str) -> None:
         ("Who is the newest, and who the oldest?", "hire_date ASC LIMIT 1"),
         ("Who is the newest?", "name ASC, hire_date ASC LIMIT 1"),
         ("Who is the newest?", "hire_date DESC LIMIT 1"),
+        ("Who is the newest?", "years_employed ASC LIMIT 1"),
+        ("Which of the latest costs least?", "cost_per_year ASC LIMIT 1"),
+        ("What did the newest do first?", "hire_date ASC LIMIT 1"),
     ],
 )
 def test_an_order_of_which_nothing_is_told_stays(question: str, order: str) -> None:
     sql = f"SELECT name FROM staff ORDER BY {order}"
     assert as_worded(sql, question, SCHEMA) == sql
+
+
+def test_only_one_order_is_turned() -> None:
+    sql = (
+        "SELECT name FROM staff WHERE age = (SELECT age FROM staff ORDER BY hire_date ASC LIMIT 1) ORDER BY hire_date ASC LIMIT 1"
+    )
+    assert as_worded(sql, "Who is the newest?", SCHEMA) == sql
+
+
+def test_a_long_question_does_not_take_long() -> None:
+    question = "at least " + " or more, ".join(map(str, range(1000)))
+    assert worded(question, "age > 999") == "age > 999" and worded(question, "age > 500") == "age >= 500"

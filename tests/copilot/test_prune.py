@@ -24,11 +24,6 @@ ROME = "Names of the customers from Rome"
             "SELECT name FROM customers WHERE id IN (SELECT customer_id FROM orders, items)",
             "SELECT name FROM customers WHERE id IN (SELECT customer_id FROM orders)",
         ),
-        (
-            "All about the customers from Rome",
-            "SELECT * FROM customers, orders WHERE city = 'Rome'",
-            "SELECT * FROM customers WHERE city = 'Rome'",
-        ),
         (  # the key that is read stands in the other table too
             "How many customers are from Rome?",
             "SELECT COUNT(customer_id) FROM customers, orders WHERE city = 'Rome'",
@@ -69,7 +64,7 @@ def test_a_word_that_two_names_share_speaks_of_one() -> None:
         (ROME, "SELECT name FROM customers, orders WHERE status = 'open'"),
         ("Products by name", "SELECT name, product FROM customers, orders, items"),  # it joins the others
         (ROME, "SELECT name, COUNT(*) FROM customers, orders GROUP BY name"),  # it is counted
-        ("All about the customers and their orders", "SELECT * FROM customers, orders"),
+        (ROME, "SELECT * FROM customers, orders"),
         (ROME, "SELECT orders.* FROM customers, orders"),
         (ROME, "SELECT name FROM customers JOIN orders ON customers.id = orders.id"),  # written with a condition
         (ROME, "SELECT name FROM customers EXCEPT SELECT name FROM customers, orders"),
@@ -83,7 +78,10 @@ def test_what_is_needed_stays(question: str, sql: str) -> None:
     assert prune(sql, SHOP, question) == sql
 
 
-def test_what_is_only_counted_goes_where_it_may() -> None:
-    sql = "SELECT COUNT(*) FROM customers, orders WHERE city = 'Rome'"
-    assert prune(sql, SHOP, "") == sql
-    assert prune(sql, SHOP, "", keeps_counted=False) == "SELECT COUNT(*) FROM customers WHERE city = 'Rome'"
+def test_what_is_only_counted_or_shown_by_a_star_goes_where_it_may() -> None:
+    for shown in ("COUNT(*)", "*"):
+        sql = f"SELECT {shown} FROM customers, orders WHERE city = 'Rome'"
+        assert prune(sql, SHOP, "") == sql
+        assert prune(sql, SHOP, "", is_careful=False) == f"SELECT {shown} FROM customers WHERE city = 'Rome'"
+    sql = "SELECT orders.* FROM customers, orders WHERE city = 'Rome'"
+    assert prune(sql, SHOP, "", is_careful=False) == sql

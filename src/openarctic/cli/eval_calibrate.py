@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         return evaluate(questions, args.databases, model, options, Counter(len(questions)), unfitted(model))
 
     report = asked(options)
-    alone = [o.case for o in asked(replace(options, candidates=1)).outcomes if o.case.candidates]
+    is_alone = args.candidates == 1
+    alone = [] if is_alone else [o.case for o in asked(replace(options, candidates=1)).outcomes if o.case.candidates]
     end()
     fit = calibrate([o.case for o in report.outcomes], model.name, fingerprint_of(model), alone=alone)
     if args.out is not None:

@@ -33,17 +33,6 @@ CUES: dict[str, re.Pattern[str]] = {
         "includes|including|letter|word|prefix",
     }.items()
 }
-# An aggregate, and the words that it is asked for with.
-AGGREGATES: dict[type[exp.AggFunc], re.Pattern[str]] = {
-    kind: re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
-    for kind, words in {
-        exp.Count: "how many|numbers?|counts?",
-        exp.Avg: "averages?|mean|avg",
-        exp.Max: "max|maximum|highest|largest|oldest|greatest|most|longest|latest|biggest",
-        exp.Min: "min|minimum|lowest|smallest|youngest|least|shortest|earliest",
-        exp.Sum: "total|sum|overall",
-    }.items()
-}
 # What stands before a number, and how it is compared; the first that fits is meant.
 COMPARATORS: tuple[tuple[str, type[exp.Binary]], ...] = (
     (r"(?:at least|(?:no|not) (?:less|fewer|lower|smaller|younger) than|(?:a )?minimum of|(?:on|at) (?:and|or) (?:above|over)|"

@@ -7,6 +7,7 @@ shape that the question asks for (`asked.py`), and the model's own probability a
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -75,6 +76,7 @@ CORE = ("logprob", "mean_logprob", "share", "agreement", "support", "rivals", "i
 
 SELECT_WORDS = frozenset("show list give find return tell display what which who whose please want know using along".split())
 PREFIX = 5
+MAX_PLACES = 8  # of one word in a question
 _WORD = re.compile(r"[A-Za-z][A-Za-z]*|\d+")
 
 
@@ -114,7 +116,9 @@ class Evidence:
         spoken = [m.group().lower() for m in _WORD.finditer(text)]
         self.positions: dict[str, list[int]] = {}
         for at, word in enumerate(spoken):
-            self.positions.setdefault(stem(word), []).append(at)
+            places = self.positions.setdefault(stem(word), [])
+            if len(places) < MAX_PLACES:
+                places.append(at)
         self.num_words = len(spoken)
         in_values = {w for link in links for w in re.findall(r"[a-z]+", link.value.lower())}
         self.words = {
@@ -140,10 +144,16 @@ class Evidence:
         """The number of words before that character of the question: places are counted in words."""
         return sum(1 for _ in _WORD.finditer(self.text[:char]))
 
-    def first_said(self, column: str, table: str = "") -> int | None:
-        """Where a column of that name (of that table, if given) is first spoken of; None where its name is not wholly said."""
-        own = [m for (t, c), m in self.mentions.items() if c == column and table in ("", t) and m.said == 1]
-        return min((m.at for m in own), default=None)
+    def is_said(self, column: str, table: str = "") -> bool:
+        """Whether the name of a column of that name (of that table, if given) is wholly said."""
+        return any(m.said == 1 for (t, c), m in self.mentions.items() if c == column and table in ("", t))
+
+    def said_once(self, column: str, table: str = "") -> int | None:
+        """Where the name of such a column is said, its words side by side; None where it is not, or more than once."""
+        names = {stems for (t, c), stems in self.names.columns.items() if c == column and table in ("", t)}
+        found = (spots for stems in names for spots in itertools.product(*map(self.places, stems)))
+        starts = {min(spots) for spots in found if max(spots) - min(spots) == len(spots) - 1}
+        return starts.pop() if len(starts) == 1 else None
 
     @cached_property
     def mentions(self) -> dict[tuple[str, str], Mention]:

@@ -2,9 +2,8 @@
 
 A table is superfluous when no column of it is read, keys join the others without it, and the question does not speak of it:
 "emails of the customers from Rome" does not mean only those with a complaint. A column that the join makes equal to one of
-another table is read from there, and `*` means what the question speaks of. A table that is only counted (`COUNT(*)` of two
-tables) stays, unless that is asked for: it gives the number; so does what stands on the sides of UNION, INTERSECT and EXCEPT,
-where rows are compared.
+another table is read from there. A table that is only counted (`COUNT(*)` of two tables) stays: it gives the number; so does what
+`*` shows, and what stands on the sides of UNION, INTERSECT and EXCEPT, where rows are compared.
 """
 
 from __future__ import annotations
@@ -21,26 +20,27 @@ from openarctic.copilot.schema import Schema
 PREFIX = 5
 
 
-def prune(short_sql: str, schema: Schema, question: str, keeps_counted: bool = True) -> str:
-    """The same short SQL without superfluous tables; unless `keeps_counted`, also without those that are only counted. Raises
-    sqlglot.errors.SqlglotError for what cannot be parsed."""
+def prune(short_sql: str, schema: Schema, question: str, is_careful: bool = True) -> str:
+    """The same short SQL without superfluous tables; unless `is_careful`, also without those that are only counted, or shown by
+    `*`. Raises sqlglot.errors.SqlglotError for what cannot be parsed."""
     tree = sqlglot.parse_one(short_sql, read="sqlite")
     said = {stem(word) for word in re.findall(r"[a-z0-9]+", question.lower())}
     sides = {id(select) for operation in tree.find_all(exp.SetOperation) for select in operation.find_all(exp.Select)}
-    dropped = [_prune_select(s, schema, said, keeps_counted) for s in list(tree.find_all(exp.Select)) if id(s) not in sides]
+    dropped = [_prune_select(s, schema, said, is_careful) for s in list(tree.find_all(exp.Select)) if id(s) not in sides]
     return short_text(tree) if any(dropped) else short_sql
 
 
-def _prune_select(select: exp.Select, schema: Schema, said: set[str], keeps_counted: bool) -> bool:
+def _prune_select(select: exp.Select, schema: Schema, said: set[str], is_careful: bool) -> bool:
     sources, joins = sources_of(select)
     names = [source.name.lower() for source in sources]
     is_plain = all(isinstance(s, exp.Table) and not s.alias and schema.table(s.name) for s in sources)
     has_conditions = any(join.args.get(part) for join in joins for part in ("on", "using", "side"))
-    if not is_plain or has_conditions or len(set(names)) < len(names):
+    has_star = is_careful and any(e.is_star for e in select.expressions)
+    if not is_plain or has_conditions or has_star or len(set(names)) < len(names):
         return False
     kept = names
     is_counted = any(_is_count(c) for c in select.find_all(exp.Count) if c.find_ancestor(exp.Select) is select)
-    least = 2 if is_counted and keeps_counted else 1
+    least = 2 if is_counted and is_careful else 1
     for name in reversed(names):
         others = [n for n in kept if n != name]
         is_unsaid = len(others) >= least and not _speaks_of(said, name, others)

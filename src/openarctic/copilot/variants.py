@@ -102,9 +102,9 @@ def _other_limit(tree: exp.Expr, asked: Asked) -> Iterator[str]:
 
 
 def _fewer_tables(short_sql: str, schema: Schema) -> Iterator[str]:
-    """Without the tables that nothing is read of, also where the question speaks of them or they are counted."""
+    """Without the tables that nothing is read of, also where the question speaks of them, or they are counted or shown by `*`."""
     yield prune(short_sql, schema, "")
-    yield prune(short_sql, schema, "", keeps_counted=False)
+    yield prune(short_sql, schema, "", is_careful=False)
 
 
 def _names_for_keys(tree: exp.Expr, schema: Schema, evidence: Evidence) -> Iterator[str]:
@@ -114,9 +114,10 @@ def _names_for_keys(tree: exp.Expr, schema: Schema, evidence: Evidence) -> Itera
     names = [s.name.lower() for s in sources_of(tree)[0] if isinstance(s, exp.Table) and not s.alias]
     for place, output in enumerate(tree.expressions):
         column = output.unalias()
-        if not isinstance(column, exp.Column) or evidence.first_said(column.name.lower(), column.table.lower()) is not None:
+        if not isinstance(column, exp.Column) or evidence.is_said(column.name.lower(), column.table.lower()):
             continue
-        for other in dict.fromkeys(o for n in names for o, mine, _ in schema.links(n) if mine == column.name.lower()):
+        keys = (key for n in names if (t := schema.table(n)) for key in t.foreign_keys)
+        for other in dict.fromkeys(key.table.lower() for key in keys if key.column.lower() == column.name.lower()):
             named = [c for c in NAMING if (t := schema.table(other)) and c in t.column_names]
             if named:
                 instead = exp.Column(this=identifier(named[0]), table=identifier(other))
