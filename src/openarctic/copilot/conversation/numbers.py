@@ -82,7 +82,9 @@ def _number_of_table(said: Said, match: re.Match[str]) -> Place | None:
 
 
 def _compare(said: Said, query: Query, place: Place, kind: type[exp.Binary], number: float | int) -> str:
-    query.drop_filters(lambda part, p: p == place and _is_bound(part) and (said.is_replacing or not said.is_of_them))
+    if place not in said.bounded:  # of "at least 300 and at most 500" both hold
+        query.drop_filters(lambda part, p: p == place and _is_bound(part) and (said.is_replacing or not said.is_of_them))
+    said.bounded.add(place)
     said.keep(query, place, lambda c: kind(this=c, expression=exp.convert(number)))
     return f"{query.called(place)} {_SAYS[kind]} {number}"
 

@@ -75,6 +75,7 @@ class Said:
     earlier: Query | None = None  # the query before that
     changes: list[Change] = field(default_factory=list)
     explained: set[str] = field(default_factory=set)
+    bounded: set[Place] = field(default_factory=set)  # columns to which this follow-up has set a bound
 
     def __post_init__(self) -> None:
         self._used = [False] * len(self.text)
