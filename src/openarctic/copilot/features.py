@@ -7,7 +7,6 @@ shape that the question asks for (`asked.py`), and the model's own probability a
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections import Counter
@@ -151,9 +150,13 @@ class Evidence:
     def said_once(self, column: str, table: str = "") -> int | None:
         """Where the name of such a column is said, its words side by side; None where it is not, or more than once."""
         names = {stems for (t, c), stems in self.names.columns.items() if c == column and table in ("", t)}
-        found = (spots for stems in names for spots in itertools.product(*map(self.places, stems)))
-        starts = {min(spots) for spots in found if max(spots) - min(spots) == len(spots) - 1}
+        spots = ((stems, at) for stems in names for each in stems for at in self.places(each))
+        starts = {at for stems, at in spots if all(self._is_near(each, at, len(stems)) for each in stems)}
         return starts.pop() if len(starts) == 1 else None
+
+    def _is_near(self, stem_: str, at: int, count: int) -> bool:
+        """Whether a name's word is said among the `count` words from `at` on."""
+        return any(at <= place < at + count for place in self.places(stem_))
 
     @cached_property
     def mentions(self) -> dict[tuple[str, str], Mention]:
