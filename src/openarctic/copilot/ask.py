@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +350,7 @@ class Copilot:
         """Distinct statements that pass the guard."""
         found: dict[str, Candidate] = {}
         is_first_round = tally.generated == 0
+        mended_of = cache(lambda sql: self._mended(sql, evidence, options))  # samples often agree
         tally.generated += len(completions)
         for i, completion in enumerate(completions):
             if completion.finish_reason != "stop":
@@ -356,7 +358,7 @@ class Copilot:
             tally.parsed += 1
             sql = self.form.read(completion.text)
             is_first = i == 0 and is_first_round
-            mended_sql = self._mended(sql, evidence, options) if self.form.is_short else sql
+            mended_sql = mended_of(sql) if self.form.is_short else sql
             mended = self._check(mended_sql, tally) if self.form.is_short else None
             written = self._check(sql, tally) if is_first or mended is None else None
             checked = mended or written

@@ -19,6 +19,7 @@ from sqlglot import exp
 from openarctic.copilot.asked import COMPARATORS, NUMBER, SMALL_NUMBERS
 from openarctic.copilot.joins import all_of, short_text
 from openarctic.copilot.schema import Column, Schema
+from openarctic.copilot.wording import MONTHS
 
 NEAR_CHARS = 40  # how far from a text or number the words may stand that speak of it
 
@@ -50,8 +51,7 @@ _SIDE = {exp.GT: 1, exp.GTE: 1, exp.LT: -1, exp.LTE: -1}
 _COUNTS = {**SMALL_NUMBERS, "one": 1, "once": 1, "twice": 2}
 _COUNT_WORD = re.compile(rf"\b(?:{'|'.join(_COUNTS)})\b", re.IGNORECASE)
 
-_MONTHS = "january february march april may june july august september october november december".split()
-_MONTH = rf"(?P<month>{'|'.join(rf'{m[:3]}(?:{m[3:]})?' if m[3:] else m for m in _MONTHS)}|sept)\.?"
+_MONTH = rf"(?P<month>{'|'.join(f'{m[:3]}(?:{m[3:]})?' for m in MONTHS)}|sept)\.?"
 _DAY, _YEAR = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?", r"(?P<year>\d{4})"
 _DATES = [
     re.compile(rf"(?<!top )(?<!first )(?<!last )\b(?:{form})\b", re.IGNORECASE | re.ASCII)
@@ -169,7 +169,7 @@ def _may_mean(text: str, day: date) -> bool:
 def _days_of(text: str) -> list[date]:
     """The days that a text names with month, day and year."""
     found = sorted((m for form in _DATES for m in form.finditer(text)), key=re.Match.start)
-    names = [month[:3] for month in _MONTHS]
+    names = [month[:3] for month in MONTHS]
     days = []
     for match in found:
         try:

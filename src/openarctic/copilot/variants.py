@@ -18,9 +18,9 @@ from openarctic.copilot.joins import identifier, mend, short_text, sources_of
 from openarctic.copilot.prune import prune
 from openarctic.copilot.schema import Schema
 
-NAMING = ("name", "title")
 LOGPROB = -2.0  # what a change costs, beside the statement that it is made of
 MAX_VARIANTS = 6
+_NAMING = ("name", "title")  # what stands for a key, the better first
 
 
 def variants(short_sql: str, schema: Schema, evidence: Evidence) -> list[str]:
@@ -39,13 +39,17 @@ def variants(short_sql: str, schema: Schema, evidence: Evidence) -> list[str]:
     return [sql for sql in dict.fromkeys(found) if sql != short_sql][:MAX_VARIANTS]
 
 
+def _plain_tables(select: exp.Select) -> list[str]:
+    """The names of the tables in FROM that have no other."""
+    return [s.name.lower() for s in sources_of(select)[0] if isinstance(s, exp.Table) and not s.alias]
+
+
 def _other_owners(tree: exp.Expr, schema: Schema) -> Iterator[str]:
     """`name` of another table in FROM: genres.name for tracks.name, wherever it is selected, grouped or ordered by."""
     if not isinstance(tree, exp.Select):
         return
-    sources, _ = sources_of(tree)
-    names = [s.name.lower() for s in sources if isinstance(s, exp.Table) and not s.alias]
-    if len(names) < 2 or len(set(names)) < len(sources):
+    names = _plain_tables(tree)
+    if len(names) < 2 or len(set(names)) < len(sources_of(tree)[0]):
         return
     for place, output in enumerate(tree.expressions):
         column = output.unalias()
@@ -62,7 +66,7 @@ def _said_columns(tree: exp.Expr, evidence: Evidence) -> Iterator[str]:
     """A column of the same tables that the question names, for a selected one that it does not: tracks.name for tracks.id."""
     if not isinstance(tree, exp.Select):
         return
-    names = [s.name.lower() for s in sources_of(tree)[0] if isinstance(s, exp.Table) and not s.alias]
+    names = _plain_tables(tree)
     used = {(column.table.lower(), column.name.lower()) for column in tree.find_all(exp.Column)}
     said = [(table, name) for table, name in evidence.named_columns(names) if not used & {(table, name), ("", name)}]
     for place, output in enumerate(tree.expressions):
@@ -111,14 +115,14 @@ def _names_for_keys(tree: exp.Expr, schema: Schema, evidence: Evidence) -> Itera
     """The name of what a selected key points at, where the question does not say the key: genres.name for genre_id."""
     if not isinstance(tree, exp.Select):
         return
-    names = [s.name.lower() for s in sources_of(tree)[0] if isinstance(s, exp.Table) and not s.alias]
+    names = _plain_tables(tree)
     for place, output in enumerate(tree.expressions):
         column = output.unalias()
         if not isinstance(column, exp.Column) or evidence.is_said(column.name.lower(), column.table.lower()):
             continue
         keys = (key for n in names if (t := schema.table(n)) for key in t.foreign_keys)
         for other in dict.fromkeys(key.table.lower() for key in keys if key.column.lower() == column.name.lower()):
-            named = [c for c in NAMING if (t := schema.table(other)) and c in t.column_names]
+            named = [c for c in _NAMING if (t := schema.table(other)) and c in t.column_names]
             if named:
                 instead = exp.Column(this=identifier(named[0]), table=identifier(other))
                 yield mend(_with_column(tree, place, column, instead), schema)

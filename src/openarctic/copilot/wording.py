@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+MONTHS = tuple("january february march april may june july august september october november december".split())
 _SAME_IN_SINGULAR = ("ss", "us", "is", "news", "series", "species")
 # Plurals that have an s more and nothing else, unlike `statuses`, `batches` and `categories`.
 _ONLY_AN_S_MORE = ("ouses", "auses", "caches", "movies", "cookies", "calories")

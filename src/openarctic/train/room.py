@@ -13,15 +13,14 @@ from openarctic.formats.names import state_dict_shapes
 from openarctic.machine import check_memory
 from openarctic.planner.training import FP32
 
-# Of a step with packs of one shape a hundred and more are in use, each by all layers in turn.
-KEPT_KERNELS = 128
+KEPT_KERNELS = 128  # a run of arctic-nano is no slower than with 1,024 (docs/log.md)
 
 
 def keep_few_kernels() -> None:
     """Have oneDNN keep `KEPT_KERNELS` of the kernels that it makes, one for each shape of a product, instead of 1,024.
 
-    Packs have ever other shapes, so that most are never used again: arctic-nano's run held 0.4 GB of them, and was no faster for
-    it. Without effect once this process has multiplied in bf16, and where `ONEDNN_PRIMITIVE_CACHE_CAPACITY` is set.
+    Packs have ever other shapes, so that most are never used again. Without effect once oneDNN has made a kernel in this process,
+    and where `ONEDNN_PRIMITIVE_CACHE_CAPACITY` is set.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
 

@@ -11,11 +11,10 @@ from sqlglot import exp
 from openarctic.copilot.conversation.mentions import BIRTH
 from openarctic.copilot.conversation.query import CannotEdit, Place, Query
 from openarctic.copilot.conversation.said import YEAR, Said, Stage
-from openarctic.copilot.wording import listed
+from openarctic.copilot.wording import MONTHS, listed
 
 COMPARED = (exp.GT, exp.GTE, exp.LT, exp.LTE)
-_MONTHS = [name.lower() for name in calendar.month_name]
-_MONTH = "|".join(_MONTHS[1:])
+_MONTH = "|".join(MONTHS)
 _WHEN = r"(?P<when>before|after|since|until|till|from|in|during|for|of|by)"
 
 
@@ -176,7 +175,7 @@ def _on_day(said: Said, match: re.Match[str]) -> None:
 
 
 def _in_month(said: Said, match: re.Match[str]) -> None:
-    place, month = _day_place(said), _MONTHS.index(match["month"].lower())
+    place, month = _day_place(said), MONTHS.index(match["month"].lower()) + 1
     year = int(match["year"]) if match["year"] else _year_of(said.query, place)
 
     def apply(query: Query) -> str:

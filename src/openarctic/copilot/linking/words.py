@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from openarctic.copilot.wording import MONTHS
+
 _WORD = re.compile(r"[^\W_][\w.&\-]*|_|'s", re.UNICODE)
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|(?<!\w)[\'‘`]([^\'’`]+)[\'’`](?!\w)')
 
@@ -221,7 +223,6 @@ def places_of(word: str) -> Iterator[str]:
             yield low[:-3]
 
 
-_MONTHS = "january february march april may june july august september october november december".split()
 _DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 _STATES = (
     "al alabama ak alaska az arizona ar arkansas ca california co colorado ct connecticut de delaware fl florida ga georgia "
@@ -235,7 +236,7 @@ _STATES = (
 
 def _short_forms() -> dict[str, tuple[str, ...]]:
     forms: dict[str, list[str]] = {}
-    pairs = [*((name[:3], name) for name in (*_MONTHS, *_DAYS)), *zip(_STATES[::2], _STATES[1::2], strict=True)]
+    pairs = [*((name[:3], name) for name in (*MONTHS, *_DAYS)), *zip(_STATES[::2], _STATES[1::2], strict=True)]
     for short, full in pairs:
         if short != full:
             forms.setdefault(short, []).append(stem(full))

@@ -20,7 +20,7 @@ from openarctic.copilot.semantic.graph import RelationshipGraph
 from openarctic.copilot.semantic.layer import SemanticLayer
 from openarctic.copilot.semantic.model import Fact, Field, Filter, Metric, SemanticTable, TimeDimension
 from openarctic.copilot.semantic.words import find_words, is_number, normal_words
-from openarctic.copilot.wording import singular
+from openarctic.copilot.wording import MONTHS, singular
 from openarctic.errors import UserError
 
 MAX_UNREAD = 1
@@ -48,12 +48,7 @@ _GRAINS: dict[str, Grain] = {
     "quarterly": "quarter", "year": "year", "yearly": "year", "annual": "year", "annually": "year",
 }  # fmt: skip
 _ADVERBS = frozenset("daily weekly monthly quarterly yearly annual annually".split())
-_MONTHS = {
-    name: i
-    for i, name in enumerate(
-        "january february march april may june july august september october november december".split(), start=1
-    )
-}
+_MONTHS = {name: i for i, name in enumerate(MONTHS, start=1)}
 _GROUPING = frozenset("by per each every which what who".split())
 _WHICH = frozenset("which what who".split())
 _RANKS = frozenset("top bottom best worst".split())  # of what is grouped; the other order words are of what is measured
